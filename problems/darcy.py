@@ -1,0 +1,111 @@
+"""Darcy flow: the pressure p of a fluid in a porous medium of permeability a with a uniform source f.
+
+    -div(a grad p) = f   on (0, Lx) x (0, Ly),      p = 0 on the walls
+
+Linear in f, and inversely proportional to a constant factor of a. The flux -a grad p is the Darcy velocity.
+Discretised by two-point-flux finite volumes (``two_point_flux``), solved by multigrid-preconditioned
+conjugate gradients (``multigrid``).
+"""
+
+import math
+from collections.abc import Mapping
+from typing import final
+
+import numpy as np
+from jaxtyping import Float64
+from numpy.typing import NDArray
+
+from problems import error_bound, multigrid, two_point_flux
+from problems.fields import Fields, FieldSpec, InvalidField, validate_fields
+from problems.grid import Grid
+from problems.permeability import FAMILIES
+from problems.problem import ErrorBound, Problem, Solution
+from problems.two_point_flux import SCHEMES, Scheme
+
+PERMEABILITY = FieldSpec(
+    "permeability", "a", "m^2", "permeability of the medium, in units of the viscosity", exclusive_minimum=0.0
+)
+SOURCE = FieldSpec("source", "f", "Pa", "uniform production of fluid per area", rank=0)
+PRESSURE = FieldSpec("pressure", "p", "Pa", "pressure above that of the surroundings")
+
+
+@final
+class Darcy(Problem):
+    """Steady flow through a heterogeneous porous medium."""
+
+    name = "darcy"
+    title = "Darcy flow"
+    equation = "-div(a grad p) = f"
+    boundary_conditions = "p = 0 on all four walls"
+    inputs = (PERMEABILITY,)
+    parameters = (SOURCE,)
+    outputs = (PRESSURE,)
+    schemes = tuple(SCHEMES)
+    families = FAMILIES
+
+    def sample(
+        self, family: str, parameters: Mapping[str, float], seed: int, index: int, grid: Grid
+    ) -> Fields:
+        """Permeability number ``index`` of a family, with a source of 1 Pa."""
+        if family not in FAMILIES:
+            raise ValueError(f"unknown family {family}, expected one of {', '.join(FAMILIES)}")
+        permeability = FAMILIES[family].sample(parameters, seed, index, grid)
+        return {"permeability": permeability, "source": np.array(1.0)}
+
+    def solve(
+        self, fields: Fields, grid: Grid, scheme: str | None = None, tolerance: float = 1e-10
+    ) -> Solution:
+        """Pressure [Pa]; exactly proportional to the source."""
+        discrete, faces, scale = self._discretise(fields, grid, scheme)
+        if scale == 0.0:
+            return Solution({"pressure": np.zeros(grid.shape)}, 0, 0.0, "direct", discrete.id)
+        found = multigrid.solve(faces, two_point_flux.right_hand_side(1.0, grid), discrete, tolerance)
+        pressure = found.values * scale
+        return Solution({"pressure": pressure}, found.iterations, found.residual, found.method, discrete.id)
+
+    def residual(self, fields: Fields, solution: Fields, grid: Grid, scheme: str | None = None) -> Fields:
+        """``-div(a grad p) - f`` per cell [Pa]."""
+        _, faces, _ = self._discretise(fields, grid, scheme)
+        outflow = two_point_flux.apply(faces, self._pressure(solution, grid))
+        largest, source = float(np.max(fields["permeability"])), float(fields["source"])
+        return {"pressure": outflow * (largest / grid.cell_area) - source}
+
+    def error_bound(
+        self,
+        fields: Fields,
+        solution: Fields,
+        grid: Grid,
+        scheme: str | None = None,
+        rounding: float = 0.0,
+    ) -> ErrorBound:
+        """Guaranteed bound of the relative energy error, which is that of the Darcy velocity."""
+        discrete, faces, scale = self._discretise(fields, grid, scheme)
+        pressure = self._pressure(solution, grid)
+        if scale == 0.0:
+            error = math.inf if pressure.any() else 0.0
+            return ErrorBound("guaranteed", "energy", error, error, error, 0)
+        return error_bound.bound(faces, pressure / scale, grid, discrete, rounding)
+
+    def _pressure(self, solution: Fields, grid: Grid) -> Float64[np.ndarray, "y x"]:
+        validate_fields(self.outputs, solution)
+        return _on_grid("pressure", solution["pressure"], grid)
+
+    def _discretise(
+        self, fields: Fields, grid: Grid, scheme: str | None
+    ) -> tuple[Scheme, two_point_flux.Faces, float]:
+        """Scheme, faces for permeability / its maximum, and the pressure that 1 stands for [Pa]."""
+        validate_fields(self.inputs + self.parameters, fields)
+        permeability = _on_grid("permeability", fields["permeability"], grid)
+        if scheme is not None and scheme not in SCHEMES:
+            raise ValueError(f"unknown scheme {scheme}, expected one of {', '.join(SCHEMES)}")
+        discrete = SCHEMES[scheme or self.schemes[0]]
+        largest = float(permeability.max())
+        faces = two_point_flux.transmissibilities(permeability / largest, grid, discrete)
+        return discrete, faces, float(fields["source"]) / largest
+
+
+def _on_grid(name: str, field: NDArray[np.float64], grid: Grid) -> Float64[np.ndarray, "y x"]:
+    if field.shape != grid.shape:
+        message = f"{name} must have the grid's shape {grid.shape}, got {field.shape}"
+        raise InvalidField(name, "shape", None, message)
+    return np.asarray(field, np.float64)
