@@ -1,0 +1,81 @@
+"""The selective scan (S6) over the tokens of a grid, in several directions at once."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from operators.scan.chunked import Chunked
+from operators.scan.dispatch import Choice, choose, explain, set_default_backend
+from operators.scan.native import Native
+from operators.scan.op import forced, selective_scan_op
+from operators.scan.path import Direction
+from operators.scan.reference import Reference
+from operators.scan.scan import AdjointBackend, Backend, InvalidScan, prepare
+
+BACKENDS: Final[Mapping[str, Backend]] = {
+    backend.name: backend for backend in (Reference(), Chunked(), Native())
+}
+
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "Choice",
+    "Direction",
+    "InvalidScan",
+    "explain",
+    "selective_scan",
+    "set_default_backend",
+]
+
+
+def selective_scan(
+    x: Float[Tensor, "batch token channel"],
+    dt: Float[Tensor, "batch direction token channel"],
+    A: Float[Tensor, "direction channel state"],
+    B: Float[Tensor, "batch direction token state"],
+    C: Float[Tensor, "batch direction token state"],
+    D: Float[Tensor, "direction channel"] | None = None,
+    z: Float[Tensor, "batch token channel"] | None = None,
+    dt_bias: Float[Tensor, "direction channel"] | None = None,
+    *,
+    dt_softplus: bool = True,
+    directions: Sequence[int] = (Direction.FORWARD,),
+    grid: Sequence[int] = (),
+    backend: str | None = None,
+) -> Float[Tensor, "batch token channel"]:
+    """Scans x in all directions, adds their y, and gates the sum with silu(z): see `operators.scan.scan.Scan`.
+
+    Args:
+        x: values.
+        dt: step sizes; with ``dt_softplus`` those before the softplus.
+        A: decay rates, <= 0.
+        B: input weights.
+        C: output weights.
+        D: weights of the skip term.
+        z: gate.
+        dt_bias: added to dt.
+        dt_softplus: whether softplus is applied to the step sizes.
+        directions: of `Direction`.
+        grid: (H, W), needed by directions that know rows or columns.
+        backend: a name in `BACKENDS`; without it, the fastest that can.
+    """
+    directions, grid = [int(k) for k in directions], list(grid)
+    if torch.compiler.is_compiling():
+        # the operation chooses when it runs
+        return _through_op(x, dt, A, B, C, D, z, dt_bias, dt_softplus, directions, grid)
+    chosen = choose(x.device, x.dtype, x.shape[1], backend)
+    if not isinstance(chosen, AdjointBackend):
+        scan = prepare(x, dt, A, B, C, D, z, dt_bias, dt_softplus, directions, grid)
+        return chosen.forward(scan, save=False).y
+    with forced(chosen):
+        return _through_op(x, dt, A, B, C, D, z, dt_bias, dt_softplus, directions, grid)
+
+
+def _through_op(x: Tensor, *rest: Tensor | bool | Sequence[int] | None) -> Tensor:
+    tensors = [t for t in (x, *rest) if isinstance(t, Tensor)]
+    save = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    y: Tensor = selective_scan_op(x, *rest, save)[0]
+    return y
