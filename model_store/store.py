@@ -1,0 +1,311 @@
+"""Published versions of models: numbered, immutable, verified; and aliases that move between them.
+
+Layout: ``NAME/versions/N/{card.json,weights.safetensors,...}`` and ``NAME/aliases.json``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from pydantic import PositiveInt, TypeAdapter, ValidationError
+from torch import Tensor
+
+from model_store import weights
+from model_store.backends import Backend, FileBackend, KeyNotFound, TreeExists, open_backend
+from model_store.backends.read_only import ReadOnlyBackend
+from model_store.card import Card, FileRecord
+from model_store.errors import (
+    AliasMoved,
+    CorruptStore,
+    CorruptVersion,
+    RefusedVersion,
+    UnknownModel,
+    UnknownVersion,
+)
+from model_store.reference import Reference, Selector, checked_alias, checked_name
+from operators import Surrogate
+
+CARD = "card.json"
+PRODUCTION = "production"
+BUILTIN = "builtin:"
+
+_ALIASES = TypeAdapter(dict[str, PositiveInt])
+
+
+@dataclass(frozen=True)
+class LoadedVersion:
+    """A version in memory, its hashes verified."""
+
+    reference: Reference
+    card: Card
+    surrogate: Surrogate
+
+
+@final
+class Store:
+    """The versions and aliases that a backend holds."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    @property
+    def url(self) -> str:
+        """What opens this store again."""
+        return self._backend.url
+
+    def models(self) -> list[str]:
+        """Names that have at least one version."""
+        return sorted({key.split("/")[0] for key in self._backend.keys("") if _version_of_card(key)})
+
+    def versions(self, name: str) -> list[int]:
+        """Numbers of the versions of ``name``, oldest first; empty when there are none."""
+        keys = self._backend.keys(f"{checked_name(name)}/versions")
+        return sorted(filter(None, map(_version_of_card, keys)))
+
+    def aliases(self, name: str) -> dict[str, int]:
+        """Where the aliases of ``name`` point."""
+        return _parse_aliases(name, self._alias_bytes(name))
+
+    def resolve(self, wanted: str | Selector | Reference) -> Reference:
+        """The version that ``name``, ``name@alias`` or ``name@number`` means now.
+
+        Raises:
+            UnknownModel: no version of that name.
+            UnknownVersion: no such number or alias.
+        """
+        selector = wanted if isinstance(wanted, Selector) else Selector.parse(str(wanted))
+        versions = self.versions(selector.name)
+        if not versions:
+            raise UnknownModel(
+                f"expected one of the models {self.models()} of {self.url}, got {selector.name!r}"
+            )
+        if isinstance(selector.wanted, int):
+            return _among(versions, Reference(selector.name, selector.wanted))
+        aliases = self.aliases(selector.name)
+        if selector.wanted is None:
+            return _among(versions, Reference(selector.name, aliases.get(PRODUCTION, versions[-1])))
+        if selector.wanted not in aliases:
+            raise UnknownVersion(
+                f"expected an alias among {sorted(aliases)} of {selector.name}, got {selector.wanted!r}"
+            )
+        return _among(versions, Reference(selector.name, aliases[selector.wanted]))
+
+    def publish(
+        self,
+        name: str,
+        surrogate_state: Mapping[str, Tensor],
+        card: Card,
+        extra_files: Mapping[str, bytes] | None = None,
+    ) -> int:
+        """Store a new version, whole or not at all; returns its number.
+
+        Raises:
+            RefusedVersion: the state does not fit the card's operator, or a file's name is taken.
+        """
+        files = {weights.WEIGHTS: weights.to_bytes(surrogate_state, card.operator)}
+        if taken := {CARD, weights.WEIGHTS} & set(extra_files or {}):
+            raise RefusedVersion(
+                f"expected extra files under other names than the store's own, got {sorted(taken)}"
+            )
+        files |= extra_files or {}
+        records = {file: FileRecord.of(data) for file, data in sorted(files.items())}
+        card = card.model_copy(update={"files": records})
+        return self._add_version(name, files | {CARD: card.to_json()})
+
+    def set_alias(self, name: str, alias: str, version: int, expected: int | None) -> None:
+        """Point ``alias`` at ``version`` in one step, if it points at ``expected`` (None: no such alias) now.
+
+        Raises:
+            AliasMoved: it points elsewhere; somebody else moved it.
+            UnknownVersion: there is no such version.
+        """
+        _among(self.versions(name), Reference(name, version))
+        while True:
+            old = self._alias_bytes(name)
+            aliases = _parse_aliases(name, old)
+            if aliases.get(checked_alias(alias)) != expected:
+                raise AliasMoved(
+                    f"expected {name}@{alias} at {expected or 'no version'}, found it at "
+                    f"{aliases.get(alias) or 'no version'}; look again and repeat"
+                )
+            # false only when some alias of this model moved since it was read
+            if self._backend.compare_and_set(_alias_key(name), old, _alias_json(aliases | {alias: version})):
+                return
+
+    def card(self, name: str, version: int) -> Card:
+        """The card of a version.
+
+        Raises:
+            UnknownVersion: there is no such version.
+            CorruptVersion: its card is damaged.
+        """
+        reference = Reference(checked_name(name), version)
+        return self._card(reference, self._card_bytes(reference))
+
+    def load(self, name: str, version: int) -> LoadedVersion:
+        """The version in memory, every file's size and hash verified, its surrogate in evaluation mode.
+
+        Raises:
+            UnknownVersion: there is no such version.
+            CorruptVersion: a file is missing, damaged, or not listed on the card.
+        """
+        reference = Reference(checked_name(name), version)
+        card, files = self._verified(reference)
+        try:
+            return LoadedVersion(reference, card, weights.to_surrogate(files[weights.WEIGHTS], card.operator))
+        except CorruptVersion as error:
+            raise CorruptVersion(f"{reference}: {error}") from None
+
+    def verify(self, name: str, version: int) -> None:
+        """Check every file of a version against its card.
+
+        Raises:
+            UnknownVersion: there is no such version.
+            CorruptVersion: a file is missing, damaged, or not listed on the card.
+        """
+        self._verified(Reference(checked_name(name), version))
+
+    def copy(self, reference: Reference, destination: "Store", name: str | None = None) -> int:
+        """Copy a version byte for byte; returns its number there (an equal version is not copied again).
+
+        Raises:
+            CorruptVersion: the version here is not whole.
+        """
+        _, files = self._verified(reference)
+        card = files[CARD] = self._card_bytes(reference)
+        target = name or reference.name
+        for version in destination.versions(target):
+            if destination._card_bytes(Reference(target, version)) == card:
+                return version
+        return destination._add_version(target, files)
+
+    def gc(self) -> list[str]:
+        """Remove what interrupted publishers left behind, never a version; names what was removed."""
+        return self._backend.sweep() + [self._delete(prefix) for prefix in self._trees_without_card()]
+
+    def _add_version(self, name: str, files: Mapping[str, bytes]) -> int:
+        while True:
+            version = max(self.versions(name), default=0) + 1
+            try:
+                self._backend.create_tree(_prefix(Reference(name, version)), files, last=CARD)
+            except TreeExists:
+                # another publisher was faster: take the next number, unless what is there is no version
+                if version not in self.versions(name):
+                    raise CorruptStore(
+                        f"{name}/versions/{version} of {self.url} has files but no {CARD}; run `mno store gc`"
+                    ) from None
+            else:
+                return version
+
+    def _verified(self, reference: Reference) -> tuple[Card, dict[str, bytes]]:
+        card = self._card(reference, self._card_bytes(reference))
+        prefix = _prefix(reference)
+        found = {key.removeprefix(f"{prefix}/") for key in self._backend.keys(prefix)} - {CARD}
+        if unlisted := sorted(found - set(card.files)):
+            raise CorruptVersion(f"{reference} holds {unlisted[0]}, which its card does not list; remove it")
+        if weights.WEIGHTS not in card.files:
+            raise CorruptVersion(f"the card of {reference} lists no {weights.WEIGHTS}; publish it again")
+        return card, {
+            file: self._verified_bytes(reference, file, record) for file, record in card.files.items()
+        }
+
+    def _verified_bytes(self, reference: Reference, file: str, expected: FileRecord) -> bytes:
+        try:
+            data = self._backend.get(f"{_prefix(reference)}/{file}")
+        except KeyNotFound:
+            raise CorruptVersion(f"{reference} lacks {file}; copy or publish the version again") from None
+        found = FileRecord.of(data)
+        if found != expected:
+            raise CorruptVersion(
+                f"{reference}: {file} is damaged: expected {expected.size} bytes, SHA-256 {expected.sha256}, "
+                f"found {found.size} bytes, {found.sha256}; copy or publish the version again"
+            )
+        return data
+
+    def _card(self, reference: Reference, data: bytes) -> Card:
+        try:
+            return Card.from_json(data)
+        except CorruptVersion as error:
+            raise CorruptVersion(f"{reference} in {self.url}: {error}") from None
+
+    def _card_bytes(self, reference: Reference) -> bytes:
+        try:
+            return self._backend.get(f"{_prefix(reference)}/{CARD}")
+        except KeyNotFound:
+            versions = self.versions(reference.name)
+            raise UnknownVersion(
+                f"expected a version among {versions} of {reference.name}, got {reference}"
+            ) from None
+
+    def _alias_bytes(self, name: str) -> bytes | None:
+        try:
+            return self._backend.get(_alias_key(name))
+        except KeyNotFound:
+            return None
+
+    def _trees_without_card(self) -> list[str]:
+        trees = {
+            "/".join(key.split("/")[:3])
+            for key in self._backend.keys("")
+            if key.split("/")[1:2] == ["versions"]
+        }
+        whole = {
+            _prefix(Reference(name, version)) for name in self.models() for version in self.versions(name)
+        }
+        return sorted(trees - whole)
+
+    def _delete(self, prefix: str) -> str:
+        self._backend.delete(prefix)
+        return prefix
+
+
+def open_store(url: str) -> Store:
+    """The store at ``file:/folder``, ``memory:``, a plain path, or ``builtin:`` (shipped with the package).
+
+    Raises:
+        InvalidStoreUrl: a scheme that is not supported.
+    """
+    return builtin_store() if url == BUILTIN else Store(open_backend(url))
+
+
+def builtin_store() -> Store:
+    """The read-only store of the models shipped with the package."""
+    return Store(ReadOnlyBackend(FileBackend(Path(__file__).parent / "builtin"), BUILTIN))
+
+
+def _prefix(reference: Reference) -> str:
+    return f"{reference.name}/versions/{reference.version}"
+
+
+def _alias_key(name: str) -> str:
+    return f"{checked_name(name)}/aliases.json"
+
+
+def _version_of_card(key: str) -> int | None:
+    """The number in ``NAME/versions/N/card.json``, None for any other key."""
+    match key.split("/"):
+        case [_, "versions", number, file] if file == CARD and number.isdecimal():
+            return int(number)
+    return None
+
+
+def _among(versions: list[int], reference: Reference) -> Reference:
+    if reference.version not in versions:
+        raise UnknownVersion(
+            f"expected a version among {versions} of {reference.name}, got {reference.version}"
+        )
+    return reference
+
+
+def _parse_aliases(name: str, data: bytes | None) -> dict[str, int]:
+    try:
+        return {} if data is None else _ALIASES.validate_json(data)
+    except ValidationError:
+        raise CorruptStore(
+            f'{_alias_key(name)} is damaged: expected JSON such as {{"production": 3}}'
+        ) from None
+
+
+def _alias_json(aliases: Mapping[str, int]) -> bytes:
+    return _ALIASES.dump_json(dict(sorted(aliases.items())), indent=1) + b"\n"
