@@ -1,0 +1,1 @@
+"""One TOML run: reference data, training, evaluation, report, and a published version."""

@@ -1,0 +1,220 @@
+"""The run file: one frozen TOML description of a training, without overrides."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from operators import OperatorConfig
+from training.metrics import SUMMARY_NAMES
+
+Split = Literal["train", "validation", "test"]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class InvalidRun(ValueError):
+    """A run file that cannot be used as it is."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RunSection(_Section):
+    """Where and how the run is carried out."""
+
+    name: Name
+    directory: Path
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: PositiveInt | None = None
+
+
+class FamilySection(_Section):
+    """Samples of one coefficient family: ``parameters`` maps a name to a number or to a [low, high] range."""
+
+    name: Name
+    family: Name
+    parameters: dict[str, float | tuple[PositiveFloat, PositiveFloat]] = {}
+    train: NonNegativeInt = 0
+    validation: NonNegativeInt = 0
+    test: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _ordered_ranges(self) -> Self:
+        for name, value in self.parameters.items():
+            if isinstance(value, tuple) and value[0] > value[1]:
+                raise ValueError(f"{name}: expected [low, high] with low <= high, got {list(value)}")
+        return self
+
+
+class DataSection(_Section):
+    """The reference data: one file per split and family in ``directory``."""
+
+    directory: Path
+    problem: Name = "darcy"
+    grid: tuple[PositiveInt, PositiveInt]
+    extent: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+    scheme: str
+    source: float = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    workers: PositiveInt | None = None
+    families: tuple[FamilySection, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _usable_families(self) -> Self:
+        names = [family.name for family in self.families]
+        if len(set(names)) != len(names):
+            raise ValueError(f"the names of the families must differ, got {names}")
+        if not any(family.train for family in self.families):
+            raise ValueError("at least one family needs training samples (train = ...)")
+        return self
+
+
+class OptimizerSection(_Section):
+    """AdamW with a linear warm-up, then a decay to zero at the last step."""
+
+    learning_rate: PositiveFloat
+    weight_decay: NonNegativeFloat = 0.0
+    betas: tuple[Fraction, Fraction] = (0.9, 0.99)
+    schedule: Literal["cosine", "linear"] = "cosine"
+    warmup_steps: NonNegativeInt = 0
+    steps: PositiveInt
+    batch_size: PositiveInt
+    clip_norm: PositiveFloat = 1.0
+    ema_decay: Fraction = 0.999
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> Self:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps = {self.warmup_steps} must be below steps = {self.steps}")
+        return self
+
+
+class LossSection(_Section):
+    """``relative_l2 * (relative L2 error) + energy * (relative energy error)``, the mean over samples."""
+
+    relative_l2: NonNegativeFloat = 1.0
+    energy: NonNegativeFloat = 0.0
+
+    @model_validator(mode="after")
+    def _not_zero(self) -> Self:
+        if self.relative_l2 + self.energy == 0:
+            raise ValueError("at least one of relative_l2 and energy must be positive")
+        return self
+
+
+class AugmentationSection(_Section):
+    """Exact symmetries applied to training samples."""
+
+    d4: bool = True
+
+
+class CheckpointSection(_Section):
+    """When the state is saved, besides at the end and on SIGTERM or SIGINT."""
+
+    minutes: PositiveFloat = 5.0
+    steps: PositiveInt | None = None
+
+
+class LogSection(_Section):
+    """Steps between two lines of the log, and between two validations."""
+
+    every: PositiveInt = 50
+    validate_every: PositiveInt = 500
+
+
+class EvaluationSection(_Section):
+    """How the test splits are evaluated."""
+
+    batch_size: PositiveInt = 16
+    pictures: PositiveInt = 3
+
+
+class PublishSection(_Section):
+    """The model that the run becomes a version of."""
+
+    model: Name
+    description: str = ""
+    alias: Name | None = None
+    store: str | None = None
+
+
+# family name -> metric, as in the evaluation -> largest acceptable value
+Limits = dict[str, dict[str, float]]
+
+
+class Run(_Section):
+    """A whole training run."""
+
+    run: RunSection
+    data: DataSection
+    operator: OperatorConfig
+    optimizer: OptimizerSection
+    loss: LossSection = LossSection()
+    augmentation: AugmentationSection = AugmentationSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    log: LogSection = LogSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    acceptance: Limits = {}
+    publish: PublishSection | None = None
+
+    @model_validator(mode="after")
+    def _limits_name_test_families(self) -> Self:
+        tested = {family.name for family in self.data.families if family.test}
+        if unknown := sorted(set(self.acceptance) - tested):
+            raise ValueError(f"acceptance names {unknown}, but only {sorted(tested)} have test samples")
+        named = {name for limits in self.acceptance.values() for name in limits}
+        if unknown := sorted(named - set(SUMMARY_NAMES)):
+            raise ValueError(f"acceptance names {unknown}, expected names like {SUMMARY_NAMES[0]}")
+        return self
+
+    @model_validator(mode="after")
+    def _operator_agrees_with_labels(self) -> Self:
+        if self.operator.scheme != self.data.scheme:
+            raise ValueError(
+                f"operator.scheme is {self.operator.scheme}, but data.scheme is {self.data.scheme}"
+            )
+        return self
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """The file that training saves to and resumes from."""
+        return self.run.directory / "checkpoint.safetensors"
+
+    def training_recipe(self) -> str:
+        """What determines the weights, as JSON: a resumed run must agree with its checkpoint in it."""
+        included = {"data", "operator", "optimizer", "loss", "augmentation"}
+        sections = self.model_dump(mode="json", include=included, exclude={"data": {"directory", "workers"}})
+        return json.dumps({"seed": self.run.seed, **sections}, sort_keys=True)
+
+
+def parse_run(text: str) -> Run:
+    """The run that a TOML text describes.
+
+    Raises:
+        InvalidRun: not TOML, an unknown key, or a value that is out of bounds.
+    """
+    try:
+        return Run.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidRun(f"expected TOML: {error}") from error
+    except ValidationError as error:
+        raise InvalidRun(_one_line(error)) from error
+
+
+def _one_line(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'run'}: {item['msg']}" for item in error.errors())

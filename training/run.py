@@ -1,0 +1,98 @@
+"""The story of a run: generate, train, evaluate, report, publish."""
+
+import json
+
+import click
+
+from model_store import open_store
+from training.checkpoint import Checkpoint
+from training.config import Run, Split
+from training.dataset import Dataset, read_dataset
+from training.evaluate import Evaluation, evaluate
+from training.files import exclusive, replace_atomically
+from training.generate import estimate, generate
+from training.learner import averaged_surrogate
+from training.progress import Progress
+from training.publish import move_alias, publish
+from training.report import write_report
+from training.splits import all_files, split_files, worker_count
+from training.trainer import choose_device, train
+
+DEFAULT_STORE = "file:models"
+
+
+def execute(run: Run, text: str, progress: Progress, *, resume: bool) -> None:
+    """Carry out a run file from its data to its published version."""
+    make_data(run, progress)
+    with exclusive(run.run.directory):
+        checkpoint = make_checkpoint(run, text, progress, resume=resume)
+    evaluations = evaluate_tests(run, checkpoint, progress)
+    make_report(run, evaluations)
+    if run.publish is not None:
+        url = run.publish.store or DEFAULT_STORE
+        make_version(run, checkpoint, evaluations, run.publish.model, url, run.publish.alias)
+
+
+def make_data(run: Run, progress: Progress) -> None:
+    """Generate the files that are missing."""
+    files, workers = all_files(run), worker_count(run)
+    with exclusive(run.data.directory):
+        expected = estimate(files, workers)
+        if expected.samples:
+            click.echo(f"{expected} on {workers} processes, into {run.data.directory}")
+        generate(files, workers, progress)
+
+
+def make_checkpoint(run: Run, text: str, progress: Progress, *, resume: bool) -> Checkpoint:
+    """Train on the training split, validating on the validation split."""
+    training = list(read_split(run, "train").values())
+    return train(run, text, training, read_split(run, "validation"), progress, resume=resume)
+
+
+def evaluate_tests(run: Run, checkpoint: Checkpoint, progress: Progress) -> dict[str, Evaluation]:
+    """Evaluate the averaged weights on every test split: family -> evaluation."""
+    surrogate = averaged_surrogate(run, checkpoint).to(choose_device(run.run.device))
+    tests = read_split(run, "test")
+    evaluations = {}
+    with progress(None, sum(map(len, tests.values())), "evaluate") as bar:
+        for family, dataset in tests.items():
+            evaluations[family] = evaluate(surrogate, dataset, run.evaluation.batch_size, run.data.scheme)
+            bar.update(len(dataset))
+    return evaluations
+
+
+def make_report(run: Run, evaluations: dict[str, Evaluation]) -> None:
+    """Write the metrics as JSON, and the report with its pictures, into the run's directory."""
+    directory = run.run.directory
+    with replace_atomically(directory / "evaluation.json") as path:
+        path.write_text(json.dumps(_metrics(evaluations), indent=1) + "\n")
+    if evaluations:
+        log = directory / "log.jsonl"
+        report = write_report(directory / "report", run.run.name, evaluations, run.evaluation.pictures, log)
+        click.echo(f"report: {report}")
+
+
+def make_version(
+    run: Run,
+    checkpoint: Checkpoint,
+    evaluations: dict[str, Evaluation],
+    model: str,
+    url: str,
+    alias: str | None,
+) -> None:
+    """Publish the checkpoint, and point the alias at the new version."""
+    store = open_store(url)
+    description = "" if run.publish is None else run.publish.description
+    reference = publish(store, model, run, checkpoint, _metrics(evaluations), description)
+    if alias is not None:
+        move_alias(store, reference, alias)
+    click.echo(f"published {reference}{f' as {model}@{alias}' if alias else ''} in {store.url}")
+
+
+def read_split(run: Run, split: Split) -> dict[str, Dataset]:
+    """Family name -> its samples."""
+    return {name: read_dataset(file.path) for name, file in split_files(run, split).items()}
+
+
+def _metrics(evaluations: dict[str, Evaluation]) -> dict[str, dict[str, float]]:
+    return {family: evaluation.summary for family, evaluation in evaluations.items()}

@@ -1,0 +1,120 @@
+"""The training loop."""
+
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+
+import torch
+
+from training.batches import Schedule, TrainingSet
+from training.checkpoint import Checkpoint, load_checkpoint
+from training.config import Run, parse_run
+from training.dataset import Dataset
+from training.learner import Learner
+from training.progress import Progress
+from training.record import Record
+
+
+class CannotStart(RuntimeError):
+    """The run directory does not fit the request."""
+
+
+class Interrupted(RuntimeError):
+    """Training was asked to stop and has saved its state."""
+
+
+def train(
+    run: Run,
+    text: str,
+    training: Sequence[Dataset],
+    validation: Mapping[str, Dataset],
+    progress: Progress,
+    *,
+    resume: bool,
+) -> Checkpoint:
+    """Train to the last step.
+
+    Args:
+        run: the run.
+        text: its file, for the checkpoint.
+        training: samples to train on.
+        validation: family -> samples to validate on.
+        progress: makes the progress bar.
+        resume: continue from the last checkpoint, if there is one.
+
+    Raises:
+        CannotStart: there is a checkpoint and ``resume`` is false, or the checkpoint is another run's.
+        Interrupted: SIGTERM or SIGINT came; the state is saved.
+        Diverged: the loss is not finite.
+    """
+    device = prepare_torch(run)
+    start = _starting_point(run, resume=resume)
+    learner = Learner(run, device)
+    if start is not None:
+        learner.restore(start)
+    first, last = (0 if start is None else start.step), run.optimizer.steps
+    data = TrainingSet(training, device)
+    schedule = Schedule(
+        len(data), run.optimizer.batch_size, run.run.seed, data.symmetries if run.augmentation.d4 else 1
+    )
+    with progress(None, last, "train") as bar, _stop_requests() as stop:
+        bar.update(first)
+        with closing(Record(run, text, learner, validation, start, bar)) as record:
+            for step in range(first + 1, last + 1):
+                learner.step(step - 1, data.batch(schedule, step - 1), data.spacing, data.extent)
+                bar.update(1)
+                if step % run.log.every == 0 or step == last:
+                    record.loss(step)
+                if step % run.log.validate_every == 0 or step == last:
+                    record.validate(step)
+                if stop or record.checkpoint_due(step):
+                    record.save(step)
+                if stop:
+                    raise Interrupted(f"stopped after {step} of {last} steps; continue with --resume")
+    return load_checkpoint(run.checkpoint_path)
+
+
+def prepare_torch(run: Run) -> torch.device:
+    """Choose the device, and arithmetic that repeats itself bit for bit on one machine."""
+    if run.run.threads is not None:
+        torch.set_num_threads(run.run.threads)
+    device = choose_device(run.run.device)
+    # CUDA lacks deterministic forms of a few operations: there it warns
+    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+    # it would fill every new tensor with NaN
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return device
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called "auto", "cpu" or "cuda"."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise CannotStart('device = "cuda", but PyTorch finds no CUDA device: choose "auto" or "cpu"')
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _starting_point(run: Run, *, resume: bool) -> Checkpoint | None:
+    path = run.checkpoint_path
+    if not path.exists():
+        return None
+    if not resume:
+        raise CannotStart(f"{path} exists: continue it with --resume, or move it away")
+    checkpoint = load_checkpoint(path)
+    if parse_run(checkpoint.run).training_recipe() != run.training_recipe():
+        raise CannotStart(f"{path} was trained from another run file: move it away, or restore the run file")
+    return checkpoint
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Collect SIGTERM and SIGINT instead of dying of them: the step in hand ends and the state is saved."""
+    received: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda n, _: received.append(n))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
