@@ -1,0 +1,4 @@
+"""The service: bytes -> fields -> batch -> solution -> bytes.
+
+Start with ``solver.py``, the story of a request.
+"""

@@ -1,0 +1,92 @@
+"""The commands ``mno serve`` and ``mno solve``. They import what is heavy only when they run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from service.errors import NotAvailableYet
+from service.settings import read_settings
+
+if TYPE_CHECKING:
+    from service.solver import ErrorKind, Method
+
+__all__ = ["serve", "solve"]
+
+DEVICES = click.Choice(["auto", "cpu", "cuda"])
+
+READY = """mno is ready at {address} (models: {models}; endpoints: {address}/docs). Ask it:
+
+  python -c "import numpy as np; np.save('permeability.npy', np.random.lognormal(size=(128, 128)))"
+  curl -H 'Content-Type: application/x-npy' --data-binary @permeability.npy \\
+       -H 'Accept: application/x-npy' -o pressure.npy '{address}/v1/problems/darcy/solve'
+"""
+
+
+@click.command()
+@click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
+@click.option("--store", help="URL of a model store; goes before the built-in models.")
+@click.option("--models", help="Models to load, such as darcy,darcy@3. Default: all.")
+@click.option("--device", type=DEVICES)
+@click.option("--host", help="Address to listen on. Default: 127.0.0.1.")
+@click.option("--http-port", type=click.IntRange(0, 65535), help="Default: 8080; 0 takes a free port.")
+@click.option("--check-config", is_flag=True, help="Print the settings that would hold, and exit.")
+def serve(config: Path | None, check_config: bool, **flags: Any) -> None:
+    """Answer requests over HTTP, as CONFIG.toml, MNO_* variables and the options say (the later wins)."""
+    settings = read_settings(config, os.environ, flags)
+    if check_config:
+        click.echo(settings.model_dump_json(indent=1))
+        return
+    from service import serve as server
+
+    models = ", ".join(settings.models) or "all"
+    server.serve(settings, lambda address: click.echo(READY.format(address=address, models=models)))
+
+
+@click.command()
+@click.argument("problem")
+@click.argument("input_path", metavar="INPUT", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("output_path", metavar="OUTPUT", type=click.Path(path_type=Path))
+@click.option("--model", help="name, name@alias or name@3. Default: the model named after the problem.")
+@click.option("--store", help="URL of a model store; goes before the built-in models.")
+@click.option("--method", type=click.Choice(["auto", "surrogate", "solver", "hybrid"]), default="auto")
+@click.option(
+    "--error", type=click.Choice(["bound", "none"]), default="bound", help="Bound each answer's error."
+)
+@click.option("--source", type=float, help="Uniform right-hand side. Default: the file's, or 1.")
+@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True)
+@click.option("--device", type=DEVICES)
+@click.option("--tolerance", help="Not available yet.")
+@click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default="local", help="ray: not available yet."
+)
+@click.pass_obj
+def solve(
+    progress: Any,
+    /,
+    problem: str,
+    input_path: Path,
+    output_path: Path,
+    model: str | None,
+    method: Method,
+    error: ErrorKind,
+    source: float | None,
+    batch_size: int,
+    tolerance: str | None,
+    engine: str,
+    **flags: Any,
+) -> None:
+    """Solve every field of INPUT (.npy, .npz, .h5, .hdf5) into OUTPUT; interrupted work continues."""
+    if tolerance is not None:
+        raise NotAvailableYet("--tolerance is not available yet; leave it out, or use --method solver")
+    if engine != "local":
+        raise NotAvailableYet(f"--engine {engine} is not available yet; use --engine local")
+    from service.solve_file import FileJob, solve_file
+
+    settings = read_settings(None, os.environ, {**flags, "models": model})
+    job = FileJob(problem, input_path, output_path, model, method, error, source, batch_size)
+    summary = solve_file(job, settings, progress)
+    click.echo(summary)

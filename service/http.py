@@ -1,0 +1,174 @@
+"""HTTP at the rim: the routes. ``wire.py`` knows what a request looks like, ``faults.py`` what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from problems import PROBLEMS, FieldSpec, Problem
+from service import pages, wire
+from service.errors import NotAvailableYet, ServiceFault, TooLarge, UnknownProblem
+from service.faults import RequestScope, answer_fault, answer_http_exception, answer_nobody, answer_not_ready
+from service.models import Models
+from service.settings import Limits
+from service.solver import Solver, SolveResponse
+
+__all__ = ["create_app"]
+
+
+def create_app(
+    solver: Solver,
+    models: Models,
+    limits: Limits,
+    draining: Callable[[], bool] = lambda: False,
+) -> FastAPI:
+    """The ASGI application.
+
+    Args:
+        solver: answers requests; whoever owns it starts and closes it.
+        models: what the catalog endpoints describe.
+        limits: what one request may ask for.
+        draining: the process is about to stop: not ready, still answering.
+    """
+    # the stock documentation page loads its scripts from another host, so there is one of our own
+    app = FastAPI(title="mno", version=pages.VERSION, docs_url=None, redoc_url=None)
+    app.add_middleware(RequestScope)
+    app.add_exception_handler(ServiceFault, answer_fault)
+    app.add_exception_handler(HTTPException, answer_http_exception)
+    app.add_exception_handler(ClientDisconnect, answer_nobody)
+    _add_solving(app, solver, limits)
+    _add_catalog(app, models, limits)
+    _add_health(app, draining)
+    return app
+
+
+def _add_solving(app: FastAPI, solver: Solver, limits: Limits) -> None:
+    @app.post("/v1/problems/{problem}/solve", openapi_extra=pages.SOLVE_BODY, response_class=Response)
+    async def solve(problem: str, request: Request) -> Response:
+        """Solutions of one field or a batch of fields, each with its error bound."""
+        received = time.perf_counter()
+        form = wire.choose_form(request.headers)
+        body = await _read_body(request, limits.body_bytes)
+        headers, query = request.headers, request.query_params
+        wanted = await asyncio.to_thread(
+            wire.read_request, _known(problem), headers, query, body, limits.body_bytes, received
+        )
+        response = await _unless_client_leaves(request, solver.solve(wanted))
+        return await asyncio.to_thread(wire.write_response, response, form)
+
+    @app.post("/v1/problems/{problem}/{operation}", response_model=None)
+    async def operate(problem: str, operation: str) -> NoReturn:
+        """``rollout``, ``vjp`` and ``jvp`` come with a later release."""
+        _known(problem)
+        if operation not in pages.LATER:
+            raise HTTPException(404)
+        raise NotAvailableYet(f"{operation} comes with a later release; this one has solve")
+
+
+def _add_catalog(app: FastAPI, models: Models, limits: Limits) -> None:
+    @app.get("/v1/problems")
+    async def problems() -> dict[str, Any]:
+        """All problems."""
+        return {"problems": [_describe(problem, models, limits) for problem in PROBLEMS.values()]}
+
+    @app.get("/v1/problems/{problem}")
+    async def one_problem(problem: str) -> dict[str, Any]:
+        """Fields, units, bounds, grids, boundary conditions, equation and models of a problem."""
+        return _describe(_known(problem), models, limits)
+
+    @app.get("/v1/models")
+    async def all_models() -> dict[str, Any]:
+        """Models in the stores, their versions and aliases, and which are loaded."""
+        return {"models": await asyncio.to_thread(models.catalog)}
+
+    @app.get("/v1/models/{name}")
+    async def one_model(name: str) -> dict[str, Any]:
+        """A model with the cards of its versions."""
+        return await asyncio.to_thread(models.describe, name)
+
+
+def _add_health(app: FastAPI, draining: Callable[[], bool]) -> None:
+    @app.get("/healthz/live")
+    async def live() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "live"}
+
+    @app.get("/healthz/ready", response_model=None)
+    async def ready(request: Request) -> dict[str, str] | Response:
+        """The models are loaded and warm, and the process is not about to stop."""
+        # the port opens after the warm-up, so that only stopping makes a listening service unready
+        return answer_not_ready(request) if draining() else {"status": "ready"}
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(pages.docs(app.openapi()))
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+
+def _known(name: str) -> Problem:
+    if name not in PROBLEMS:
+        raise UnknownProblem(f"no problem {name!r}; expected one of {sorted(PROBLEMS)}")
+    return PROBLEMS[name]
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    """The body, refused as soon as it is known to exceed ``limit`` bytes."""
+    declared = request.headers.get("content-length", "0")
+    body = bytearray()
+    if not declared.isdecimal() or int(declared) <= limit:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                break
+        else:
+            return bytes(body)
+    raise TooLarge(f"the body exceeds {limit} bytes; send fewer fields a request, or application/x-npy")
+
+
+async def _unless_client_leaves(
+    request: Request, answer: Coroutine[Any, Any, SolveResponse]
+) -> SolveResponse:
+    """Await ``answer``; when the client hangs up, cancel it, so that nothing is computed for nobody."""
+    work = asyncio.ensure_future(answer)
+    # after the body, the only message left to come is the disconnect
+    left = asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait({work, left}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ClientDisconnect
+        return work.result()
+    finally:
+        left.cancel()
+        work.cancel()
+
+
+def _describe(problem: Problem, models: Models, limits: Limits) -> dict[str, Any]:
+    def fields(specs: tuple[FieldSpec, ...]) -> list[dict[str, Any]]:
+        return [vars(spec) for spec in specs]
+
+    return {
+        "name": problem.name,
+        "title": problem.title,
+        "equation": problem.equation,
+        "boundary_conditions": problem.boundary_conditions,
+        "inputs": fields(problem.inputs),
+        "parameters": fields(problem.parameters),
+        "outputs": fields(problem.outputs),
+        "schemes": problem.schemes,
+        "axes": ["y", "x"],
+        "grids": {
+            "surrogate": models.grids(problem.name),
+            "solver": f"up to {limits.grid_side} cells a side",
+        },
+        "models": models.of_problem(problem.name),
+    }

@@ -1,0 +1,81 @@
+"""What the HTTP service says about itself: schema parts, and a page that needs no other host."""
+
+from __future__ import annotations
+
+from html import escape
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+__all__ = ["LATER", "SOLVE_BODY", "VERSION", "docs"]
+
+LATER = ("rollout", "vjp", "jvp")
+
+try:
+    VERSION = version("mno")
+except PackageNotFoundError:  # run from a checkout that is not installed
+    VERSION = "0+unknown"
+
+_OPTIONS: dict[str, Any] = {
+    "source": {"type": "number", "default": 1.0, "description": "uniform right-hand side [Pa]"},
+    "model": {"type": "string", "description": "name, name@alias or name@3", "example": "darcy@production"},
+    "method": {"enum": ["auto", "surrogate", "solver"], "default": "auto"},
+    "error": {"enum": ["bound", "none"], "default": "bound"},
+    "timeout_ms": {"type": "number", "exclusiveMinimum": 0, "description": "deadline [ms]"},
+}
+
+_FIELD: dict[str, Any] = {
+    "type": "array",
+    "items": {},
+    "description": "(ny, nx) or (batch, ny, nx), y before x, each number > 0",
+}
+
+SOLVE_BODY: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "schema": schema,
+            "description": "for application/x-npy",
+        }
+        for name, schema in _OPTIONS.items()
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["permeability"],
+                    "properties": {"permeability": _FIELD, **_OPTIONS},
+                    "additionalProperties": False,
+                }
+            },
+            "application/x-npy": {"schema": {"type": "string", "format": "binary"}},
+        },
+    },
+}
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>mno</title>
+<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem}}
+td{{padding:.2rem 1rem .2rem 0;vertical-align:top}}
+pre{{background:#f2f2f2;padding:1rem;overflow:auto}}</style>
+<h1>mno {version}</h1>
+<p>A served solver for partial differential equations. The machine-readable form of this page is
+<a href="/openapi.json">/openapi.json</a>.</p>
+<table>{rows}</table>
+<pre>curl -H 'Content-Type: application/x-npy' --data-binary @permeability.npy \\
+     -H 'Accept: application/x-npy' -o pressure.npy '{{address}}/v1/problems/darcy/solve?source=1.0'</pre>
+</html>
+"""
+
+
+def docs(openapi: dict[str, Any]) -> str:
+    """A plain page that lists the endpoints of an OpenAPI document."""
+    rows = "".join(
+        f"<tr><td><code>{method.upper()}</code><td><code>{escape(path)}</code><td>{escape(operation['description'])}"
+        for path, methods in openapi["paths"].items()
+        for method, operation in methods.items()
+    )
+    return _PAGE.format(version=escape(VERSION), rows=rows)

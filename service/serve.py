@@ -1,0 +1,122 @@
+"""Puts the service together from its settings, and runs it until it is asked to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from typing import final
+
+import torch
+import uvicorn
+
+from model_store import open_catalog
+from service.batcher import Batcher
+from service.compute import Surrogates, choose_device, solve_reference
+from service.http import create_app
+from service.models import Models, load_models
+from service.settings import InvalidSettings, Settings
+from service.solver import Solver
+from service.worker import ThreadWorker, Worker
+
+__all__ = ["Service", "build_solver", "open_models", "serve"]
+
+# connections that the kernel holds until they are accepted
+BACKLOG = 2048
+
+
+def open_models(settings: Settings) -> Models:
+    """Load what the settings name, from the user's store or the built-in one."""
+    return load_models(open_catalog(settings.store), settings.models)
+
+
+def build_solver(settings: Settings, models: Models) -> Solver:
+    """A solver with one worker thread for the surrogates and one for the reference solvers."""
+    device = choose_device(settings.device)
+    prepare = functools.partial(torch.set_num_threads, settings.threads) if settings.threads else lambda: None
+    surrogates = ThreadWorker(Surrogates(models.versions, device), prepare)
+    references = ThreadWorker(solve_reference)
+    return Solver(models, _queue(surrogates, settings), _queue(references, settings), settings.limits)
+
+
+def _queue(worker: Worker, settings: Settings) -> Batcher:
+    return Batcher(worker, **dict(settings.batching))
+
+
+@final
+class Service:
+    """The models, the solver and the server of one process, on an address of its own."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Load the models and take the address; nobody is answered yet.
+
+        Raises:
+            InvalidSettings: the models or the address cannot be had.
+        """
+        models = open_models(settings)
+        self._solver = build_solver(settings, models)
+        app = create_app(self._solver, models, settings.limits, draining=lambda: self._server.should_exit)
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                access_log=False,
+                log_level="warning",
+                lifespan="off",
+                server_header=False,
+                timeout_graceful_shutdown=settings.grace_seconds,
+            )
+        )
+        self._listener = _bind(settings.host, settings.http_port)
+
+    def run(self, announce: Callable[[str], None]) -> None:
+        """Warm up, open the port, call ``announce`` with the address, and answer until stopped."""
+        with asyncio.Runner(loop_factory=self._server.config.get_loop_factory()) as runner:
+            runner.run(self._answer(announce))
+
+    def stop(self) -> None:
+        """Take no more requests, and return from ``run`` when those accepted are answered."""
+        self._server.should_exit = True
+
+    async def _answer(self, announce: Callable[[str], None]) -> None:
+        with self._listener:
+            async with self._solver:
+                await self._solver.warm_up()
+                # nobody can connect before everything is warm
+                self._listener.listen(BACKLOG)
+                announce(_address(self._listener))
+                _ignore_repeated_signals()
+                await self._server.serve(sockets=[self._listener])
+
+
+def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Answer until SIGTERM or SIGINT; ``announce`` gets the address once there is something to connect to."""
+    Service(settings).run(announce)
+
+
+def _ignore_repeated_signals() -> None:
+    """Let a drained service end well: uvicorn drains at a signal, and then raises it again."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A socket that owns the address but does not listen yet."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise InvalidSettings(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another port"
+        ) from error
+    return listener
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,142 @@
+"""Settings of the service: defaults, then a TOML file, then ``MNO_*`` variables, then command-line flags."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
+from pydantic_settings.sources import PydanticBaseSettingsSource
+
+__all__ = ["Batching", "InvalidSettings", "Limits", "Settings", "read_settings"]
+
+PREFIX = "MNO_"
+NESTING = "__"
+
+
+class InvalidSettings(ValueError):
+    """The configuration does not make sense; the message is one line."""
+
+
+class Limits(BaseModel):
+    """What one request may ask for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    body_bytes: int = Field(
+        default=64 * 2**20, gt=0, description="largest request body, also after decompression"
+    )
+    batch: int = Field(default=256, gt=0, description="fields in one request")
+    grid_side: int = Field(default=1024, gt=0, description="cells along one side of a grid")
+
+
+class Batching(BaseModel):
+    """How requests are put together, and how many may wait."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_batch: int = Field(default=32, gt=0, description="fields computed together")
+    queue_bytes: int = Field(default=256 * 2**20, gt=0, description="input fields that wait or are computed")
+    queue_seconds: float = Field(default=30.0, gt=0, description="longest expected waiting time")
+
+
+def _comma_separated(value: object) -> object:
+    return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """All settings. Only entry points read the environment, through :func:`read_settings`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter=NESTING
+    )
+
+    host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    http_port: int = Field(default=8080, ge=0, le=65535, description="0 takes a free port")
+    store: str | None = Field(
+        default=None, description="URL of a model store; goes before the built-in models"
+    )
+    models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)] = Field(
+        default=(), description="models to load, comma-separated: `darcy,darcy@3`; empty: all"
+    )
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(
+        default=None, gt=0, description="CPU threads of the model; default: the library's choice"
+    )
+    grace_seconds: int = Field(default=30, gt=0, description="how long SIGTERM waits for accepted requests")
+    limits: Limits = Limits()
+    batching: Batching = Batching()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments only: an object that reads the environment by itself cannot be passed around safely."""
+        return (init_settings,)
+
+
+def read_settings(
+    config: Path | None, environment: Mapping[str, str], flags: Mapping[str, Any] | None = None
+) -> Settings:
+    """Settings from a TOML file, ``MNO_*`` variables and flags that are not None; the later wins.
+
+    Raises:
+        InvalidSettings: an unknown name or a bad value.
+    """
+    _refuse_unknown(environment)
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {name.lower(): value for name, value in environment.items()}
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    try:
+        return Settings(**_merged(_merged(_read_toml(config), source()), given))
+    except ValidationError as error:
+        raise InvalidSettings(_one_line(error)) from error
+
+
+def _read_toml(config: Path | None) -> dict[str, Any]:
+    if config is None:
+        return {}
+    try:
+        return tomllib.loads(config.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidSettings(f"{config}: expected a TOML file: {error}") from error
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in over.items():
+        both_nested = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        merged[name] = _merged(merged[name], value) if both_nested else value
+    return merged
+
+
+def _variables(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        variable = prefix + name.upper()
+        yield variable
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _variables(field.annotation, variable + NESTING)
+
+
+def _refuse_unknown(environment: Mapping[str, str]) -> None:
+    known = list(_variables(Settings, PREFIX))
+    for variable in environment:
+        if variable.upper().startswith(PREFIX) and variable.upper() not in known:
+            near = difflib.get_close_matches(variable.upper(), known, n=1, cutoff=0.0)[0]
+            raise InvalidSettings(f"{variable} is not a setting; the nearest is {near}. Unset or rename it.")
+
+
+def _one_line(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(map(str, issue['loc']))}: {issue['msg']}, got {issue['input']!r}"
+        for issue in error.errors()
+    )

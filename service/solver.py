@@ -1,0 +1,264 @@
+"""The story of a request: validate, choose how to solve, batch, compute, bound, answer.
+
+Protocols bring a :class:`SolveRequest` and carry a :class:`SolveResponse` away. What takes longer than a
+moment happens off the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from problems import PROBLEMS, ErrorBound, Grid, Problem
+from service.batcher import Batcher, Outcome
+from service.certify import error_bounds, in_hull
+from service.errors import (
+    DeadlineExceeded,
+    InvalidField,
+    NotAvailableYet,
+    ServiceFault,
+    UnknownProblem,
+    UnsupportedGrid,
+)
+from service.models import Models
+from service.settings import InvalidSettings, Limits
+from service.validate import Inputs, validate_inputs, within_float32
+from service.worker import Batch, Bucket
+
+__all__ = ["SolveRequest", "SolveResponse", "Solver", "Timing"]
+
+Method = Literal["auto", "surrogate", "solver", "hybrid"]
+ErrorKind = Literal["none", "bound", "certified"]
+
+_METHODS: tuple[Method, ...] = ("surrogate", "solver")
+
+
+@dataclass(frozen=True)
+class SolveRequest:
+    """One field, or a batch of them, of one problem.
+
+    Attributes:
+        given: fields (ny, nx) or (batch, ny, nx) and uniform parameters by name, as they came.
+        dtype: dtype of the answer, float32 or float64.
+        timeout_ms: the client's deadline, from ``received`` on [ms].
+        received: ``time.perf_counter()`` when the request arrived [s].
+    """
+
+    problem: str
+    given: Mapping[str, Any]
+    dtype: Literal["float32", "float64"] = "float32"
+    model: str | None = None
+    method: Method = "auto"
+    error: ErrorKind = "bound"
+    tolerance: float | str | None = None
+    timeout_ms: float | None = None
+    received: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Where the time went [ms]."""
+
+    queue: float
+    compute: float
+    certify: float
+    total: float
+
+
+@dataclass(frozen=True)
+class SolveResponse:
+    """Solutions, and what is known about each.
+
+    Attributes:
+        fields: solutions by name, of the rank that the request had.
+        single: the request had one field: the tuples have one entry.
+        model: the version that answered, None for the reference solver.
+        operator: id of the discrete operator that the error speaks of.
+        errors: a bound for each sample; None when the client wanted none.
+    """
+
+    fields: Mapping[str, NDArray[Any]]
+    single: bool
+    model: str | None
+    method: Literal["surrogate", "solver"]
+    operator: str
+    errors: tuple[ErrorBound, ...] | None
+    in_distribution: tuple[bool, ...]
+    iterations: tuple[int, ...]
+    timing: Timing
+
+
+@dataclass(frozen=True)
+class _Route:
+    """How a request is solved: by which queue, in which bucket."""
+
+    batcher: Batcher
+    bucket: Bucket
+    hull: Mapping[str, float] | None  # None: the method was not trained
+
+
+@final
+class Solver:
+    """Answers requests with the loaded surrogates and the reference solvers."""
+
+    def __init__(self, models: Models, surrogates: Batcher, references: Batcher, limits: Limits) -> None:
+        self._models = models
+        self._surrogates = surrogates
+        self._references = references
+        self._limits = limits
+
+    async def __aenter__(self) -> Self:
+        self._surrogates.start()
+        self._references.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._surrogates.close()
+        await self._references.close()
+
+    async def warm_up(self) -> None:
+        """Solve one field on each grid of each version, so that no client waits for compilers and caches."""
+        for version in self._models.versions:
+            problem = PROBLEMS[version.card.problem]
+            for grid in version.card.grids:
+                given = {spec.name: np.ones(grid) for spec in problem.inputs}
+                for method in _METHODS:
+                    request = SolveRequest(problem.name, given, model=str(version.reference), method=method)
+                    await self._try_out(request, grid)
+
+    async def _try_out(self, request: SolveRequest, grid: tuple[int, int]) -> None:
+        try:
+            await self.solve(request)
+        except ServiceFault as error:
+            message = (
+                f"{request.model} does not work on the grid {grid} of its card: {error.__cause__ or error}"
+            )
+            raise InvalidSettings(f"{message}; leave it out of the models") from error
+
+    async def solve(self, request: SolveRequest) -> SolveResponse:
+        """The solutions of a request.
+
+        Raises:
+            ServiceFault: one of its kinds, when there is no solution to give.
+        """
+        _refuse_what_comes_later(request)
+        problem = _find_problem(request.problem)
+        try:
+            async with asyncio.timeout_at(_deadline(request)):
+                return await self._solve(problem, request)
+        except TimeoutError as error:
+            message = (
+                f"no answer within timeout_ms = {request.timeout_ms}; allow more time or send fewer fields"
+            )
+            raise DeadlineExceeded(message) from error
+
+    async def _solve(self, problem: Problem, request: SolveRequest) -> SolveResponse:
+        inputs = await asyncio.to_thread(validate_inputs, problem, request.given, self._limits)
+        route = self._choose(problem, request, inputs)
+        batch = await asyncio.to_thread(_batch, inputs, route.bucket)
+        outcome = await route.batcher.submit(batch)
+        answers = await asyncio.to_thread(_leaving, outcome, request.dtype)
+        certifying = time.perf_counter()
+        errors, known = await asyncio.to_thread(_judge, request, route, inputs, answers)
+        now = time.perf_counter()
+        version = route.bucket.version
+        return SolveResponse(
+            fields={name: values[0] if inputs.single else values for name, values in answers.items()},
+            single=inputs.single,
+            model=None if version is None else str(version),
+            method="solver" if version is None else "surrogate",
+            operator=route.bucket.scheme,
+            errors=errors,
+            in_distribution=known,
+            iterations=outcome.solutions.iterations,
+            timing=_timing(outcome, certify=now - certifying, total=now - request.received),
+        )
+
+    def _choose(self, problem: Problem, request: SolveRequest, inputs: Inputs) -> _Route:
+        # without a tolerance the surrogate is the cheapest method that meets the request
+        if request.method == "solver":
+            return self._reference_route(problem, request, inputs)
+        version = self._models.find(problem.name, request.model)
+        card = version.card
+        if inputs.grid not in card.grids:
+            supported = ", ".join(f"{ny}x{nx}" for ny, nx in card.grids)
+            got = "x".join(map(str, inputs.grid))
+            message = (
+                f"{version.reference} was tested on grids {supported}, got {got}; or ask for method=solver"
+            )
+            raise UnsupportedGrid(problem.inputs[0].name, "grid", message)
+        grid = Grid(inputs.grid, card.extent)
+        bucket = Bucket(problem.name, version.reference, card.scheme, grid, "float32")
+        return _Route(self._surrogates, bucket, card.training_hull)
+
+    def _reference_route(self, problem: Problem, request: SolveRequest, inputs: Inputs) -> _Route:
+        # a named model asks for the discrete operator of that model's labels
+        card = None if request.model is None else self._models.find(problem.name, request.model).card
+        grid = Grid(inputs.grid, (1.0, 1.0) if card is None else card.extent)
+        scheme = problem.schemes[0] if card is None else card.scheme
+        return _Route(self._references, Bucket(problem.name, None, scheme, grid, "float64"), hull=None)
+
+
+def _refuse_what_comes_later(request: SolveRequest) -> None:
+    if request.tolerance is not None:
+        raise NotAvailableYet("tolerance: certified answers come with a later release; leave it out")
+    if request.error == "certified":
+        raise NotAvailableYet("error=certified comes with a later release; use bound or none")
+    if request.method == "hybrid":
+        raise NotAvailableYet("method=hybrid comes with a later release; use surrogate, solver or auto")
+
+
+def _find_problem(name: str) -> Problem:
+    if name not in PROBLEMS:
+        raise UnknownProblem(f"no problem {name!r}; expected one of {sorted(PROBLEMS)}")
+    return PROBLEMS[name]
+
+
+def _deadline(request: SolveRequest) -> float | None:
+    """The client's deadline on the event loop's clock [s]."""
+    if request.timeout_ms is None:
+        return None
+    spent = time.perf_counter() - request.received
+    return asyncio.get_running_loop().time() + request.timeout_ms / 1000 - spent
+
+
+def _batch(inputs: Inputs, bucket: Bucket) -> Batch:
+    if bucket.dtype == "float32":
+        within_float32(inputs)
+    return Batch(bucket, {name: values.astype(bucket.dtype) for name, values in inputs.fields.items()})
+
+
+def _leaving(outcome: Outcome, dtype: str) -> dict[str, NDArray[Any]]:
+    """The very numbers that leave the service."""
+    with np.errstate(over="ignore"):
+        answers = {name: values.astype(dtype, order="C") for name, values in outcome.solutions.fields.items()}
+    for name, values in answers.items():
+        if not np.isfinite(values).all():
+            raise InvalidField(
+                name, "finite", f"the {name} is not finite in {dtype}; scale the input, or use float64"
+            )
+    return answers
+
+
+def _judge(
+    request: SolveRequest, route: _Route, inputs: Inputs, answers: Mapping[str, NDArray[Any]]
+) -> tuple[tuple[ErrorBound, ...] | None, tuple[bool, ...]]:
+    bucket = route.bucket
+    errors = None
+    if request.error == "bound":
+        errors = error_bounds(bucket.problem, bucket.scheme, bucket.grid, inputs.fields, answers)
+    if route.hull is None:
+        return errors, (True,) * inputs.rows
+    coefficient = inputs.fields[PROBLEMS[bucket.problem].inputs[0].name]
+    return errors, in_hull(route.hull, list(coefficient))
+
+
+def _timing(outcome: Outcome, certify: float, total: float) -> Timing:
+    seconds = Timing(queue=outcome.queue, compute=outcome.compute, certify=certify, total=total)
+    return replace(seconds, **{name: round(1000 * value, 3) for name, value in vars(seconds).items()})

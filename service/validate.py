@@ -1,0 +1,118 @@
+"""Arrays compared with what a problem says its fields are; everything is refused here, before the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from problems import FieldSpec, Problem
+from problems import InvalidField as BrokenRule
+from service.errors import InvalidField, TooLarge
+from service.settings import Limits
+
+__all__ = ["Inputs", "validate_inputs", "within_float32"]
+
+# a uniform parameter that is left out; the answer scales with it
+DEFAULT_PARAMETER = 1.0
+FLOAT32 = np.finfo(np.float32)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Checked inputs: fields [batch y x] and parameters [batch] by name, float64.
+
+    Attributes:
+        single: the caller sent one field, not a batch, and gets one back.
+    """
+
+    fields: Mapping[str, NDArray[np.float64]]
+    single: bool
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Cells (ny, nx)."""
+        ny, nx = next(field.shape for field in self.fields.values() if field.ndim == 3)[1:]
+        return ny, nx
+
+    @property
+    def rows(self) -> int:
+        """Number of samples."""
+        return len(next(iter(self.fields.values())))
+
+
+def validate_inputs(problem: Problem, given: Mapping[str, Any], limits: Limits) -> Inputs:
+    """Check fields (ny, nx) or (batch, ny, nx) and parameters against the problem's specs and the limits."""
+    shapes = {spec.name: _field_shape(spec, given, limits) for spec in problem.inputs}
+    if len(set(shapes.values())) > 1:
+        raise InvalidField(problem.inputs[0].name, "shape", f"expected fields of one shape, got {shapes}")
+    shape = next(iter(shapes.values()))
+    single = len(shape) == 2
+    rows = 1 if single else shape[0]
+    fields = {spec.name: _field(spec, given[spec.name]) for spec in problem.inputs}
+    for spec in problem.parameters:
+        fields[spec.name] = np.full(rows, _parameter(spec, given.get(spec.name, DEFAULT_PARAMETER)))
+    return Inputs(fields, single)
+
+
+def within_float32(inputs: Inputs) -> None:
+    """Refuse numbers that a float32 surrogate would read as zero or infinity."""
+    for name, values in inputs.fields.items():
+        size = np.abs(values)
+        bad = (size > FLOAT32.max) | ((size < FLOAT32.tiny) & (values != 0))
+        if bad.any():
+            index = _callers_index(np.unravel_index(int(np.argmax(bad)), bad.shape), values, inputs.single)
+            message = (
+                f"{name}: {values[bad][0]:g} does not fit float32; scale the input, or ask for method=solver"
+            )
+            raise InvalidField(name, "float32", message, index)
+
+
+def _callers_index(
+    index: tuple[np.intp, ...], values: NDArray[np.float64], single: bool
+) -> tuple[int, ...] | None:
+    if values.ndim == 1:
+        return None
+    return tuple(int(position) for position in index[1 if single else 0 :])
+
+
+def _field_shape(spec: FieldSpec, given: Mapping[str, Any], limits: Limits) -> tuple[int, ...]:
+    if spec.name not in given:
+        raise InvalidField(
+            spec.name, "missing", f"{spec.name} is missing: expected (ny, nx) or (batch, ny, nx)"
+        )
+    shape = tuple(given[spec.name].shape)
+    if len(shape) not in (2, 3):
+        message = f"{spec.name}: expected (ny, nx) or (batch, ny, nx), got {len(shape)} axes, shape {shape}"
+        raise InvalidField(spec.name, "rank", message)
+    if max(shape[-2:]) > limits.grid_side:
+        raise TooLarge(f"{spec.name}: a grid has at most {limits.grid_side} cells a side, got {shape[-2:]}")
+    if len(shape) == 3 and shape[0] > limits.batch:
+        raise TooLarge(
+            f"{spec.name}: a request has at most {limits.batch} fields, got {shape[0]}; send several"
+        )
+    return shape
+
+
+def _field(spec: FieldSpec, array: NDArray[Any]) -> NDArray[np.float64]:
+    values = np.asarray(array, dtype=np.float64)
+    try:
+        (spec.validate if values.ndim == 2 else spec.validate_batch)(values)
+    except BrokenRule as error:
+        raise _translated(error) from error
+    return values.reshape(-1, *values.shape[-2:])
+
+
+def _parameter(spec: FieldSpec, value: object) -> float:
+    try:
+        spec.validate(value)
+    except BrokenRule as error:
+        raise _translated(error) from error
+    return float(np.asarray(value))
+
+
+def _translated(error: BrokenRule) -> InvalidField:
+    return InvalidField(error.field, error.rule, error.message, error.index)

@@ -1,0 +1,90 @@
+"""Who computes a batch: the seam between the event loop and the model, a thread now, a process later."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, final
+
+from numpy.typing import NDArray
+
+from model_store import Reference
+from problems import Grid
+
+__all__ = ["Batch", "Bucket", "Compute", "Solutions", "ThreadWorker", "Worker"]
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """What may be computed together: everything with the same version, scheme, grid and dtype.
+
+    Attributes:
+        version: the surrogate's version; None is the reference solver.
+        scheme: id of the discrete operator.
+    """
+
+    problem: str
+    version: Reference | None
+    scheme: str
+    grid: Grid
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs of one bucket: fields [batch y x] and parameters [batch] by name, in physical units."""
+
+    bucket: Bucket
+    fields: Mapping[str, NDArray[Any]]
+
+    @property
+    def rows(self) -> int:
+        """Number of samples."""
+        return len(next(iter(self.fields.values())))
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the inputs [B]."""
+        return sum(field.nbytes for field in self.fields.values())
+
+
+@dataclass(frozen=True)
+class Solutions:
+    """Output fields [batch y x] by name, in the order of the inputs, and the iterations of each sample."""
+
+    fields: Mapping[str, NDArray[Any]]
+    iterations: tuple[int, ...]
+
+
+Compute = Callable[[Batch], Solutions]
+
+
+class Worker(ABC):
+    """Computes one batch at a time, off the event loop."""
+
+    @abstractmethod
+    async def run(self, batch: Batch) -> Solutions:
+        """Solutions of a batch, row by row. May raise anything; the batcher reports it to this batch only."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Wait for the running batch and release the resources."""
+
+
+@final
+class ThreadWorker(Worker):
+    """A thread of its own: no copies, but the model shares the interpreter with the event loop."""
+
+    def __init__(self, compute: Compute, prepare: Callable[[], None] = lambda: None) -> None:
+        """``prepare`` runs once in the thread, for what is particular to a thread."""
+        self._compute = compute
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="worker", initializer=prepare)
+
+    async def run(self, batch: Batch) -> Solutions:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, batch)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True)

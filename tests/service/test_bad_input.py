@@ -1,0 +1,264 @@
+"""Whatever is sent, the answer is the contract's problem document, and the service keeps serving."""
+
+import gzip
+import io
+import json
+import pickle
+import socket
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.client import Client, ServiceError
+
+SOLVE = "/v1/problems/darcy/solve"
+JSON = {"Content-Type": "application/json"}
+NPY = {"Content-Type": "application/x-npy"}
+
+
+def field(**changes: float) -> list[list[float]]:
+    """A good field [32, 32], except at ``y_x``."""
+    values = np.ones((32, 32)).tolist()
+    for place, value in changes.items():
+        y, x = map(int, place.removeprefix("at_").split("_"))
+        values[y][x] = value
+    return values
+
+
+def npy(array: NDArray[Any], *, allow_pickle: bool = False) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=allow_pickle)
+    return stream.getvalue()
+
+
+def with_nan(*place: int) -> NDArray[Any]:
+    array = np.ones((2, 32, 32), dtype=np.float32)
+    array[place] = np.nan
+    return array
+
+
+@pytest.fixture(autouse=True)
+def _still_serving(http: httpx.Client) -> Any:
+    yield
+    assert http.post(SOLVE, json={"permeability": field()}).status_code == 200
+
+
+def problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    document: dict[str, Any] = response.json()
+    assert (document["type"], document["status"]) == (slug, status)
+    assert document["detail"]
+    assert document["request_id"] == response.headers["X-Request-Id"]
+    assert "Traceback" not in response.text
+    return document
+
+
+@pytest.mark.parametrize(
+    ("value", "rule", "index"),
+    [
+        (field(at_3_4=0.0), "exclusive_minimum", [3, 4]),
+        (field(at_3_4=-1.0), "exclusive_minimum", [3, 4]),
+        ([field(), field(at_5_6=-1.0)], "exclusive_minimum", [1, 5, 6]),
+        ([*field()[:7], [1.0] * 31, *field()[8:]], "rectangular", [7]),
+        ([*field()[:7], [1.0, 2.0, "3", *[1.0] * 29], *field()[8:]], "numbers", [7, 2]),
+        ([*field()[:7], 5.0, *field()[8:]], "rectangular", [7]),
+        ([*field()[:7], [*[1.0] * 31, None], *field()[8:]], "numbers", [7, 31]),
+        ([*field()[:7], [*[1.0] * 31, [1.0]], *field()[8:]], "rectangular", [7, 31]),
+        ([[True] * 32] * 32, "numbers", [0, 0]),
+        ([[{}] * 32] * 32, "numbers", [0, 0]),
+        ([], "not empty", None),
+        ([[], []], "not empty", None),
+        ([1.0, 2.0], "rank", None),
+        ([[field()]], "rank", None),
+        (field()[:20], "grid", None),
+        ("1", "numbers", None),
+        (1.0, "numbers", None),
+        (None, "numbers", None),
+        (field(at_1_1=1e-60), "float32", [1, 1]),
+        (field(at_1_1=1e60), "float32", [1, 1]),
+    ],
+)
+def test_a_bad_field_names_field_rule_and_index(
+    http: httpx.Client, value: Any, rule: str, index: Any
+) -> None:
+    document = problem(http.post(SOLVE, json={"permeability": value}), 422, "invalid-field")
+    assert (document["field"], document["rule"], document["index"]) == ("permeability", rule, index)
+
+
+@pytest.mark.parametrize(
+    ("body", "where", "rule", "index"),
+    [
+        (npy(with_nan(1, 2, 3)), "permeability", "finite", [1, 2, 3]),
+        (npy(np.full((32, 32), np.inf)), "permeability", "finite", [0, 0]),
+        (npy(np.zeros((32, 32))), "permeability", "exclusive_minimum", [0, 0]),
+        (npy(np.ones((32, 32), dtype=object), allow_pickle=True), "permeability", "dtype", None),
+        (npy(np.ones((32, 32), dtype=complex)), "permeability", "dtype", None),
+        (npy(np.ones((32, 32), dtype=bool)), "permeability", "dtype", None),
+        (npy(np.ones((32, 32), dtype="U1")), "permeability", "dtype", None),
+        (npy(np.ones((32, 32), dtype=[("a", "f4")])), "permeability", "dtype", None),
+        (npy(np.ones((0, 32, 32))), "permeability", "not empty", None),
+        (npy(np.ones(32)), "permeability", "rank", None),
+        (npy(np.array(1.0)), "permeability", "rank", None),
+        (npy(np.ones((8, 8))), "permeability", "grid", None),
+        (npy(np.ones((32, 32)))[:-1], "body", "npy", None),
+        (npy(np.ones((32, 32))) + b"x", "body", "npy", None),
+        (npy(np.ones((32, 32)))[:40], "body", "npy", None),
+        (b"", "body", "npy", None),
+        (pickle.dumps(np.ones((32, 32))), "body", "npy", None),
+        (b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535, "body", "npy", None),
+        (npy(np.ones((32, 32))).replace(b"(32, 32)", b"(-4,256)"), "permeability", "not empty", None),
+        (npy(np.ones((32, 32))).replace(b"(32, 32), ", b"(99**99,),"), "body", "npy", None),
+        (npy(np.ones((32, 32))).replace(b"(32, 32)", b"(9999**9"), "body", "npy", None),
+    ],
+)
+def test_a_bad_npy_is_refused_unread(
+    http: httpx.Client, body: bytes, where: str, rule: str, index: Any
+) -> None:
+    document = problem(http.post(SOLVE, content=body, headers=NPY), 422, "invalid-field")
+    assert (document["field"], document["rule"], document["index"]) == (where, rule, index)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"permeability": [[1.0, 2',
+        b'{"permeability": [[NaN]]}',
+        b'{"permeability": [[Infinity]]}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"permeability": ' + b"[" * 500 + b"]" * 500 + b"}",
+    ],
+)
+def test_a_body_that_is_no_json_object_is_refused(http: httpx.Client, body: bytes) -> None:
+    problem(http.post(SOLVE, content=body, headers=JSON), 422, "invalid-field")
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        ({"source": "1"}, "source"),
+        ({"source": None}, "source"),
+        ({"source": [1.0]}, "source"),
+        ({"source": True}, "source"),
+        ({"source": 1e300}, "source"),
+        ({"method": "magic"}, "method"),
+        ({"error": "sure"}, "error"),
+        ({"timeout_ms": 0}, "timeout_ms"),
+        ({"timeout_ms": "5"}, "timeout_ms"),
+        ({"model": 3}, "model"),
+        ({"tolerance": "loose"}, "tolerance"),
+        ({"sorce": 1.0}, "sorce"),
+    ],
+)
+def test_a_bad_option_is_named(http: httpx.Client, options: dict[str, Any], where: str) -> None:
+    document = problem(http.post(SOLVE, json={"permeability": field(), **options}), 422, "invalid-field")
+    assert document["field"] == where
+
+
+def test_a_misspelt_option_is_told_the_right_one(http: httpx.Client) -> None:
+    document = problem(http.post(SOLVE, json={"permeability": field(), "sorce": 1}), 422, "invalid-field")
+    assert "'source'" in document["detail"]
+    missing = problem(http.post(SOLVE, json={}), 422, "invalid-field")
+    assert (missing["field"], missing["rule"]) == ("permeability", "missing")
+
+
+@pytest.mark.parametrize("query", ["source=nan", "source=inf", "source=x", "methd=solver", "timeout_ms=-1"])
+def test_a_bad_query_is_refused(http: httpx.Client, query: str) -> None:
+    response = http.post(f"{SOLVE}?{query}", content=npy(np.ones((32, 32))), headers=NPY)
+    assert problem(response, 422, "invalid-field")["field"] == query.partition("=")[0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"tolerance": 1e-6}, {"tolerance": "discretization"}, {"error": "certified"}, {"method": "hybrid"}],
+)
+def test_what_comes_later_says_so(http: httpx.Client, options: dict[str, Any]) -> None:
+    problem(http.post(SOLVE, json={"permeability": field(), **options}), 501, "not-available-yet")
+
+
+def test_pictures_and_other_operations_come_later(http: httpx.Client) -> None:
+    headers = {"Accept": "image/png"}
+    problem(http.post(SOLVE, json={"permeability": field()}, headers=headers), 501, "not-available-yet")
+    for operation in ("rollout", "vjp", "jvp"):
+        problem(http.post(f"/v1/problems/darcy/{operation}"), 501, "not-available-yet")
+
+
+def test_unknown_names_are_404(http: httpx.Client) -> None:
+    problem(http.get("/v1/problems/navier"), 404, "unknown-problem")
+    problem(http.post("/v1/problems/navier/solve", json={}), 404, "unknown-problem")
+    problem(http.get("/v1/models/navier"), 404, "unknown-model")
+    problem(http.get("/v1/models/..%2fx"), 404, "not-found")
+    problem(http.get("/v1/models/A%20b"), 404, "unknown-model")
+    for model in ("darcy@9", "darcy@staging", "navier", "../x", ""):
+        response = http.post(SOLVE, json={"permeability": field(), "model": model})
+        problem(response, 404, "unknown-model")
+    problem(http.get("/nowhere"), 404, "not-found")
+    problem(http.post("/v1/problems/darcy/guess"), 404, "not-found")
+
+
+def test_a_wrong_method_is_405(http: httpx.Client) -> None:
+    response = http.get(SOLVE)
+    problem(response, 405, "method-not-allowed")
+    assert "POST" in response.headers["Allow"]
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_other_media_types_are_415(http: httpx.Client, content_type: str) -> None:
+    response = http.post(SOLVE, content=b"1", headers={"Content-Type": content_type})
+    problem(response, 415, "unsupported-media-type")
+
+
+def test_other_encodings_and_answers_are_refused(http: httpx.Client) -> None:
+    body = json.dumps({"permeability": field()}).encode()
+    problem(
+        http.post(SOLVE, content=body, headers={**JSON, "Content-Encoding": "br"}),
+        415,
+        "unsupported-media-type",
+    )
+    problem(http.post(SOLVE, content=body, headers={**JSON, "Accept": "text/csv"}), 406, "not-acceptable")
+    half = {**JSON, "Content-Encoding": "gzip"}
+    problem(http.post(SOLVE, content=gzip.compress(body)[:-9], headers=half), 422, "invalid-field")
+    problem(http.post(SOLVE, content=gzip.compress(body) + b"more", headers=half), 422, "invalid-field")
+    problem(http.post(SOLVE, content=body, headers=half), 422, "invalid-field")
+
+
+def test_too_much_is_413(http: httpx.Client) -> None:
+    large = b"x" * (2**20 + 1)
+    problem(http.post(SOLVE, content=large, headers=NPY), 413, "payload-too-large")
+    # the length is not declared: the limit holds while the body streams in
+    problem(http.post(SOLVE, content=iter([large]), headers=NPY), 413, "payload-too-large")
+    bomb = gzip.compress(b" " * 2**26)
+    problem(
+        http.post(SOLVE, content=bomb, headers={**JSON, "Content-Encoding": "gzip"}), 413, "payload-too-large"
+    )
+    problem(http.post(SOLVE, content=npy(np.ones((9, 32, 32), "f2")), headers=NPY), 413, "payload-too-large")
+    problem(http.post(SOLVE, content=npy(np.ones((65, 32), "f2")), headers=NPY), 413, "payload-too-large")
+
+
+def test_a_client_that_hangs_up_within_its_body_does_no_harm(address: str) -> None:
+    url = httpx.URL(address)
+    with socket.create_connection((url.host, url.port)) as connection:
+        connection.sendall(
+            f"POST {SOLVE} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            "Content-Length: 1000\r\n\r\n{".encode()
+        )
+
+
+def test_a_deadline_that_cannot_be_met_is_504(http: httpx.Client) -> None:
+    fields = np.random.default_rng(0).lognormal(size=(8, 64, 64)).astype(np.float32)
+    response = http.post(f"{SOLVE}?method=solver&timeout_ms=0.001", content=npy(fields), headers=NPY)
+    problem(response, 504, "deadline-exceeded")
+
+
+def test_the_client_raises_the_problem(address: str) -> None:
+    with Client(address) as client, pytest.raises(ServiceError, match="invalid-field") as refusal:
+        client.solve("darcy", -np.ones((32, 32)))
+    assert (refusal.value.status, refusal.value.type) == (422, "invalid-field")
+    assert refusal.value.problem["index"] == [0, 0]

@@ -1,0 +1,97 @@
+"""The client against a network that the test plays."""
+
+import io
+import json
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from service.client import Client, ServiceError
+
+ESTIMATE = {
+    "kind": "guaranteed",
+    "norm": "energy",
+    "lower": 0.0,
+    "upper": 0.3,
+    "l2_estimate": 0.01,
+    "steps": 0,
+}
+
+
+def answer(request: httpx.Request) -> httpx.Response:
+    """The field itself, as a service would send it."""
+    headers = {
+        "Mno-Field": "pressure",
+        "Mno-Model": "darcy@3",
+        "Mno-Method": "surrogate",
+        "Mno-Operator": "tpfa-harmonic-v1",
+        "Mno-Error-Estimate": json.dumps({**ESTIMATE, "added_later": 1}),
+        "Mno-In-Distribution": "true",
+        "Mno-Certified": "false",
+        "Mno-Iterations": "0",
+        "Server-Timing": "queue;dur=0.4, compute;dur=6.1",
+    }
+    return httpx.Response(200, content=request.content, headers=headers)
+
+
+def refusing(*statuses: int) -> tuple[httpx.MockTransport, list[httpx.Request]]:
+    """A service that refuses with these statuses, and then answers."""
+    seen: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        if len(seen) > len(statuses):
+            return answer(request)
+        problem = {"type": "overloaded", "detail": "full"}
+        return httpx.Response(statuses[len(seen) - 1], json=problem, headers={"Retry-After": "0"})
+
+    return httpx.MockTransport(handle), seen
+
+
+def client_of(transport: httpx.BaseTransport, **options: Any) -> Client:
+    return Client("http://service", transport=transport, **options)
+
+
+def test_an_answer_has_fields_and_what_is_known_about_them() -> None:
+    transport, seen = refusing()
+    with client_of(transport, token="secret") as client:
+        got = client.solve("darcy", [[1.0, 2.0]], source=2.0, model="darcy@3", timeout_ms=10)
+    assert np.array_equal(got.pressure, [[1.0, 2.0]])
+    assert (got.model, got.error.upper, got.in_distribution, got.certified) == ("darcy@3", 0.3, True, False)
+    assert got.timing_ms == {"queue": 0.4, "compute": 6.1}
+    assert not hasattr(got, "velocity")
+    assert seen[0].headers["Authorization"] == "Bearer secret"
+    query = {"source": "2.0", "model": "darcy@3", "timeout_ms": "10", "method": "auto", "error": "bound"}
+    assert dict(seen[0].url.params) == query
+    assert np.load(io.BytesIO(seen[0].content)).tolist() == [[1.0, 2.0]]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_it_comes_back_when_the_service_asks_for_it(status: int) -> None:
+    transport, seen = refusing(status, status)
+    with client_of(transport, retries=2) as client:
+        client.solve("darcy", [[1.0]])
+    assert len(seen) == 3
+
+
+def test_it_gives_up_after_its_retries() -> None:
+    transport, seen = refusing(429, 429)
+    with client_of(transport, retries=1) as client, pytest.raises(ServiceError, match="overloaded"):
+        client.solve("darcy", [[1.0]])
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("status", [422, 500, 504])
+def test_other_refusals_are_final(status: int) -> None:
+    transport, seen = refusing(status)
+    with client_of(transport) as client, pytest.raises(ServiceError) as refusal:
+        client.solve("darcy", [[1.0]])
+    assert (len(seen), refusal.value.status) == (1, status)
+
+
+def test_an_answer_from_something_in_between_is_an_error_too() -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(502, text="<html>bad gateway"))
+    with client_of(transport) as client, pytest.raises(ServiceError, match="bad gateway"):
+        client.solve("darcy", [[1.0]])

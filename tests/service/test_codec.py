@@ -1,0 +1,61 @@
+"""Bytes to arrays and back, without the service around them."""
+
+import contextlib
+import gzip
+import io
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from service.codec import array_from_lists, decode_npy, encode_json, encode_npy, gunzip
+from service.errors import InvalidField, ServiceFault
+
+NUMBERS = st.sampled_from(["f2", "f4", "f8", "i1", "i4", "i8", "u2", ">f4", ">i8"])
+
+
+@given(arrays.arrays(NUMBERS, arrays.array_shapes(max_dims=3, max_side=5)), st.sampled_from("CF"))
+def test_npy_is_read_as_numpy_writes_it(array: np.ndarray, order: str) -> None:
+    stream = io.BytesIO()
+    np.save(stream, np.asarray(array, order=order))
+    decoded = decode_npy("x", stream.getvalue())
+    assert decoded.flags.c_contiguous
+    assert decoded.dtype.isnative
+    np.testing.assert_array_equal(decoded, array)
+
+
+@given(arrays.arrays(st.sampled_from(["f4", "f8"]), arrays.array_shapes(max_dims=3, max_side=5)))
+def test_npy_is_written_as_numpy_writes_it(array: np.ndarray) -> None:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    assert encode_npy(array) == stream.getvalue()
+
+
+@given(st.binary(max_size=300), st.integers(0, 200))
+def test_no_bytes_break_the_npy_reader(noise: bytes, place: int) -> None:
+    good = encode_npy(np.ones((4, 4)))
+    for body in (noise, good[:place] + noise + good[place + len(noise) :]):
+        with contextlib.suppress(ServiceFault):
+            decode_npy("x", body)
+
+
+@given(
+    arrays.arrays(np.float32, arrays.array_shapes(max_dims=3), elements=st.floats(width=32, allow_nan=False))
+)
+def test_json_keeps_every_bit_of_a_float32(array: np.ndarray) -> None:
+    array = np.where(np.isinf(array), np.float32(0), array)
+    document = orjson.loads(encode_json({"x": array}))
+    assert np.array_equal(array_from_lists("x", document["x"]).astype(np.float32), array)
+
+
+def test_gunzip_reads_one_whole_member_within_the_limit() -> None:
+    packed = gzip.compress(b"x" * 100)
+    assert gunzip(packed, 100) == b"x" * 100
+    for body in (packed[:-1], packed + b"y", b"", b"x"):
+        with pytest.raises(InvalidField):
+            gunzip(body, 100)
+    with pytest.raises(ServiceFault, match="99 bytes"):
+        gunzip(packed, 99)

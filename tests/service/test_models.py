@@ -1,0 +1,36 @@
+"""What is loaded, and under which names."""
+
+import pytest
+
+from model_store import open_catalog
+from service.errors import InvalidField, UnknownModel
+from service.models import load_models
+from service.settings import InvalidSettings
+
+
+def test_a_model_has_its_version_its_aliases_and_its_number(store_url: str) -> None:
+    models = load_models(open_catalog(store_url), ["darcy"])
+    for name in (None, "darcy", "darcy@production", "darcy@1"):
+        assert str(models.find("darcy", name).reference) == "darcy@1"
+    # version 2 has no alias and was not asked for
+    with pytest.raises(UnknownModel, match="darcy@1"):
+        models.find("darcy", "darcy@2")
+
+
+def test_without_a_wish_every_model_is_loaded(store_url: str) -> None:
+    assert load_models(open_catalog(store_url)).of_problem("darcy")
+
+
+def test_without_a_model_of_that_name_the_first_for_the_problem_answers(store_url: str) -> None:
+    models = load_models(open_catalog(store_url), ["darcy@2"])
+    assert str(models.find("darcy", None).reference) == "darcy@2"
+    with pytest.raises(UnknownModel, match="method=solver"):
+        models.find("shallow_water", None)
+    with pytest.raises(InvalidField, match="solves darcy"):
+        models.find("shallow_water", "darcy@2")
+
+
+@pytest.mark.parametrize("wanted", ["navier", "darcy@9", "darcy@staging", "../x"])
+def test_a_model_that_cannot_be_loaded_stops_the_start(store_url: str, wanted: str) -> None:
+    with pytest.raises(InvalidSettings, match="cannot be loaded"):
+        load_models(open_catalog(store_url), [wanted])
