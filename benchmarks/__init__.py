@@ -1,0 +1,1 @@
+"""What is behind every number of the documentation."""

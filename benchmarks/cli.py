@@ -1,0 +1,8 @@
+"""The benchmarks of ``mno bench``: a table, so that none is imported before it is asked for."""
+
+# name -> ("module:command", help); None as long as only the name is settled
+bench: dict[str, tuple[str | None, str]] = {
+    "scan": ("benchmarks.scan:bench_scan", "The selective scan against the best torch form."),
+    "serve": (None, "The service under load."),
+    "solver": ("benchmarks.solver:bench_solver", "The reference solver and the error bound."),
+}
