@@ -1,5 +1,6 @@
 """The decorator of the numba kernels of this package."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     }
 
     def decorate(function: Callable[..., Any]) -> Any:
+        # numba must not see the wrapper of a run-time type checker
+        function = inspect.unwrap(function)
         try:
             return numba.njit(cache=True, **settings)(function)
         except RuntimeError:

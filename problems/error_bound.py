@@ -62,7 +62,10 @@ def _correction(
     faces: Faces, residual: Float64[np.ndarray, "y x"], grid: Grid, scheme: Scheme
 ) -> Float64[np.ndarray, "y x"]:
     if multigrid.suits(grid.shape):
-        return multigrid.correct(faces, residual, scheme)
+        correction = multigrid.correct(faces, residual, scheme)
+        # its single precision does not reach beyond a contrast of 1e12
+        if np.isfinite(correction).all():
+            return correction
     direction = _solve_poisson(residual, grid, scheme)
     energy = _sum_of_squares(faces.x, faces.y, direction, -1.0)
     return direction * (float(np.sum(residual * direction)) / energy if energy > 0 else 0.0)

@@ -82,7 +82,9 @@ class FieldSpec:
         unit = "" if self.unit == "1" else f" {self.unit}"
         return f"must {relation} {bound:g}{unit}"
 
-    def _require(self, good: NDArray[np.bool_], array: NDArray[Any], rule: str, phrase: str) -> None:
+    def _require(
+        self, good: NDArray[np.bool_] | np.bool_, array: NDArray[Any], rule: str, phrase: str
+    ) -> None:
         if good.all():
             return
         index = tuple(int(i) for i in np.unravel_index(int(np.argmin(good)), array.shape))

@@ -1,7 +1,7 @@
 """A process that makes publishers for ``test_killed_publisher.py``: it imports torch once and forks.
 
-Started with a folder that holds ``card.json`` and ``state.safetensors``. Each line of its input names a function
-below and a store, and is answered by a line, both JSON.
+Started with a folder that holds ``card.json`` and ``state.safetensors``. Each line of its input names a
+function below and a store, and is answered by a line, both JSON.
 """
 
 import itertools
@@ -23,7 +23,7 @@ CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "fcntl.flock"}
 
 
 def die_at_every_step(store: Store, publish: Callable[[], int]) -> int:
-    """Publishers die before their first, second, ... step that changes or syncs something, until one is done."""
+    """Publishers die before their first, second, ... step that changes something, until one is done."""
     for step in itertools.count():
         child = fork(lambda step=step: dying_publisher(step, store, publish))
         if os.waitpid(child, 0)[1] == 0:
@@ -52,8 +52,11 @@ def changes(event: str, arguments: tuple[object, ...]) -> bool:
 
 def die_at_random_moments(_: Store, publish: Callable[[], int]) -> int:
     """Publishers work until they are killed; returns how many were."""
+    begin = time.perf_counter()
+    os.waitpid(fork(publish), 0)
+    once = time.perf_counter() - begin
     moments = random.Random(0)
-    for moment in [moments.uniform(0.002, 0.15) for _ in range(20)]:
+    for moment in [moments.uniform(0.0, 3.0 * once) for _ in range(20)]:
         child = fork(lambda: [publish() for _ in itertools.count()])
         time.sleep(moment)
         os.kill(child, signal.SIGKILL)

@@ -130,3 +130,11 @@ def test_without_a_source_only_zero_is_right():
     grid = Grid((8, 8))
     assert DARCY.error_bound(fields, {"pressure": np.zeros((8, 8))}, grid).upper == 0.0
     assert DARCY.error_bound(fields, {"pressure": np.ones((8, 8))}, grid).upper == math.inf
+
+
+def test_an_extreme_contrast_still_has_a_bound_and_an_estimate():
+    grid = Grid((16, 16))
+    fields = {"permeability": np.logspace(0, -30, 256).reshape(grid.shape), "source": np.array(1.0)}
+    bound = DARCY.error_bound(fields, {"pressure": np.ones(grid.shape)}, grid)
+    assert 0 < bound.upper < math.inf
+    assert math.isfinite(bound.l2_estimate)
