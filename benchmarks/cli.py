@@ -3,6 +3,7 @@
 # name -> ("module:command", help); None as long as only the name is settled
 bench: dict[str, tuple[str | None, str]] = {
     "scan": ("benchmarks.scan:bench_scan", "The selective scan against the best torch form."),
+    "forward": ("benchmarks.forward:bench_forward", "A surrogate against the reference solver."),
     "serve": (None, "The service under load."),
     "solver": ("benchmarks.solver:bench_solver", "The reference solver and the error bound."),
 }

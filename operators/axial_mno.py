@@ -109,15 +109,12 @@ class AxialMno(Operator):
         return functional.pixel_shuffle(self.project(hidden).permute(0, 3, 1, 2), PATCH)
 
     def _balance_and_relax(self, u: Tensor, faces: darcy_stencil.Transmissibilities, source: float) -> Tensor:
-        """Cycles of a coarse flux balance and learnt damped-Jacobi sweeps.
-
-        A sweep is ``u += omega (f - A u) / diag(A)``.
-        """
-        inverse_diagonal = 1.0 / darcy_stencil.diagonal(faces)
+        """Cycles of a coarse flux balance and of Jacobi sweeps with learnt damping."""
+        jacobi = darcy_stencil.jacobi(faces, source)
         for sweeps in self.relaxation.unbind():
             u = balance_fluxes(u, faces, source, self.config.intervals)
             for omega in sweeps.unbind():
-                u = u + omega * inverse_diagonal * (source - darcy_stencil.apply(faces, u))
+                u = torch.lerp(u, jacobi(u), omega)
         return u
 
 

@@ -69,6 +69,30 @@ def diagonal(faces: Transmissibilities) -> Field:
     return y[..., :-1, :] + y[..., 1:, :] + x[..., :-1] + x[..., 1:]
 
 
+def jacobi(faces: Transmissibilities, source: float) -> Callable[[Field], Field]:
+    """The Jacobi sweep ``u -> u + (f - A u) / diag(A)``: each cell takes the value that balances its fluxes.
+
+    Args:
+        faces: transmissibilities of ``A``.
+        source: right-hand side ``f``, integrated over a cell.
+    """
+    y, x = faces
+    inverse = diagonal(faces).reciprocal()
+    above, below, left, right = (
+        t * inverse for t in (y[..., :-1, :], y[..., 1:, :], x[..., :-1], x[..., 1:])
+    )
+    load = source * inverse
+
+    def sweep(u: Field) -> Field:
+        padded = torch.nn.functional.pad(u, (1, 1, 1, 1))
+        value = torch.addcmul(load, above, padded[..., :-2, 1:-1])
+        value = torch.addcmul(value, below, padded[..., 2:, 1:-1])
+        value = torch.addcmul(value, left, padded[..., 1:-1, :-2])
+        return torch.addcmul(value, right, padded[..., 1:-1, 2:])
+
+    return sweep
+
+
 def energy_norm(faces: Transmissibilities, u: Field) -> Float[Tensor, " batch"]:
     """``sqrt(u' A u)``: the 1/k-weighted L2 norm of the flux."""
     jump_y, jump_x = _jumps(u)

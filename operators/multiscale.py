@@ -11,6 +11,7 @@ Sources: Jenny, Lee and Tchelepi, J. Comput. Phys. 187 (2003), the multiscale fi
 Wu, J. Comput. Phys. 134 (1997), coarse basis functions that carry the fine structure of the coefficient.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -22,42 +23,87 @@ from operators.per_grid import per_grid
 
 
 class _Side(NamedTuple):
-    """Constants of a coarse grid along one side of ``cells`` cells with ``coarse`` intervals.
+    """Constants of a coarse grid along one side of n cells with m intervals.
 
     A coarse cell has two hats, ``0`` falling and ``1`` rising. They are flat across the faces between coarse
-    cells, so a test function jumps only across faces inside a coarse cell, there by ``slope``.
+    cells, so a test function jumps only across faces inside a coarse cell, by the same slope everywhere, and
+    across the walls. With ``v`` times the transmissibility of the face before (after) a cell, ``before``
+    (``after``) add up the jumps of hat times ``v`` over the faces of each coarse cell: columns are 2 hats x m
+    coarse cells, then the two walls.
     """
 
-    rising: Float[Tensor, " cell"]
-    inner: Float[Tensor, " cell"]  # 1 where the face before the cell lies inside a coarse cell
-    sums: Float[Tensor, "cell coarse"]  # adds up the cells of a coarse cell
-    products: Float[Tensor, "pair coarse cell"]  # the same weighted with hat products 00, 01, 11
+    before: Float[Tensor, "cell column"]
+    after: Float[Tensor, "cell column"]
+    # adds up cells weighted with products of the hats, 00, 01 and 11
+    products: Float[Tensor, "3*interval cell"]
     prolongation: Float[Tensor, "cell node"]
-    slope: float
+
+
+class _Assembly(NamedTuple):
+    """How the entries of the coarse matrix come from the sums along both directions."""
+
+    source: Float[Tensor, " entry"]  # place among the sums
+    target: Float[Tensor, " entry"]  # place in the flattened matrix
+    jump: Float[Tensor, " entry"]  # of the test function
 
 
 @per_grid
-def _side(cells: int, coarse: int, dtype: torch.dtype, device: torch.device) -> _Side:
-    width = cells // coarse
-    local = torch.arange(cells, device=device) % width
-    rising = local.to(dtype) / (width - 1)
-    member = torch.arange(cells, device=device)[:, None] // width == torch.arange(coarse, device=device)
-    sums = member.to(dtype)
-    pairs = torch.stack([(1 - rising) ** 2, rising * (1 - rising), rising**2])
-    prolongation = torch.zeros(cells, coarse + 1, dtype=dtype, device=device)
-    prolongation[:, :-1] += sums * (1 - rising)[:, None]
-    prolongation[:, 1:] += sums * rising[:, None]
-    return _Side(
-        rising, (local > 0).to(dtype), sums, pairs[:, None, :] * sums.T, prolongation, 1 / (width - 1)
-    )
+def _side(cells: int, intervals: int, dtype: torch.dtype, device: torch.device) -> _Side:
+    width = cells // intervals
+    cell = torch.arange(cells)
+    member = (cell[:, None] // width == torch.arange(intervals)).double()
+    rising = (cell % width).double() / (width - 1)
+    hats = torch.stack([1 - rising, rising])
+    inner_before = (cell % width > 0).double()
+    inner_after = (cell % width < width - 1).double()
+    walls = torch.zeros(2, cells, 2, dtype=torch.float64)
+    walls[0, 0, 0] = walls[1, -1, 1] = 1.0
+
+    def columns(inside: Tensor, wall: Tensor) -> Tensor:
+        per_hat = (hats * inside)[:, :, None] * member  # [hat cell interval]
+        return torch.cat([per_hat[0], per_hat[1], wall], dim=1)
+
+    pairs = torch.stack([hats[0] ** 2, hats[0] * hats[1], hats[1] ** 2])
+    products = (pairs[:, None, :] * member.T).flatten(0, 1)
+    prolongation = torch.zeros(cells, intervals + 1, dtype=torch.float64)
+    prolongation[:, :-1] += member * hats[0][:, None]
+    prolongation[:, 1:] += member * hats[1][:, None]
+    # across a face inside, the jump is the value behind it minus the one before it
+    tables = (columns(inner_before, walls[0]), columns(-inner_after, walls[1]), products, prolongation)
+    return _Side(*(table.to(device, dtype) for table in tables))
 
 
 @per_grid
-def _element_entries(coarse: int, device: torch.device) -> Tensor:
-    """Place in the flattened coarse matrix of the entries [Y X p q p' q'] of all element matrices."""
-    line = torch.arange(coarse, device=device)[:, None] + torch.arange(2, device=device)  # [element node]
-    nodes = (line[:, None, :, None] * (coarse + 1) + line[None, :, None, :]).flatten(2)  # [Y X pq]
-    return (nodes[..., :, None] * (coarse + 1) ** 2 + nodes[..., None, :]).flatten()
+def _assembly(ny: int, nx: int, intervals: int, dtype: torch.dtype, device: torch.device) -> _Assembly:
+    """Entries of all element matrices: across x faces, then across y faces (with y and x exchanged)."""
+    columns = 2 * intervals + 2
+    node = torch.arange((intervals + 1) ** 2).reshape(intervals + 1, intervals + 1)
+    sources, targets, jumps = [], [], []
+    # row: coarse cell along the faces, column: across them
+    for across_y, width in ((False, nx // intervals), (True, ny // intervals)):
+        place = node.T if across_y else node
+        offset = 3 * intervals * columns if across_y else 0
+        row, column = torch.meshgrid(torch.arange(intervals), torch.arange(intervals), indexing="ij")
+        for p, p2 in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            first = offset + ((p + p2) * intervals + row) * columns
+            for q2 in (0, 1):
+                for q in (0, 1):
+                    sources.append((first + q2 * intervals + column).flatten())
+                    targets.append(_entry(place, row + p, column + q, row + p2, column + q2))
+                    jumps.append(torch.full((row.numel(),), (2 * q - 1) / (width - 1), dtype=torch.float64))
+            for wall, at in ((0, 0), (1, intervals)):
+                line = torch.arange(intervals)
+                end = torch.full_like(line, at)
+                sources.append(first[:, 0] + 2 * intervals + wall)
+                targets.append(_entry(place, line + p, end, line + p2, end))
+                jumps.append(torch.ones(intervals, dtype=torch.float64))
+    index = partial(torch.Tensor.to, device=device)
+    return _Assembly(index(torch.cat(sources)), index(torch.cat(targets)), torch.cat(jumps).to(device, dtype))
+
+
+def _entry(place: Tensor, row: Tensor, column: Tensor, row2: Tensor, column2: Tensor) -> Tensor:
+    """Place of (test node, trial node) in the flattened matrix."""
+    return (place[row, column] * place.numel() + place[row2, column2]).flatten()
 
 
 def balance_fluxes(
@@ -75,13 +121,13 @@ def balance_fluxes(
     """
     batch, (ny, nx) = field.shape[0], field.shape[-2:]
     y, x = (_side(cells, intervals, field.dtype, field.device) for cells in (ny, nx))
+    assembly = _assembly(ny, nx, intervals, field.dtype, field.device)
     v = field[:, 0]
-    across_x = _elements(v, faces.x_faces[:, 0], y, x)
-    across_y = _elements(v.mT, faces.y_faces[:, 0].mT, x, y)
-    elements = across_x + across_y.permute(0, 2, 1, 4, 3, 6, 5)
+    across_x = _sums(v, faces.x_faces[:, 0], y, x)
+    across_y = _sums(v.mT, faces.y_faces[:, 0].mT, x, y)
+    entries = torch.cat([across_x, across_y], dim=1)[:, assembly.source] * assembly.jump
     nodes = (intervals + 1) ** 2
-    matrix = field.new_zeros(batch, nodes**2)
-    matrix = matrix.index_add(1, _element_entries(intervals, field.device), elements.flatten(1))
+    matrix = field.new_zeros(batch, nodes**2).index_add(1, assembly.target, entries)
     load = source * torch.outer(y.prolongation.sum(0), x.prolongation.sum(0)).flatten()
     # a singular matrix makes its own sample's answer non-finite, and leaves the rest of the batch alone
     c, _ = torch.linalg.solve_ex(matrix.reshape(batch, nodes, nodes), load.expand(batch, nodes))
@@ -89,28 +135,7 @@ def balance_fluxes(
     return field * fine_c[:, None]
 
 
-def _elements(v: Tensor, x_faces: Tensor, y: _Side, x: _Side) -> Float[Tensor, "batch Y X p q p2 q2"]:
-    """Element matrices of the fluxes across ``x_faces``, walls included.
-
-    Test node (p, q), trial node (p2, q2) of coarse cell (Y, X).
-    """
-    t = x_faces[:, :, 1:-1] * x.inner[1:]
-    right, left = t * v[:, :, 1:], t * v[:, :, :-1]
-    # jumps of v and of the rising hat times v, times T; the falling hat is one minus the rising
-    of_all = (right - left) @ x.sums[1:]
-    of_rising = (right * x.rising[1:] - left * x.rising[:-1]) @ x.sums[1:]
-    of_hats = torch.stack([of_all - of_rising, of_rising], dim=1)  # [batch q2 y X]
-    test = of_hats.new_tensor([-x.slope, x.slope])
-    sums = torch.matmul(y.products, of_hats[:, :, None])  # [batch q2 pair Y X]
-    inner = sums[:, None] * test[:, None, None, None, None] + _walls(v, x_faces, y, sums.shape[-1])
-    by_p = torch.stack([inner[:, :, :, :2], inner[:, :, :, 1:]], dim=3)  # [batch q q2 p p2 Y X]
-    return by_p.permute(0, 5, 6, 3, 1, 4, 2)
-
-
-def _walls(v: Tensor, x_faces: Tensor, y: _Side, coarse: int) -> Float[Tensor, "batch q q2 pair Y X"]:
-    """The same of the fluxes into the first and the last wall, where one hat is 1 and the other 0."""
-    flux = torch.stack([x_faces[:, :, 0] * v[:, :, 0], x_faces[:, :, -1] * v[:, :, -1]], dim=-1)
-    sums = torch.matmul(y.products, flux[:, None])  # [batch pair Y wall]
-    place = flux.new_zeros(2, 2, 2, coarse)  # [wall q q2 X]
-    place[0, 0, 0, 0] = place[1, 1, 1, -1] = 1.0
-    return torch.einsum("bkYw,wqsX->bqskYX", sums, place)
+def _sums(v: Tensor, x_faces: Tensor, y: _Side, x: _Side) -> Float[Tensor, "batch 3*Y*column"]:
+    """Transmissibility times jump of hat times ``v``, summed over the x faces of each coarse cell."""
+    jumps = (x_faces[:, :, :-1] * v) @ x.before + (x_faces[:, :, 1:] * v) @ x.after  # [batch y column]
+    return torch.matmul(y.products, jumps).flatten(1)

@@ -51,6 +51,14 @@ def test_matches_the_matrix(k: np.ndarray, scheme: str) -> None:
     np.testing.assert_allclose(darcy_stencil.energy_norm(faces, _tensor(u)), energy, rtol=1e-12)
 
 
+@pytest.mark.parametrize("scheme", darcy_stencil.SCHEMES)
+def test_jacobi_sweep_matches_the_matrix(k: np.ndarray, scheme: str) -> None:
+    matrix, u = _dense(k, scheme), np.random.default_rng(1).standard_normal(k.size)
+    expected = u + (0.3 - matrix @ u) / np.diag(matrix)
+    sweep = darcy_stencil.jacobi(darcy_stencil.transmissibilities(_tensor(k), SPACING, scheme), 0.3)
+    np.testing.assert_allclose(sweep(_tensor(u.reshape(k.shape))).flatten(), expected, rtol=1e-12)
+
+
 def _balanced(field: np.ndarray, k: np.ndarray, scheme: str, intervals: int) -> np.ndarray:
     """The balanced field by its definition: dense, a row and a column a hat, all products explicit."""
     hats = []
