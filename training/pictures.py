@@ -31,6 +31,9 @@ def samples(evaluation: Evaluation, count: int) -> Figure:
     rows = figure.subplots(count, 4, squeeze=False)
     for axes, index in zip(rows, chosen, strict=True):
         _sample(list(axes), evaluation, int(index))
+        axes[0].set_ylabel("y [m]", fontsize=8, labelpad=1)
+        for other in axes[1:]:
+            other.tick_params(labelleft=False)
     return figure
 
 
@@ -43,13 +46,13 @@ def _sample(axes: Sequence[Axes], evaluation: Evaluation, index: int) -> None:
     errors = Normalize(-float(np.abs(error).max()), float(np.abs(error).max()))
     percent = 100.0 * evaluation.scores["relative_l2"][index]
     _field(axes[0], permeability, dataset, _title(PERMEABILITY), "cividis", _scale_of(permeability))
-    _field(axes[1], predicted, dataset, _title(PRESSURE, "surrogate"), "magma", pressures)
-    _field(axes[2], reference, dataset, _title(PRESSURE, "reference"), "magma", pressures)
-    _field(axes[3], error, dataset, _title(PRESSURE, f"error, {percent:.2g} % in L2"), "RdBu_r", errors)
+    _field(axes[1], predicted, dataset, _title(PRESSURE, ", surrogate"), "magma", pressures)
+    _field(axes[2], reference, dataset, _title(PRESSURE, ", reference"), "magma", pressures)
+    _field(axes[3], error, dataset, f"error [{PRESSURE.unit}], {percent:.2g} % in L2", "RdBu_r", errors)
 
 
 def _title(spec: FieldSpec, remark: str = "") -> str:
-    return f"{spec.name} {remark} [{spec.unit.replace('^2', '²')}]"
+    return f"{spec.name}{remark} [{spec.unit.replace('^2', '²')}]"
 
 
 def _field(
@@ -64,7 +67,6 @@ def _field(
     axes.set_yticks([0.0, ly / 2, ly])
     axes.tick_params(labelsize=8)
     axes.set_xlabel("x [m]", fontsize=8, labelpad=1)
-    axes.set_ylabel("y [m]", fontsize=8, labelpad=1)
 
 
 def _scale_of(permeability: NDArray[np.float32]) -> Normalize:
@@ -80,12 +82,13 @@ def error_histogram(evaluations: Mapping[str, Evaluation]) -> Figure:
     for color, (family, evaluation) in zip(_cycled(evaluations), evaluations.items(), strict=True):
         errors = evaluation.scores["relative_l2"]
         label = f"{family}, median {100.0 * np.median(errors):.2g} %"
-        axes.hist(errors, bins.tolist(), histtype="stepfilled", alpha=0.35, color=color, label=label)
-        axes.axvline(float(np.median(errors)), color=color, linewidth=1.5)
+        axes.hist(errors, bins.tolist(), histtype="stepfilled", alpha=0.15, color=color)
+        axes.hist(errors, bins.tolist(), histtype="step", linewidth=1.5, color=color, label=label)
+        axes.axvline(float(np.median(errors)), color=color, linewidth=1.5, linestyle=":")
     _percent_scale(axes.xaxis)
     axes.set_xlabel("relative L2 error")
     axes.set_ylabel("samples")
-    axes.legend(frameon=False)
+    axes.legend(framealpha=0.9, edgecolor="none")
     return figure
 
 

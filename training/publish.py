@@ -25,7 +25,7 @@ class LimitsMissed(RuntimeError):
 def publish(
     store: Store, model: str, run: Run, checkpoint: Checkpoint, metrics: Metrics, description: str
 ) -> Reference:
-    """Add a version to the store.
+    """Add a version to the store, unless an earlier attempt has added it already.
 
     Args:
         store: where to.
@@ -40,7 +40,9 @@ def publish(
     """
     check_limits(run.acceptance, metrics)
     card = make_card(run, checkpoint, metrics, description)
-    return Reference(model, store.publish(model, averaged_state(checkpoint), card))
+    return _published(store, model, card) or Reference(
+        model, store.publish(model, averaged_state(checkpoint), card)
+    )
 
 
 def check_limits(limits: Limits, metrics: Metrics) -> None:
@@ -88,6 +90,15 @@ def make_card(run: Run, checkpoint: Checkpoint, metrics: Metrics, description: s
         code_version=code_version(),
         created=datetime.now(UTC),
     )
+
+
+def _published(store: Store, model: str, card: Card) -> Reference | None:
+    """The version that an interrupted run has published before it moved its alias."""
+    for version in store.versions(model):
+        other = store.card(model, version)
+        if (other.run, other.dataset, other.metrics) == (card.run, card.dataset, card.metrics):
+            return Reference(model, version)
+    return None
 
 
 def hash_files(paths: Iterable[Path]) -> str:

@@ -96,6 +96,13 @@ def test_publish_command(finished: Any, silent: Any, tmp_path: Path) -> None:
     assert open_store(url).aliases("other") == {"candidate": 1}
 
 
+def test_a_repeated_publication_adds_no_version(finished: Any, silent: Any) -> None:
+    checkpoint, url = finished.checkpoint(), _store(finished).url
+    evaluations = evaluate_tests(finished.run, checkpoint, silent())
+    make_version(finished.run, checkpoint, evaluations, "darcy", url, "production")
+    assert _store(finished).versions("darcy") == [1]
+
+
 def test_missed_limits_are_not_published(finished: Any, silent: Any, tmp_path: Path) -> None:
     limits = {"pdebench": {"relative_l2_median": 1e-6, "relative_l2_max": 100.0}}
     run = finished.run.model_copy(update={"acceptance": limits})
