@@ -1,8 +1,8 @@
 """``mno bench forward``: one forward pass of a published surrogate against the reference solver.
 
-Wall times, because a forward uses all threads it is given; surrogate and solver take turns on the same fields, so
-that other load on the machine meets both alike. The accuracy of both stands beside the times: a comparison of speed
-without it says nothing (McGreivy and Hakim 2024, arXiv 2407.07218).
+Wall times, because a forward uses all threads it is given; surrogate and solver take turns on the same
+fields, so that other load on the machine meets both alike. The accuracy of both stands beside the times: a
+comparison of speed without it says nothing (McGreivy and Hakim 2024, arXiv 2407.07218).
 """
 
 import platform

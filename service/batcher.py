@@ -26,7 +26,7 @@ class Outcome:
     """Solutions of one submission, and how long they waited and took.
 
     Attributes:
-        queue: longest wait of a part before its batch began [s].
+        queue: wait until a batch with the first of its parts began [s].
         compute: sum of the computing times of the batches that held its parts [s].
         batch_size: rows of the largest of these batches.
     """
@@ -144,8 +144,7 @@ class Batcher:
     async def _compute(self, taken: Sequence[_Waiting]) -> None:
         began = time.perf_counter()
         try:
-            batch = _joined([waiting.batch for waiting in taken])
-            solutions = await self._worker.run(batch)
+            solutions = await self._worker.run([waiting.batch for waiting in taken])
             parts = _parted(solutions, [waiting.batch.rows for waiting in taken])
         except asyncio.CancelledError:  # the batcher is closed: nobody will answer these
             for waiting in taken:
@@ -155,11 +154,12 @@ class Batcher:
             _fail(taken, error)
             return
         seconds = time.perf_counter() - began
-        self._learn(seconds / batch.nbytes)
+        self._learn(seconds / sum(waiting.batch.nbytes for waiting in taken))
+        size = sum(waiting.batch.rows for waiting in taken)
         for waiting, part in zip(taken, parts, strict=True):
             # a caller may have left while the batch was running
             if not waiting.future.done():
-                waiting.future.set_result(Outcome(part, began - waiting.since, seconds, batch.rows))
+                waiting.future.set_result(Outcome(part, began - waiting.since, seconds, size))
 
     def _learn(self, seconds_per_byte: float) -> None:
         known = self._seconds_per_byte or seconds_per_byte
@@ -185,15 +185,6 @@ def _slice(batch: Batch, start: int, stop: int) -> Batch:
     return Batch(batch.bucket, {name: values[start:stop] for name, values in batch.fields.items()})
 
 
-def _joined(batches: Sequence[Batch]) -> Batch:
-    if len(batches) == 1:
-        return batches[0]
-    names = batches[0].fields
-    return Batch(
-        batches[0].bucket, {name: np.concatenate([b.fields[name] for b in batches]) for name in names}
-    )
-
-
 def _parted(solutions: Solutions, rows: Sequence[int]) -> list[Solutions]:
     """Each caller's rows. A worker that lost or invented rows has mixed up its callers: refuse it all."""
     counts = {len(solutions.iterations), *(len(values) for values in solutions.fields.values())}
@@ -214,7 +205,7 @@ def _whole(outcomes: Sequence[Outcome]) -> Outcome:
     fields = {name: np.concatenate([part.fields[name] for part in parts]) for name in parts[0].fields}
     return Outcome(
         Solutions(fields, tuple(count for part in parts for count in part.iterations)),
-        queue=max(outcome.queue for outcome in outcomes),
+        queue=min(outcome.queue for outcome in outcomes),
         compute=sum(outcome.compute for outcome in outcomes),
         batch_size=max(outcome.batch_size for outcome in outcomes),
     )

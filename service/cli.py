@@ -12,6 +12,7 @@ from service.errors import NotAvailableYet
 from service.settings import read_settings
 
 if TYPE_CHECKING:
+    from service.models import Models
     from service.solver import ErrorKind, Method
 
 __all__ = ["serve", "solve"]
@@ -40,10 +41,14 @@ def serve(config: Path | None, check_config: bool, **flags: Any) -> None:
     if check_config:
         click.echo(settings.model_dump_json(indent=1))
         return
-    from service import serve as server
+    from service.serve import serve as answer
 
-    models = ", ".join(settings.models) or "all"
-    server.serve(settings, lambda address: click.echo(READY.format(address=address, models=models)))
+    answer(settings, _announce)
+
+
+def _announce(address: str, models: Models) -> None:
+    loaded = ", ".join(str(version.reference) for version in models.versions)
+    click.echo(READY.format(address=address, models=loaded or "none, only method=solver"))
 
 
 @click.command()

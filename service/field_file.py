@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import InvalidField, NotAvailableYet, UnsupportedMedia
+from service.errors import InvalidField, NotAvailableYet, ServiceFault, UnsupportedMedia
 
-__all__ = ["DEFAULT_SOURCE", "HDF5", "FieldFile", "open_field_file", "refuse_extension"]
+__all__ = ["DEFAULT_SOURCE", "HDF5", "FieldFile", "open_field_file", "unknown_extension"]
 
 HDF5 = (".h5", ".hdf5")
 DEFAULT_SOURCE = 1.0
@@ -48,27 +49,32 @@ def open_field_file(path: Path) -> Iterator[FieldFile]:
     Raises:
         InvalidField: the file does not hold what its extension promises.
     """
+    with ExitStack() as stack:
+        try:
+            fields = _open(path, stack)
+        except (OSError, ValueError, EOFError, BadZipFile) as error:
+            message = f"{path}: not a readable {path.suffix} file: {error}"
+            raise InvalidField("INPUT", "format", message) from error
+        yield fields
+
+
+def _open(path: Path, stack: ExitStack) -> FieldFile:
     extension = path.suffix.lower()
-    try:
-        if extension in HDF5:
-            with h5py.File(path, "r") as file:
-                yield _pdebench(path, file)
-        elif extension == ".npy":
-            yield _from_array(path, np.load(path, mmap_mode="r", allow_pickle=False))
-        elif extension == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                yield _from_archive(path, archive)
-        else:
-            refuse_extension(path)
-    except (OSError, ValueError, EOFError) as error:
-        raise InvalidField("INPUT", "format", f"{path}: not a readable {extension} file: {error}") from error
+    if extension == ".npy":
+        return _from_array(path, np.load(path, mmap_mode="r", allow_pickle=False))
+    if extension == ".npz":
+        file = stack.enter_context(path.open("rb"))
+        return _from_archive(path, stack.enter_context(np.load(file, allow_pickle=False)))
+    if extension in HDF5:
+        return _pdebench(path, stack.enter_context(h5py.File(path, "r")))
+    raise unknown_extension(path)
 
 
-def refuse_extension(path: Path) -> None:
-    """Say which files are known."""
+def unknown_extension(path: Path) -> ServiceFault:
+    """What to raise for a file that is none of these."""
     if path.suffix.lower() == ".zarr":
-        raise NotAvailableYet(f"{path}: .zarr is not available yet; use .h5")
-    raise UnsupportedMedia(
+        return NotAvailableYet(f"{path}: .zarr is not available yet; use .h5")
+    return UnsupportedMedia(
         f"{path}: expected .npy, .npz, .h5 or .hdf5, got {path.suffix or 'no extension'!r}"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import signal
 import socket
 import threading
@@ -27,6 +28,9 @@ __all__ = ["Service", "build_solver", "open_models", "serve"]
 # connections that the kernel holds until they are accepted
 BACKLOG = 2048
 
+# called with the service's address and its models when it is ready
+Announce = Callable[[str, Models], None]
+
 
 def open_models(settings: Settings) -> Models:
     """Load what the settings name, from the user's store or the built-in one."""
@@ -36,7 +40,9 @@ def open_models(settings: Settings) -> Models:
 def build_solver(settings: Settings, models: Models) -> Solver:
     """A solver with one worker thread for the surrogates and one for the reference solvers."""
     device = choose_device(settings.device)
-    prepare = functools.partial(torch.set_num_threads, settings.threads) if settings.threads else lambda: None
+    # threads of the model that have to wait for a core spin: one core stays for everything else
+    threads = settings.threads or max(1, (os.cpu_count() or 1) - 1)
+    prepare = functools.partial(torch.set_num_threads, threads)
     surrogates = ThreadWorker(Surrogates(models.versions, device), prepare)
     references = ThreadWorker(solve_reference)
     return Solver(models, _queue(surrogates, settings), _queue(references, settings), settings.limits)
@@ -56,9 +62,11 @@ class Service:
         Raises:
             InvalidSettings: the models or the address cannot be had.
         """
-        models = open_models(settings)
-        self._solver = build_solver(settings, models)
-        app = create_app(self._solver, models, settings.limits, draining=lambda: self._server.should_exit)
+        self._models = open_models(settings)
+        self._solver = build_solver(settings, self._models)
+        app = create_app(
+            self._solver, self._models, settings.limits, draining=lambda: self._server.should_exit
+        )
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -71,8 +79,8 @@ class Service:
         )
         self._listener = _bind(settings.host, settings.http_port)
 
-    def run(self, announce: Callable[[str], None]) -> None:
-        """Warm up, open the port, call ``announce`` with the address, and answer until stopped."""
+    def run(self, announce: Announce) -> None:
+        """Warm up, open the port, announce it, and answer until stopped."""
         with asyncio.Runner(loop_factory=self._server.config.get_loop_factory()) as runner:
             runner.run(self._answer(announce))
 
@@ -80,19 +88,19 @@ class Service:
         """Take no more requests, and return from ``run`` when those accepted are answered."""
         self._server.should_exit = True
 
-    async def _answer(self, announce: Callable[[str], None]) -> None:
+    async def _answer(self, announce: Announce) -> None:
         with self._listener:
             async with self._solver:
                 await self._solver.warm_up()
                 # nobody can connect before everything is warm
                 self._listener.listen(BACKLOG)
-                announce(_address(self._listener))
+                announce(_address(self._listener), self._models)
                 _ignore_repeated_signals()
                 await self._server.serve(sockets=[self._listener])
 
 
-def serve(settings: Settings, announce: Callable[[str], None]) -> None:
-    """Answer until SIGTERM or SIGINT; ``announce`` gets the address once there is something to connect to."""
+def serve(settings: Settings, announce: Announce) -> None:
+    """Answer until SIGTERM or SIGINT; ``announce`` is called once there is something to connect to."""
     Service(settings).run(announce)
 
 

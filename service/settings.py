@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(
-        default=None, gt=0, description="CPU threads of the model; default: the library's choice"
+        default=None, gt=0, description="CPU threads of the model; default: all cores but one"
     )
     grace_seconds: int = Field(default=30, gt=0, description="how long SIGTERM waits for accepted requests")
     limits: Limits = Limits()

@@ -123,7 +123,7 @@ async def _solve_batch(
     try:
         return await solver.solve(request)
     except InvalidField as error:
-        if error.index is None:
+        if not error.index:
             raise
         sample, *place = error.index
         message = f"{job.input}: sample {start + sample}, cell {tuple(place)}: {error}"

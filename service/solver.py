@@ -36,7 +36,8 @@ __all__ = ["SolveRequest", "SolveResponse", "Solver", "Timing"]
 Method = Literal["auto", "surrogate", "solver", "hybrid"]
 ErrorKind = Literal["none", "bound", "certified"]
 
-_METHODS: tuple[Method, ...] = ("surrogate", "solver")
+# cells along a side, to warm up what has no grids of its own
+WARM_UP_SIDE = 64
 
 
 @dataclass(frozen=True)
@@ -123,22 +124,21 @@ class Solver:
         await self._references.close()
 
     async def warm_up(self) -> None:
-        """Solve one field on each grid of each version, so that no client waits for compilers and caches."""
+        """Solve in every way that clients may ask for, so that none waits for compilers and caches."""
+        side = min(WARM_UP_SIDE, self._limits.grid_side)
+        for problem in PROBLEMS.values():
+            await self._try_out(SolveRequest(problem.name, _plain(problem, (side, side)), method="solver"))
         for version in self._models.versions:
-            problem = PROBLEMS[version.card.problem]
+            problem, model = PROBLEMS[version.card.problem], str(version.reference)
             for grid in version.card.grids:
-                given = {spec.name: np.ones(grid) for spec in problem.inputs}
-                for method in _METHODS:
-                    request = SolveRequest(problem.name, given, model=str(version.reference), method=method)
-                    await self._try_out(request, grid)
+                await self._try_out(SolveRequest(problem.name, _plain(problem, grid), model=model))
 
-    async def _try_out(self, request: SolveRequest, grid: tuple[int, int]) -> None:
+    async def _try_out(self, request: SolveRequest) -> None:
         try:
             await self.solve(request)
         except ServiceFault as error:
-            message = (
-                f"{request.model} does not work on the grid {grid} of its card: {error.__cause__ or error}"
-            )
+            who = request.model or f"the reference solver of {request.problem}"
+            message = f"{who} cannot be warmed up: {error.__cause__ or error}"
             raise InvalidSettings(f"{message}; leave it out of the models") from error
 
     async def solve(self, request: SolveRequest) -> SolveResponse:
@@ -203,6 +203,11 @@ class Solver:
         grid = Grid(inputs.grid, (1.0, 1.0) if card is None else card.extent)
         scheme = problem.schemes[0] if card is None else card.scheme
         return _Route(self._references, Bucket(problem.name, None, scheme, grid, "float64"), hull=None)
+
+
+def _plain(problem: Problem, grid: tuple[int, int]) -> dict[str, NDArray[np.float64]]:
+    """A constant field on ``grid``."""
+    return {spec.name: np.ones(grid) for spec in problem.inputs}
 
 
 def _refuse_what_comes_later(request: SolveRequest) -> None:

@@ -18,7 +18,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from service.errors import InvalidField
-from service.field_file import HDF5, FieldFile, refuse_extension
+from service.field_file import HDF5, FieldFile, unknown_extension
 from service.solver import SolveResponse
 
 __all__ = ["StagedOutput", "check_output"]
@@ -29,7 +29,7 @@ COPIED_AT_ONCE = 64
 def check_output(path: Path) -> None:
     """Refuse an output that could not be written at the end."""
     if path.suffix.lower() not in (".npy", ".npz", *HDF5):
-        refuse_extension(path)
+        raise unknown_extension(path)
     if not path.parent.is_dir() or path.is_dir():
         raise InvalidField("OUTPUT", "path", f"{path}: expected a file in a folder that exists")
 

@@ -88,12 +88,16 @@ def _field_shape(spec: FieldSpec, given: Mapping[str, Any], limits: Limits) -> t
     if len(shape) not in (2, 3):
         message = f"{spec.name}: expected (ny, nx) or (batch, ny, nx), got {len(shape)} axes, shape {shape}"
         raise InvalidField(spec.name, "rank", message)
+    # whatever the type on the wire: bytes and digits grow in memory
+    size_as_float32 = 4 * given[spec.name].size
     if max(shape[-2:]) > limits.grid_side:
         raise TooLarge(f"{spec.name}: a grid has at most {limits.grid_side} cells a side, got {shape[-2:]}")
     if len(shape) == 3 and shape[0] > limits.batch:
         raise TooLarge(
             f"{spec.name}: a request has at most {limits.batch} fields, got {shape[0]}; send several"
         )
+    if size_as_float32 > limits.body_bytes:
+        raise TooLarge(f"{spec.name}: fields have at most {limits.body_bytes} bytes as float32; send fewer")
     return shape
 
 
@@ -115,4 +119,4 @@ def _parameter(spec: FieldSpec, value: object) -> float:
 
 
 def _translated(error: BrokenRule) -> InvalidField:
-    return InvalidField(error.field, error.rule, error.message, error.index)
+    return InvalidField(error.field, error.rule, error.message, error.index or None)

@@ -22,6 +22,7 @@ __all__ = ["JSON", "NPY", "Form", "choose_form", "read_request", "write_response
 JSON: Final = "application/json"
 NPY: Final = "application/x-npy"
 PNG: Final = "image/png"
+LONGEST_QUOTE: Final = 80
 Form = Literal["application/json", "application/x-npy"]
 
 
@@ -90,9 +91,8 @@ def read_request(
 def _from_json(problem: Problem, query: Mapping[str, str], body: bytes, received: float) -> SolveRequest:
     document = decode_json(body)
     if query:
-        raise InvalidField(
-            next(iter(query)), "unknown", f"with {JSON} the options go into the body, not the query"
-        )
+        option = next(iter(query))[:LONGEST_QUOTE]
+        raise InvalidField(option, "unknown", f"with {JSON} the options go into the body, not the query")
     given: dict[str, Any] = {
         spec.name: array_from_lists(spec.name, document.pop(spec.name))
         for spec in problem.inputs
@@ -122,7 +122,9 @@ def _number(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise InvalidField(name, "numbers", f"{name}: expected a number, got {text!r}") from error
+        raise InvalidField(
+            name, "numbers", f"{name}: expected a number, got {text[:LONGEST_QUOTE]!r}"
+        ) from error
 
 
 def _options(problem: Problem, given: Mapping[str, Any], *, strict: bool) -> Options:
@@ -131,11 +133,10 @@ def _options(problem: Problem, given: Mapping[str, Any], *, strict: bool) -> Opt
         return Options.model_validate(given, strict=strict)
     except ValidationError as error:
         fault = error.errors()[0]
-        name = str(fault["loc"][0])
+        # whatever was sent, the answer quotes no more than a line of it
+        name, got = str(fault["loc"][0])[:LONGEST_QUOTE], repr(fault["input"])[:LONGEST_QUOTE]
         if fault["type"] != "extra_forbidden":
-            raise InvalidField(
-                name, fault["type"], f"{name}: {fault['msg']}, got {fault['input']!r}"
-            ) from error
+            raise InvalidField(name, fault["type"], f"{name}: {fault['msg']}, got {got}") from error
         known = [spec.name for spec in (*problem.inputs, *problem.parameters)] + list(Options.model_fields)
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
         raise InvalidField(name, "unknown", f"{name!r} is not an option; did you mean {near!r}?") from error

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, final
 
+import numpy as np
 from numpy.typing import NDArray
 
 from model_store import Reference
 from problems import Grid
 
-__all__ = ["Batch", "Bucket", "Compute", "Solutions", "ThreadWorker", "Worker"]
+__all__ = ["Batch", "Bucket", "Compute", "Solutions", "ThreadWorker", "Worker", "joined"]
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,26 @@ class Solutions:
 Compute = Callable[[Batch], Solutions]
 
 
+def joined(parts: Sequence[Batch]) -> Batch:
+    """The rows of all parts as one batch."""
+    if len(parts) == 1:
+        return parts[0]
+    names = parts[0].fields
+    return Batch(
+        parts[0].bucket, {name: np.concatenate([part.fields[name] for part in parts]) for name in names}
+    )
+
+
 class Worker(ABC):
     """Computes one batch at a time, off the event loop."""
 
     @abstractmethod
-    async def run(self, batch: Batch) -> Solutions:
-        """Solutions of a batch, row by row. May raise anything; the batcher reports it to this batch only."""
+    async def run(self, parts: Sequence[Batch]) -> Solutions:
+        """Solutions of all rows of ``parts``, which share a bucket, in their order.
+
+        The parts come apart, so that putting them together costs the event loop nothing. May raise anything;
+        the batcher reports it to these parts only.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -83,8 +98,11 @@ class ThreadWorker(Worker):
         self._compute = compute
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="worker", initializer=prepare)
 
-    async def run(self, batch: Batch) -> Solutions:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, batch)
+    async def run(self, parts: Sequence[Batch]) -> Solutions:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, parts)
+
+    def _run(self, parts: Sequence[Batch]) -> Solutions:
+        return self._compute(joined(parts))
 
     def close(self) -> None:
         self._thread.shutdown(wait=True)

@@ -3,7 +3,7 @@
 import asyncio
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 import httpx
@@ -17,7 +17,7 @@ from operators import Surrogate, surrogate_from_config
 from operators.axial_mno import AxialMnoConfig
 from service.serve import Service
 from service.settings import Settings
-from service.worker import Batch, Solutions, Worker
+from service.worker import Batch, Solutions, Worker, joined
 
 CONFIG = AxialMnoConfig(channels=8, inner_channels=8, states=2, rank=1, blocks=1)
 GRIDS = ((32, 32), (32, 48))
@@ -75,7 +75,7 @@ def address(settings: Settings) -> Iterator[str]:
 
     def run() -> None:
         try:
-            service.run(ready.put)
+            service.run(lambda address, _: ready.put(address))
         finally:
             ready.put("")
 
@@ -114,7 +114,8 @@ class GatedWorker(Worker):
         self.busy = asyncio.Event()
         self.closed = False
 
-    async def run(self, batch: Batch) -> Solutions:
+    async def run(self, parts: Sequence[Batch]) -> Solutions:
+        batch = joined(parts)
         self.batches.append(batch)
         self.busy.set()
         await self.gate.wait()

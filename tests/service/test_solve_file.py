@@ -198,8 +198,9 @@ def test_files_that_cannot_be_used_are_refused_in_one_line(
     fault: type,
 ) -> None:
     np.save(tmp_path / "in.npy", fields)
-    for name in ("in.txt", "in.zarr", "torn.h5", "torn.npy", "torn.npz"):
+    for name in ("in.txt", "in.zarr", "torn.h5", "torn.npy"):
         (tmp_path / name).write_bytes(b"\x93NUMPY")
+    (tmp_path / "torn.npz").write_bytes(b"PK\x03\x04")
     np.save(tmp_path / "objects.npy", np.array([None]), allow_pickle=True)
     np.save(tmp_path / "rank.npy", np.ones(3))
     np.savez(tmp_path / "other.npz", a=fields, b=fields)
