@@ -1,7 +1,7 @@
-"""Builds the scan kernel beside the Python files; everything else about the distribution is in pyproject.toml.
+"""Builds the scan kernel beside the Python files; all else about the distribution is in pyproject.toml.
 
-The kernel needs any C++17 compiler and nothing else. Without one the install goes on, and the operators use their
-(much slower) torch form.
+The kernel needs any C++17 compiler and nothing else. Without one the install goes on, and the operators use
+their (much slower) torch form.
 """
 
 import os
@@ -22,7 +22,14 @@ FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-exceptions",
 # each file has the flags of its instruction set; the library chooses among them when it runs
 INSTRUCTION_SETS = {
     "avx2.cpp": ["-mavx2", "-mfma"],
-    "avx512.cpp": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"],
+    "avx512.cpp": [
+        "-mavx512f",
+        "-mavx512dq",
+        "-mavx512bw",
+        "-mavx512vl",
+        "-mfma",
+        "-mprefer-vector-width=512",
+    ],
 }
 
 
@@ -39,7 +46,9 @@ def compilers() -> Iterator[list[str]]:
 def compile_kernel(compiler: list[str], target: Path) -> None:
     """Compiles the sources one by one and links them into ``target``."""
     x86 = platform.machine().lower() in ("x86_64", "amd64")
-    sources = [source for source in sorted(KERNEL.glob("*.cpp")) if x86 or source.name not in INSTRUCTION_SETS]
+    sources = [
+        source for source in sorted(KERNEL.glob("*.cpp")) if x86 or source.name not in INSTRUCTION_SETS
+    ]
     with tempfile.TemporaryDirectory() as folder:
         objects = [Path(folder) / f"{source.stem}.o" for source in sources]
 
@@ -72,7 +81,9 @@ class BuildKernel(build_ext):
                 problem = str(error)
             else:
                 return
-        print(f"mno: the scan kernel was not built, its slower torch form will be used: {problem}", flush=True)
+        print(
+            f"mno: the scan kernel was not built, its slower torch form will be used: {problem}", flush=True
+        )
 
 
 class PlatformWheel(bdist_wheel):

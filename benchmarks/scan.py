@@ -1,7 +1,7 @@
 """The selective scan against the best torch form, as ratios that hold on any machine.
 
-One thread; process CPU time, which other work on the machine disturbs least; all candidates of a comparison in
-turn, round after round; medians. A shape is (batch, channels, states, tokens).
+One thread; process CPU time, which other work on the machine disturbs least; all candidates of a comparison
+in turn, round after round; medians. A shape is (batch, channels, states, tokens).
 """
 
 import math
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,7 @@ def compare_with_torch(shape: Shape, wide: bool) -> Iterator[Ratio]:
 def compare_fusion(shape: Shape) -> Iterator[Ratio]:
     """Both directions in one operation against flip, scan, flip and add."""
     given = inputs(shape, directions=2)
-    both = {"directions": (Direction.FORWARD, Direction.REVERSE)}
+    both: Inputs = {"directions": (Direction.FORWARD, Direction.REVERSE)}
 
     def apart() -> None:
         with torch.no_grad():
@@ -221,7 +222,7 @@ def speed_up(shape: Shape) -> Ratio:
 
 
 def extra_memory(shape: Shape) -> Ratio:
-    """Growth of the peak of resident memory over one f+b, in a process that holds the inputs, per bytes of x."""
+    """Growth of the peak of resident memory over one f+b in a fresh process that holds the inputs."""
     code = f"import benchmarks.scan as b; b.print_extra_memory(b.{shape.name})"
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
@@ -272,18 +273,17 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def measurements(quick: bool, wide: bool) -> list[tuple[str, Callable[[], list[Ratio]]]]:
-    """What there is to measure, under a name for the progress bar."""
+def measurements(quick: bool, wide: bool) -> list[Callable[[], Iterator[Ratio]]]:
+    """What there is to measure."""
     shapes = [S0] if quick else [S0, S1, S2]
-    parts: list[tuple[str, Callable[[], list[Ratio]]]] = []
+    parts: list[Callable[[], Iterator[Ratio]]] = []
     for shape in shapes:
-        parts.append((f"{shape.name} torch", lambda shape=shape: list(compare_with_torch(shape, wide))))
-        parts.append((f"{shape.name} fusion", lambda shape=shape: list(compare_fusion(shape))))
-    parts.append(("call", lambda: [overhead()]))
+        parts += [partial(compare_with_torch, shape, wide), partial(compare_fusion, shape)]
+    parts.append(lambda: iter([overhead()]))
     if not quick:
-        parts.append(("threads", lambda: [speed_up(S1)]))
+        parts.append(lambda: iter([speed_up(S1)]))
         if sys.platform == "linux":
-            parts.append(("memory", lambda: [extra_memory(S1)]))
+            parts.append(lambda: iter([extra_memory(S1)]))
     return parts
 
 
@@ -307,7 +307,7 @@ def bench_scan(progress: Callable[..., Any], quick: bool, isa: str | None) -> No
     )
     ratios: list[Ratio] = []
     with threads(1):
-        for _, measure in progress(measurements(quick, loaded.isa == "avx512"), label="scan"):
+        for measure in progress(measurements(quick, loaded.isa == "avx512"), label="scan"):
             ratios += measure()
         for line in axial_times():
             click.echo(line)

@@ -46,7 +46,7 @@ def selective_scan(
     grid: Sequence[int] = (),
     backend: str | None = None,
 ) -> Float[Tensor, "batch token channel"]:
-    """Scans x in all directions, adds their y, and gates the sum with silu(z): see `operators.scan.scan.Scan`.
+    """Scans x in all directions, adds their y and gates the sum with silu(z): `operators.scan.scan.Scan`.
 
     Args:
         x: values.
@@ -77,5 +77,7 @@ def selective_scan(
 def _through_op(x: Tensor, *rest: Tensor | bool | Sequence[int] | None) -> Tensor:
     tensors = [t for t in (x, *rest) if isinstance(t, Tensor)]
     save = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    # how many states are saved depends on the grid, and an exported program is to serve others
+    save = save and not torch.compiler.is_exporting()
     y: Tensor = selective_scan_op(x, *rest, save)[0]
     return y

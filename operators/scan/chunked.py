@@ -1,23 +1,23 @@
 """The scan in torch operations, in two levels: all chunks of a sequence at once, then from chunk to chunk.
 
-Within a chunk the recurrence runs over its steps for all chunks of a group together, from a zero state; the states
-between chunks follow one by one, and each chunk is corrected by what it was handed. Only products of decays
-exp(dt A) <= 1 occur: nothing is divided by a decay, so large steps underflow to the right answer. The backward pass
-is written out (autograd would keep every intermediate state).
+Within a chunk the recurrence runs over its steps for all chunks of a group together, from a zero state; the
+states between chunks follow one by one, and each chunk is corrected by what it was handed. Only products of
+decays exp(dt A) <= 1 occur: nothing is divided by a decay, so large steps underflow to the right answer. The
+backward pass is written out (autograd would keep every intermediate state).
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from operators.scan.path import CHUNK, Path
 from operators.scan.reference import step_sizes
 from operators.scan.scan import AdjointBackend, Gradients, Result, Scan
 
-GROUP = 1 << 20
+GROUP = 1 << 18
 """Numbers [step sequence chunk state channel] that are held at a time."""
 
 
@@ -35,7 +35,7 @@ class Chunked(AdjointBackend):
         dtype, scan = scan.x.dtype, _at_least_float32(scan)
         y, checkpoint, last_state = _forward(scan, save)
         if scan.z is not None:
-            y = y * F.silu(scan.z)
+            y = y * functional.silu(scan.z)
         return Result(y.to(dtype), checkpoint, last_state)
 
     def backward(self, scan: Scan, checkpoint: Tensor, dy: Tensor) -> Gradients:
@@ -79,9 +79,9 @@ class _Tiling:
         return _Tiling(path, path.tokens(device), steps, sequences, chunks)
 
     def cut(self, tokens: Tensor) -> Tensor:
-        """Takes [batch token feature] to [step sequence chunk feature]; steps beyond a segment's end are zero."""
+        """Takes [batch token feature] to [step sequence chunk feature], with zeros beyond a segment's end."""
         segments = tokens[:, self.order]
-        segments = F.pad(segments, (0, 0, 0, self.path.chunks * self.steps - self.path.length))
+        segments = functional.pad(segments, (0, 0, 0, self.path.chunks * self.steps - self.path.length))
         return (
             segments.reshape(-1, self.chunks, self.steps, tokens.shape[-1]).permute(2, 0, 1, 3).contiguous()
         )
@@ -200,14 +200,14 @@ def _with_zeros(checkpoint: Tensor, path: Path) -> Tensor:
     """The inverse of `_without_zeros`, [sequence chunk state channel]."""
     sequences, chunks = (path.segments, path.chunks) if path.resets else (1, path.segments * path.chunks)
     start = checkpoint.reshape(checkpoint.shape[0] * sequences, chunks - 1, *checkpoint.shape[2:])
-    return F.pad(start, (0, 0, 0, 0, 1, 0))
+    return functional.pad(start, (0, 0, 0, 0, 1, 0))
 
 
 def _backward(scan: Scan, checkpoint: Tensor, dy: Tensor, dz: Tensor) -> Gradients:
     dx = torch.zeros_like(scan.x)
     ddt, dA = torch.zeros_like(scan.dt), torch.zeros_like(scan.A)
     dB, dC = torch.zeros_like(scan.B), torch.zeros_like(scan.C)
-    rows = iter(checkpoint.split([p.checkpoints for p in scan.paths], 1))
+    rows = iter(torch.split(checkpoint, [p.checkpoints for p in scan.paths], 1))
     for k, path in enumerate(scan.paths):
         tiling = _Tiling.of(path, scan.x.device)
         adjoint = _Adjoint(_Tiles(scan, k, tiling), _with_zeros(next(rows), path), tiling.cut(dy))

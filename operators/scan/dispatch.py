@@ -55,14 +55,16 @@ def explain(
     device: torch.device | str, dtype: torch.dtype, tokens: int, backend: str | None = None
 ) -> Choice:
     """Says which backend a scan of such tensors uses, and why. Refuses a named backend that cannot."""
-    device = torch.device(device)
-    asked = backend or _Default.name
+    return _explain(torch.device(device), dtype, tokens <= REFERENCE_LENGTH, backend or _Default.name)
+
+
+def _explain(device: torch.device, dtype: torch.dtype, short: bool, asked: str | None) -> Choice:
     if asked is not None:
         refusal = named(asked).refusal(device, dtype)
         if refusal is not None:
             raise ValueError(f"the scan backend {asked!r} was asked for, but {refusal}")
         return Choice(asked, "asked for")
-    if dtype == torch.float64 and tokens <= REFERENCE_LENGTH:
+    if dtype == torch.float64 and short:
         return Choice("reference", f"float64 and no more than {REFERENCE_LENGTH} tokens")
     return _adjoint(device, dtype)
 
@@ -81,7 +83,12 @@ def _adjoint(device: torch.device, dtype: torch.dtype) -> Choice:
 
 def choose(device: torch.device, dtype: torch.dtype, tokens: int, backend: str | None = None) -> Backend:
     """Takes the backend that `explain` names and logs it the first time."""
-    choice = explain(device, dtype, tokens, backend)
+    return _choose(device, dtype, tokens <= REFERENCE_LENGTH, backend or _Default.name)
+
+
+@functools.cache
+def _choose(device: torch.device, dtype: torch.dtype, short: bool, asked: str | None) -> Backend:
+    choice = _explain(device, dtype, short, asked)
     _log_once(choice)
     return named(choice.backend)
 

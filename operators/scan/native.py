@@ -31,7 +31,7 @@ class Library:
         self.isa = next(iter(self._isas))
 
     def _supported(self) -> dict[str, ctypes.c_int64]:
-        isas = {}
+        isas: dict[str, ctypes.c_int64] = {}
         for i in itertools.count():
             name = self._c.mno_scan_isa(ctypes.c_int64(i))
             if name is None:

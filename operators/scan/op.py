@@ -1,9 +1,8 @@
 """The operation ``mno::selective_scan``: opaque to export and compilation, with its own gradient."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,14 +12,17 @@ from operators.scan.scan import AdjointBackend, prepare
 _forced: ContextVar[AdjointBackend | None] = ContextVar("forced scan backend", default=None)
 
 
-@contextlib.contextmanager
-def forced(backend: AdjointBackend) -> Iterator[None]:
-    """Makes the operation use this backend inside the context."""
-    token = _forced.set(backend)
-    try:
-        yield
-    finally:
-        _forced.reset(token)
+class forced:  # noqa: N801
+    """Makes the operation use this backend inside the context; None leaves it the choice."""
+
+    def __init__(self, backend: AdjointBackend | None) -> None:
+        self._backend = backend
+
+    def __enter__(self) -> None:
+        self._token = _forced.set(self._backend)
+
+    def __exit__(self, *_: object) -> None:
+        _forced.reset(self._token)
 
 
 def _backend(x: Tensor) -> AdjointBackend:
@@ -31,13 +33,15 @@ def _backend(x: Tensor) -> AdjointBackend:
 
 _TENSORS = "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? dt_bias"
 # not `torch.library.custom_op`: its first call imports the compiler, which takes seconds
-_library = torch.library.Library("mno", "DEF")
+# torch does not annotate these methods
+_library: Any = cast(Any, torch.library.Library)("mno", "DEF")
 _library.define(
     f"selective_scan({_TENSORS}, bool dt_softplus, int[] directions, SymInt[] grid, bool save)"
     " -> (Tensor y, Tensor ckpt, Tensor last_state)"
 )
 _library.define(
-    f"selective_scan_backward(Tensor dy, {_TENSORS}, Tensor ckpt, bool dt_softplus, int[] directions, SymInt[] grid)"
+    f"selective_scan_backward(Tensor dy, {_TENSORS}, Tensor ckpt,"
+    " bool dt_softplus, int[] directions, SymInt[] grid)"
     " -> (Tensor dx, Tensor ddt, Tensor dA, Tensor dB, Tensor dC, Tensor dD, Tensor dz, Tensor ddt_bias)"
 )
 
@@ -149,7 +153,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
 
 def _backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     *tensors, checkpoint = ctx.saved_tensors
-    with forced(ctx.backend) if ctx.backend else contextlib.nullcontext():
+    with forced(ctx.backend):
         gradients = torch.ops.mno.selective_scan_backward(dy, *tensors, checkpoint, *ctx.options)
     kept = (None if t is None else g for g, t in zip(gradients, tensors, strict=True))
     return *kept, None, None, None, None

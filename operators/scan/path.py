@@ -1,7 +1,7 @@
 """The orders in which a scan visits the tokens of a grid.
 
-Token ``row * W + column`` belongs to the point (row, column) of a grid of H rows and W columns. A direction walks
-through segments of equal length with one stride between tokens and another between segments.
+Token ``row * W + column`` belongs to the point (row, column) of a grid of H rows and W columns. A direction
+walks through segments of equal length with one stride between tokens and another between segments.
 """
 
 import functools
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-CHUNK = 64
+CHUNK = 32
 """Tokens between two stored states: memory of the states against work done again in the backward pass."""
 
 
@@ -32,7 +32,7 @@ class Direction(IntEnum):
 
 @dataclass(frozen=True)
 class Path:
-    """Token ``start + segment * segment_stride + step * token_stride`` is visited in this step of this segment."""
+    """Visits token ``start + segment * segment_stride + step * token_stride`` segment by segment."""
 
     segments: int
     length: int
@@ -73,7 +73,7 @@ def _cached_paths(directions: tuple[int, ...], grid: tuple[int, ...], tokens: in
 
 
 def path(direction: int, grid: Sequence[int], tokens: int) -> Path:
-    """Builds the path of a direction over ``tokens`` tokens; ``grid`` is (H, W), or empty where rows do not matter."""
+    """Builds the path of a direction; ``grid`` is (H, W), or empty where rows do not matter."""
     if direction == Direction.FORWARD:
         return Path(1, tokens, 0, 0, 1, resets=False)
     if direction == Direction.REVERSE:

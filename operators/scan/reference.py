@@ -1,8 +1,8 @@
-"""The recurrence as it is written, one token at a time: the truth that the other backends are tested against."""
+"""The recurrence as it is written, token by token: the truth that the other backends are tested against."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from operators.scan.scan import Backend, Result, Scan
 
@@ -29,7 +29,7 @@ class Reference(Backend):
             if not path.resets:
                 lasts.append(last[:, 0])
         if scan.z is not None:
-            y = y * F.silu(scan.z)
+            y = y * functional.silu(scan.z)
         batch, _, width = scan.x.shape
         states = scan.A.shape[2]
         last_state = torch.stack(lasts, 1) if lasts else scan.x.new_empty(batch, 0, width, states)
@@ -42,7 +42,7 @@ def step_sizes(scan: Scan, k: int) -> Tensor:
     if scan.dt_bias is not None:
         dt = dt + scan.dt_bias[k]
     # torch's softplus is the identity above its threshold; 40 is beyond float64
-    return F.softplus(dt, threshold=40.0) if scan.dt_softplus else dt
+    return functional.softplus(dt, threshold=40.0) if scan.dt_softplus else dt
 
 
 def _scan_lines(scan: Scan, k: int, order: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,8 @@ class Scan:
         h[t] = exp(dt[t] A) h[t-1] + dt[t] x[t] B[t]
         y[t] = C[t] . h[t] + D x[t]
 
-    with ``dt = softplus(dt + dt_bias)`` if ``dt_softplus``. The y of all directions are added and gated by silu(z).
+    with ``dt = softplus(dt + dt_bias)`` if ``dt_softplus``. The y of all directions are added and gated by
+    silu(z).
     """
 
     x: Float[Tensor, "batch token channel"]
@@ -109,7 +110,8 @@ def prepare(
     """Checks that the tensors fit together and works out the paths."""
     if x.ndim != 3 or A.ndim != 3:
         raise InvalidScan(
-            f"expected x [batch token channel] and A [direction channel state], got {list(x.shape)} and {list(A.shape)}"
+            "expected x [batch token channel] and A [direction channel state], "
+            f"got {list(x.shape)} and {list(A.shape)}"
         )
     batch, tokens, width = x.shape
     states, K = A.shape[2], len(directions)
@@ -128,5 +130,6 @@ def prepare(
 def _expect(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
     if tensor is not None and tensor.shape != shape:
         raise InvalidScan(
-            f"expected {name} of shape {list(shape)} for this x, A and these directions, got {list(tensor.shape)}"
+            f"expected {name} of shape {list(shape)} for this x, A and these directions, "
+            f"got {list(tensor.shape)}"
         )

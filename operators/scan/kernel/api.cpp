@@ -27,8 +27,9 @@ Split forward_split(const Scan& s, const Kernel& kernel, int64_t threads) {
 }
 
 // Backward, dB and dC are sums over the channels of a part and then over the parts. The cut depends on the sizes
-// alone, so that every sum has one order, whatever the number of threads.
-Split backward_split(const Scan& s, const Kernel& kernel) { return Split(s, kernel, 8, 2); }
+// alone, so that every sum has one order, whatever the number of threads. A part has at least 64 channels: each
+// writes a dB and a dC of its own.
+Split backward_split(const Scan& s, const Kernel& kernel) { return Split(s, kernel, 8, 64 / kernel.lanes); }
 
 const Kernel* const kernels[] = {
 #if defined(__x86_64__)

@@ -3,7 +3,7 @@
 
 // NB states of a chunk: keeps h[-1], h[0], ... and the decays a[0], ...
 template <int NB>
-static void replay(int T, const float* dt, const float* dtx, const float* A2, Rows B, const float* start, float* states, float* decays) {
+static void replay(int T, const float* dt, const float* dtx, const float* A2, Rows B, const float* start, float* states, float* decays, bool first, const Ahead& next) {
   vf h[NB];
   MNO_UNROLL
   for (int n = 0; n < NB; ++n) {
@@ -13,6 +13,7 @@ static void replay(int T, const float* dt, const float* dtx, const float* A2, Ro
   for (int t = 0; t < T; ++t) {
     const vf d = v_load(dt + t * W), dx = v_load(dtx + t * W);
     const float* b = B.at(t);
+    if (first) next.ask(t);
     MNO_UNROLL
     for (int n = 0; n < NB; ++n) {
       const vf a = v_exp2(v_mul(d, v_load(A2 + n * W)));
@@ -115,14 +116,14 @@ static Group group_at(const Scan& s, int n) {
   return {n, width, s.z.data ? (int64_t)n * W : 0};
 }
 
-static void replay_group(const Group& g, int T, const float* A2, Rows B, const BackwardRoom& r) {
+static void replay_group(const Group& g, int T, const float* A2, Rows B, const Ahead& next, const BackwardRoom& r) {
   float *states = r.states + g.offset * (T + 1), *decays = r.decays + g.offset * T;
   const float *a = A2 + g.first * W, *start = r.start + g.first * W;
   const Rows b{B.data + g.first, B.stride};
   if (g.width == 4)
-    replay<4>(T, r.dt, r.dtx, a, b, start, states, decays);
+    replay<4>(T, r.dt, r.dtx, a, b, start, states, decays, g.first == 0, next);
   else
-    replay<BACKWARD_STATES>(T, r.dt, r.dtx, a, b, start, states, decays);
+    replay<BACKWARD_STATES>(T, r.dt, r.dtx, a, b, start, states, decays, g.first == 0, next);
 }
 
 static void sweep_group(const Group& g, int NP, int T, const float* A2, Rows B, Rows C, float* adjoint, bool first_block, const BackwardRoom& r) {
@@ -176,7 +177,7 @@ static void pass_inputs(const Scan& s, int64_t k, const Block& b, int T, int64_t
     v_store(r.y + t * W, skip ? v_fma(dy, D, dx) : dx);
     dD = v_fma(dy, x, dD);
     vf d = v_fma(u, x, v_mul(v_load(r.by_step + t * W), v_set1(LN_2)));
-    if (s.softplus) d = v_mul(d, v_sigmoid(v_load(r.raw + t * W)));
+    if (s.softplus) d = v_mul(d, v_load(r.raw + t * W));
     dbias = v_add(dbias, d);
     v_store(r.by_step + t * W, d);
   }
@@ -198,7 +199,7 @@ static void load_start(const Scan& s, int64_t batch, const Chunk& c, const Block
   load_tile(from, 1, s.width, b.valid, (int)s.states, r.start);
 }
 
-static void backward_block(const Backward& q, int64_t batch, int64_t k, int64_t i, const Block& b, const Chunk& c, Rows B, Rows C, const BackwardRoom& r) {
+static void backward_block(const Backward& q, int64_t batch, int64_t k, int64_t i, const Block& b, const Chunk& c, const Ahead& next, Rows B, Rows C, const BackwardRoom& r) {
   const Scan& s = q.scan;
   const int NP = padded_states(s.states), T = c.length;
   float *A2 = r.A2 + i * NP * W, *g = r.g + i * NP * W;
@@ -209,17 +210,17 @@ static void backward_block(const Backward& q, int64_t batch, int64_t k, int64_t 
   load_tile(s.x, batch, 0, c, b, r.x);
   load_tile(s.dt, batch, k, c, b, r.raw);
   load_tile(q.dy, batch, 0, c, b, r.dy);
-  load_steps(s, k, b, T, r.x, r.raw, r.dt, r.dtx);
+  load_steps<true>(s, k, b, T, r.x, r.raw, r.dt, r.dtx);
   if (s.z.data) {
     load_tile(s.z, batch, 0, c, b, r.z);
-    for (int n = 0; n < NP; n += group_at(s, n).width) replay_group(group_at(s, n), T, A2, B, r);
+    for (int n = 0; n < NP; n += group_at(s, n).width) replay_group(group_at(s, n), T, A2, B, next, r);
     ungated(s, k, b, T, C, r);
     pass_gate(T, r);
     store_tile(r.z, q.dz + token, step, b.valid, T, k > 0);
   }
   for (int n = 0; n < NP; n += group_at(s, n).width) {
     const Group group = group_at(s, n);
-    if (!s.z.data) replay_group(group, T, A2, B, r);
+    if (!s.z.data) replay_group(group, T, A2, B, next, r);
     sweep_group(group, NP, T, A2, B, C, g, i == 0, r);
   }
   // over a whole sequence a float would lose digits
@@ -231,11 +232,6 @@ static void backward_block(const Backward& q, int64_t batch, int64_t k, int64_t 
   store_tile(r.by_step, ddt, step, b.valid, T, false);
 }
 
-static void prefetch_chunk(const Backward& q, int64_t batch, int64_t k, const Block& b, const Chunk& c) {
-  const Scan& s = q.scan;
-  prefetch_chunk(s, batch, k, b, c, q.dx);
-  prefetch_tile(origin(q.dy, batch, 0, c.token, b.first), c.stride * q.dy.token, c.length);
-}
 
 // sums dB or dC of a chunk over the channels and writes them to their tokens
 static void store_rows(const Scan& s, const Chunk& c, const float* from, float* sums, float* to) {
@@ -251,8 +247,7 @@ static void backward_chunk(const Backward& q, int64_t batch, int64_t k, int64_t 
   const Rows B = load_rows(s.B, batch, k, c, s.states, NP, r.B), C = load_rows(s.C, batch, k, c, s.states, NP, r.C);
   for (int64_t i = 0; i < blocks; ++i) {
     const Block b = block_at(s, first + i);
-    prefetch_chunk(q, batch, k, b, next);
-    backward_block(q, batch, k, i, b, c, B, C, r);
+    backward_block(q, batch, k, i, b, c, ahead(s, batch, k, b, next, q.dx, q.dy), B, C, r);
   }
   const int64_t to = ((split * s.batch + batch) * s.directions + k) * s.tokens * s.states;
   store_rows(s, c, r.dB, r.sums, q.dB + to);

@@ -2,13 +2,14 @@
 
 // NB states of a chunk: advances h and adds (first: writes) their part of y
 template <int NB>
-static void advance(int T, const float* dt, const float* dtx, const float* A2, Rows B, Rows C, float* h_io, float* y, bool first) {
+static void advance(int T, const float* dt, const float* dtx, const float* A2, Rows B, Rows C, float* h_io, float* y, bool first, const Ahead& next) {
   vf h[NB];
   MNO_UNROLL
   for (int n = 0; n < NB; ++n) h[n] = v_load(h_io + n * W);
   for (int t = 0; t < T; ++t) {
     const vf d = v_load(dt + t * W), dx = v_load(dtx + t * W);
     const float *b = B.at(t), *c = C.at(t);
+    if (first) next.ask(t);
     vf y0 = first ? v_zero() : v_load(y + t * W), y1 = v_zero();
     MNO_UNROLL
     for (int n = 0; n < NB; ++n) {
@@ -24,10 +25,10 @@ static void advance(int T, const float* dt, const float* dtx, const float* A2, R
   for (int n = 0; n < NB; ++n) v_store(h_io + n * W, h[n]);
 }
 
-static void advance_all(int NP, int T, const float* dt, const float* dtx, const float* A2, Rows B, Rows C, float* h, float* y) {
+static void advance_all(int NP, int T, const float* dt, const float* dtx, const float* A2, Rows B, Rows C, float* h, float* y, const Ahead& next) {
   int n = 0;
   auto part = [&](auto step, int width) {
-    step(T, dt, dtx, A2 + n * W, Rows{B.data + n, B.stride}, Rows{C.data + n, C.stride}, h + n * W, y, n == 0);
+    step(T, dt, dtx, A2 + n * W, Rows{B.data + n, B.stride}, Rows{C.data + n, C.stride}, h + n * W, y, n == 0, next);
     n += width;
   };
   if (FORWARD_STATES >= 16)
@@ -84,10 +85,12 @@ static void finish(const Scan& s, const Block& b, int T, bool first, bool last, 
   store_tile(r.y, y, step, b.valid, T, false);
 }
 
-static void prefetch_chunk(const Scan& s, int64_t batch, int64_t k, const Block& b, const Chunk& c, const float* y) {
-  prefetch_tile(origin(s.x, batch, 0, c.token, b.first), c.stride * s.x.token, c.length);
-  prefetch_tile(origin(s.dt, batch, k, c.token, b.first), c.stride * s.dt.token, c.length);
-  prefetch_tile(y + (batch * s.tokens + c.token) * s.width + b.first, c.stride * s.width, c.length);
+// x, dt and y (or what else is shaped like them) of a chunk to come
+static Ahead ahead(const Scan& s, int64_t batch, int64_t k, const Block& b, const Chunk& c, const float* y, const View& other) {
+  const float* to = y + (batch * s.tokens + c.token) * s.width + b.first;
+  const float* more = origin(other, batch, 0, c.token, b.first);
+  return {{origin(s.x, batch, 0, c.token, b.first), origin(s.dt, batch, k, c.token, b.first), to, more},
+          {c.stride * s.x.token, c.stride * s.dt.token, c.stride * s.width, c.stride * other.token}};
 }
 
 static void forward_chunk(const Forward& f, int64_t batch, int64_t k, int64_t first, int64_t blocks, const Chunk& c, const Chunk& next, const ForwardRoom& r) {
@@ -105,9 +108,8 @@ static void forward_chunk(const Forward& f, int64_t batch, int64_t k, int64_t fi
     load_tile(s.x, batch, 0, c, b, r.x);
     load_tile(s.dt, batch, k, c, b, r.raw);
     if (last && s.z.data) load_tile(s.z, batch, 0, c, b, r.z);
-    prefetch_chunk(s, batch, k, b, next, f.y);
-    load_steps(s, k, b, c.length, r.x, r.raw, r.dt, r.dtx);
-    advance_all(NP, c.length, r.dt, r.dtx, r.A2 + i * NP * W, B, C, h, r.y);
+    load_steps<false>(s, k, b, c.length, r.x, r.raw, r.dt, r.dtx);
+    advance_all(NP, c.length, r.dt, r.dtx, r.A2 + i * NP * W, B, C, h, r.y, ahead(s, batch, k, b, next, f.y, s.z.data ? s.z : s.x));
     finish(s, b, c.length, k == 0, last, r, f.y + (batch * s.tokens + c.token) * s.width + b.first, c.stride * s.width);
     if (c.ends && s.paths[k].last >= 0) save_last(f, batch, s.paths[k].last, b, h);
   }

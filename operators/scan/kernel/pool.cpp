@@ -48,7 +48,7 @@ void take_part(Job& job) {
     return;
   }
   {
-    FlushDenormals guard;
+    [[maybe_unused]] FlushDenormals guard;
     for (int64_t item; (item = job.next.fetch_add(1)) < job.items;) job.work(job.context, static_cast<float*>(scratch), item);
   }
   free(scratch);

@@ -18,13 +18,16 @@ inline vf v_log1p(vf u) {
 
 inline vf v_exp_minus_abs(vf v) { return v_exp2(v_mul(v_minus_abs(v), v_set1(LOG2_E))); }
 
-// max(v, 0) + log(1 + exp(-|v|)): overflows at neither end, and NaN passes
-inline vf v_softplus(vf v) { return v_add(v_max0(v), v_log1p(v_exp_minus_abs(v))); }
+// With u = exp(-|v|), softplus(v) = max(v, 0) + log(1 + u) and its slope is sigmoid(v): neither end overflows, and
+// NaN passes
+inline vf v_softplus(vf v, vf u) { return v_add(v_max0(v), v_log1p(u)); }
 
-inline vf v_sigmoid(vf v) {
-  vf u = v_exp_minus_abs(v), s = v_div(v_set1(1.f), v_add(v_set1(1.f), u));
+inline vf v_sigmoid(vf v, vf u) {
+  const vf s = v_div(v_set1(1.f), v_add(v_set1(1.f), u));
   return v_where_negative(v, v_mul(u, s), s);
 }
+
+inline vf v_sigmoid(vf v) { return v_sigmoid(v, v_exp_minus_abs(v)); }
 
 // Rows of N floats, one a step: B or C, in place or packed
 struct Rows {
@@ -59,9 +62,14 @@ inline Chunk chunk_at(const Path& p, int64_t chunk, int64_t i) {
 }
 
 // Down a column no two tokens are neighbours, so the processor does not guess what comes next: it is asked for.
-inline void prefetch_tile(const float* from, int64_t step, int T) {
-  for (int t = 0; t < T; ++t) __builtin_prefetch(from + t * step);
-}
+// One step's part at a time, since only some ten requests can be under way.
+struct Ahead {
+  const float* from[4];
+  int64_t step[4];
+  void ask(int t) const {
+    for (int i = 0; i < 4; ++i) __builtin_prefetch(from[i] + t * step[i]);
+  }
+};
 
 inline int64_t longest_chunk(const Scan& s) {
   int64_t longest = 1;
@@ -147,13 +155,17 @@ inline void load_decays(const Scan& s, int64_t direction, int64_t first, int64_t
   }
 }
 
-// dt and dt * x of a chunk; `raw` keeps dt + bias, from which the gradient of softplus is taken
-inline void load_steps(const Scan& s, int64_t direction, const Block& b, int T, const float* x, float* raw, float* dt, float* dtx) {
+// dt and dt * x of a chunk; SLOPE leaves the slope of softplus in `raw`
+template <bool SLOPE>
+static void load_steps(const Scan& s, int64_t direction, const Block& b, int T, const float* x, float* raw, float* dt, float* dtx) {
   const vf bias = load_channels(s.bias ? s.bias + direction * s.width + b.first : nullptr, b.valid);
   for (int t = 0; t < T; ++t) {
     vf d = v_add(v_load(raw + t * W), bias);
-    v_store(raw + t * W, d);
-    if (s.softplus) d = v_softplus(d);
+    if (s.softplus) {
+      const vf u = v_exp_minus_abs(d);
+      if (SLOPE) v_store(raw + t * W, v_sigmoid(d, u));
+      d = v_softplus(d, u);
+    }
     v_store(dt + t * W, d);
     v_store(dtx + t * W, v_mul(d, v_load(x + t * W)));
   }
