@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -664,21 +663,6 @@ def prepare_scan(inputs: Inputs) -> Any:
 
     names = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias")
     return prepare(*[inputs.get(n) for n in names], True, [0], [])  # type: ignore[arg-type]
-
-
-@pytest.mark.slow
-@needs_kernel
-def test_time_of_the_kernel_is_linear_in_the_length() -> None:
-    def seconds(tokens: int) -> float:
-        inputs = make_inputs(tokens, 32, 16, batch=1)
-        best = math.inf
-        for _ in range(7):
-            start = time.process_time()
-            values_and_gradients(inputs, torch.float32, backend="cpu")
-            best = min(best, time.process_time() - start)
-        return best
-
-    assert seconds(4 * 8192) < 5 * seconds(8192)
 
 
 # --- the choice of a backend, and bad arguments
