@@ -47,7 +47,7 @@ class Card(_Record):
         normalizers: constants of the two normalizers that are not among the weights.
         grids: the grids (ny, nx) it was tested on.
         extent: side lengths (Ly, Lx) of its training data [m].
-        training_hull: bounds of the training inputs, such as ``contrast_min`` and ``contrast_max``.
+        training_hull: bounds of the training inputs, such as ``contrast_max`` and ``jump_max``.
         dataset: of the training data, at least its ``sha256``.
         run: the whole text of the run file.
         metrics: test split -> metric -> value.

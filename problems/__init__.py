@@ -9,8 +9,21 @@ from types import MappingProxyType
 from problems.darcy import Darcy
 from problems.fields import Fields, FieldSpec, InvalidField
 from problems.grid import Grid
-from problems.problem import ErrorBound, Problem, Solution
+from problems.problem import CannotSolve, ErrorBound, Problem, Solution
+from problems.variation import Variation, variation
 
 PROBLEMS: Mapping[str, Problem] = MappingProxyType({"darcy": Darcy()})
 
-__all__ = ["PROBLEMS", "ErrorBound", "FieldSpec", "Fields", "Grid", "InvalidField", "Problem", "Solution"]
+__all__ = [
+    "PROBLEMS",
+    "CannotSolve",
+    "ErrorBound",
+    "FieldSpec",
+    "Fields",
+    "Grid",
+    "InvalidField",
+    "Problem",
+    "Solution",
+    "Variation",
+    "variation",
+]

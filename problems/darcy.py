@@ -1,8 +1,11 @@
-"""Darcy flow: the pressure p of a fluid in a porous medium of permeability a with a uniform source f.
+"""Darcy flow: the pressure p [Pa] of a fluid in a porous medium with a uniform source f [1/s].
 
     -div(a grad p) = f   on (0, Lx) x (0, Ly),      p = 0 on the walls
 
-Linear in f, and inversely proportional to a constant factor of a. The flux -a grad p is the Darcy velocity.
+a [m^2/(Pa s)] is the permeability of the medium over the viscosity of the fluid, its mobility; -a grad p is
+the Darcy velocity [m/s]; f is the volume of fluid produced per volume and time. p is linear in f, and
+inversely proportional to a constant factor of a.
+
 Discretised by two-point-flux finite volumes (``two_point_flux``), solved by multigrid-preconditioned
 conjugate gradients (``multigrid``).
 """
@@ -19,14 +22,22 @@ from problems import error_bound, multigrid, two_point_flux
 from problems.fields import Fields, FieldSpec, InvalidField, validate_fields
 from problems.grid import Grid
 from problems.permeability import FAMILIES
-from problems.problem import ErrorBound, Problem, Solution
+from problems.problem import CannotSolve, ErrorBound, Problem, Solution
 from problems.two_point_flux import SCHEMES, Scheme
 
 PERMEABILITY = FieldSpec(
-    "permeability", "a", "m^2", "permeability of the medium, in units of the viscosity", exclusive_minimum=0.0
+    "permeability",
+    "a",
+    "m^2/(Pa s)",
+    "permeability of the medium over the viscosity of the fluid",
+    exclusive_minimum=0.0,
 )
-SOURCE = FieldSpec("source", "f", "Pa", "uniform production of fluid per area", rank=0)
+SOURCE = FieldSpec("source", "f", "1/s", "volume of fluid produced per volume and time, uniform", rank=0)
 PRESSURE = FieldSpec("pressure", "p", "Pa", "pressure above that of the surroundings")
+
+# rounding may leave the direct solver more than the tolerance: up to this relative residual, its answer
+# still counts
+_USABLE_RESIDUAL = 1e-6
 
 
 @final
@@ -46,7 +57,7 @@ class Darcy(Problem):
     def sample(
         self, family: str, parameters: Mapping[str, float], seed: int, index: int, grid: Grid
     ) -> Fields:
-        """Permeability number ``index`` of a family, with a source of 1 Pa."""
+        """Permeability number ``index`` of a family, with a source of 1 / s."""
         if family not in FAMILIES:
             raise ValueError(f"unknown family {family}, expected one of {', '.join(FAMILIES)}")
         permeability = FAMILIES[family].sample(parameters, seed, index, grid)
@@ -59,12 +70,24 @@ class Darcy(Problem):
         discrete, faces, scale = self._discretise(fields, grid, scheme)
         if scale == 0.0:
             return Solution({"pressure": np.zeros(grid.shape)}, 0, 0.0, "direct", discrete.id)
-        found = multigrid.solve(faces, two_point_flux.right_hand_side(1.0, grid), discrete, tolerance)
-        pressure = found.values * scale
+        # what overflows is refused below
+        with np.errstate(over="ignore", invalid="ignore"):
+            try:
+                found = multigrid.solve(faces, two_point_flux.right_hand_side(1.0, grid), discrete, tolerance)
+            except multigrid.Singular as error:
+                raise _cannot_solve(fields, str(error), "lower the contrast") from error
+            pressure = found.values * scale
+        if not np.isfinite(pressure).all():
+            raise _cannot_solve(
+                fields, "the pressure is not finite", "choose units in which they are moderate"
+            )
+        if not found.residual <= max(tolerance, _USABLE_RESIDUAL):
+            left = f"a relative residual of {found.residual:.1g} is left"
+            raise _cannot_solve(fields, left, "lower the contrast, or allow a larger tolerance")
         return Solution({"pressure": pressure}, found.iterations, found.residual, found.method, discrete.id)
 
     def residual(self, fields: Fields, solution: Fields, grid: Grid, scheme: str | None = None) -> Fields:
-        """``-div(a grad p) - f`` per cell [Pa]."""
+        """``-div(a grad p) - f`` per cell [1/s]."""
         _, faces, _ = self._discretise(fields, grid, scheme)
         outflow = two_point_flux.apply(faces, self._pressure(solution, grid))
         largest, source = float(np.max(fields["permeability"])), float(fields["source"])
@@ -100,6 +123,8 @@ class Darcy(Problem):
             raise ValueError(f"unknown scheme {scheme}, expected one of {', '.join(SCHEMES)}")
         discrete = SCHEMES[scheme or self.schemes[0]]
         largest = float(permeability.max())
+        if float(permeability.min()) / largest < np.finfo(np.float64).tiny:
+            raise _cannot_solve(fields, "the ratio vanishes in float64", "lower the contrast")
         faces = two_point_flux.transmissibilities(permeability / largest, grid, discrete)
         return discrete, faces, float(fields["source"]) / largest
 
@@ -109,3 +134,11 @@ def _on_grid(name: str, field: NDArray[np.float64], grid: Grid) -> Float64[np.nd
         message = f"{name} must have the grid's shape {grid.shape}, got {field.shape}"
         raise InvalidField(name, "shape", None, message)
     return np.asarray(field, np.float64)
+
+
+def _cannot_solve(fields: Fields, reason: str, way_out: str) -> CannotSolve:
+    low, high = float(fields["permeability"].min()), float(fields["permeability"].max())
+    return CannotSolve(
+        f"permeability from {low:.3g} to {high:.3g} {PERMEABILITY.unit} (contrast {high / low:.3g}) with "
+        f"source {float(fields['source']):.3g} {SOURCE.unit} is beyond float64: {reason}; {way_out}"
+    )

@@ -44,6 +44,10 @@ _ONE, _TWO, _THREE = np.float32(1), np.float32(2), np.float32(3)
 _ONE_16, _THREE_16 = np.float32(1 / 16), np.float32(3 / 16)
 
 
+class Singular(ArithmeticError):
+    """The matrix cannot be factorised in float64."""
+
+
 @dataclass(frozen=True)
 class LinearSolution:
     """Answer of a linear solver.
@@ -75,10 +79,18 @@ def solve(
 
 
 def solve_directly(faces: Faces, right_hand_side: Float64[np.ndarray, "y x"]) -> Float64[np.ndarray, "y x"]:
-    """Solves ``A u = b`` by a sparse factorisation."""
-    factor = scipy.sparse.linalg.splu(
-        assemble(faces), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
-    )
+    """Solves ``A u = b`` by a sparse factorisation.
+
+    Raises:
+        Singular: it has none in float64.
+    """
+    matrix, options = assemble(faces), {"SymmetricMode": True}
+    try:
+        factor = scipy.sparse.linalg.splu(
+            matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options
+        )
+    except RuntimeError as error:
+        raise Singular(f"the matrix is singular ({error})") from error
     return np.asarray(factor.solve(right_hand_side.ravel())).reshape(right_hand_side.shape)
 
 
@@ -165,6 +177,18 @@ def _on(level, levels, hierarchy):
     """The part of a hierarchy that belongs to a level, with its rim."""
     offset, end = levels[level, 2], levels[level + 1, 2]
     return hierarchy[offset:end].reshape((levels[level, 0] + 2, levels[level, 1] + 2))
+
+
+@compiled(forceinline=True)
+def _level(k, levels, tx, ty, inverse, b, u):
+    """What a sweep on level k works with."""
+    return (
+        _on(k, levels, tx),
+        _on(k, levels, ty),
+        _on(k, levels, inverse),
+        _on(k, levels, b),
+        _on(k, levels, u),
+    )
 
 
 @compiled()
@@ -311,8 +335,9 @@ def _restrict_row(tx, ty, u, i, mask, ghost, coarse, row):
 
 
 @compiled()
-def _descend(tx, ty, inverse, b, u, masks, ghost, coarse_b, row):
+def _descend(level, masks, ghost, coarse_b, row):
     """A red and a black sweep from u = 0 and the restriction of the residual, in one pass over memory."""
+    tx, ty, inverse, b, u = level
     ny, nx = u.shape[0] - 2, u.shape[1] - 2
     for i in range(coarse_b.shape[0]):
         for j in range(coarse_b.shape[1]):
@@ -345,8 +370,9 @@ def _prolong_row(coarse, u, i, ghost, row):
 
 
 @compiled()
-def _ascend(tx, ty, inverse, b, u, masks, ghost, coarse_u, row):
+def _ascend(level, masks, ghost, coarse_u, row):
     """The prolongation of the coarse correction, a black and a red sweep, in one pass over memory."""
+    tx, ty, inverse, b, u = level
     ny = u.shape[0] - 2
     for i in range(1, ny + 3):
         if i <= ny:
@@ -362,30 +388,12 @@ def _cycle(levels, ghosts, masks, tx, ty, inverse, b, u, band, row, flat):
     """One V-cycle: from ``b`` on the finest level to ``u`` there."""
     coarsest = levels.shape[0] - 2
     for k in range(coarsest):
-        _descend(
-            _on(k, levels, tx),
-            _on(k, levels, ty),
-            _on(k, levels, inverse),
-            _on(k, levels, b),
-            _on(k, levels, u),
-            masks,
-            ghosts[k + 1],
-            _on(k + 1, levels, b),
-            row,
-        )
+        level = _level(k, levels, tx, ty, inverse, b, u)
+        _descend(level, masks, ghosts[k + 1], _on(k + 1, levels, b), row)
     _solve_coarsest(band, _on(coarsest, levels, b), _on(coarsest, levels, u), flat)
     for k in range(coarsest - 1, -1, -1):
-        _ascend(
-            _on(k, levels, tx),
-            _on(k, levels, ty),
-            _on(k, levels, inverse),
-            _on(k, levels, b),
-            _on(k, levels, u),
-            masks,
-            ghosts[k + 1],
-            _on(k + 1, levels, u),
-            row,
-        )
+        level = _level(k, levels, tx, ty, inverse, b, u)
+        _ascend(level, masks, ghosts[k + 1], _on(k + 1, levels, u), row)
 
 
 @compiled()

@@ -37,7 +37,7 @@ _MODES = 64
 
 @dataclass(frozen=True)
 class Family:
-    """A named sampler of permeability fields [m^2].
+    """A named sampler of permeability fields [m^2/(Pa s)].
 
     Attributes:
         name: key in ``FAMILIES``.
@@ -54,7 +54,7 @@ class Family:
     def sample(
         self, parameters: Mapping[str, float], seed: int, index: int, grid: Grid
     ) -> Float64[np.ndarray, "y x"]:
-        """Field number ``index`` [m^2]."""
+        """Field number ``index`` [m^2/(Pa s)]."""
         validate_fields(self.parameters, parameters)
         if seed < 0 or index < 0:
             raise ValueError(f"seed and index must be at least 0, got seed {seed} and index {index}")

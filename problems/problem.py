@@ -10,6 +10,10 @@ from problems.grid import Grid
 from problems.permeability import Family
 
 
+class CannotSolve(ValueError):
+    """The reference solver has no answer that can be trusted for these fields."""
+
+
 @dataclass(frozen=True)
 class Solution:
     """What a reference solver found.
@@ -85,7 +89,12 @@ class Problem(ABC):
     def solve(
         self, fields: Fields, grid: Grid, scheme: str | None = None, tolerance: float = 1e-10
     ) -> Solution:
-        """Solution of the discrete problem to a relative residual of ``tolerance``."""
+        """Solution of the discrete problem to a relative residual of ``tolerance``.
+
+        Raises:
+            InvalidField: a field breaks one of its rules.
+            CannotSolve: float64 does not carry the problem.
+        """
 
     @abstractmethod
     def residual(self, fields: Fields, solution: Fields, grid: Grid, scheme: str | None = None) -> Fields:

@@ -51,7 +51,7 @@ class Scheme:
 
 @dataclass(frozen=True)
 class Faces:
-    """One number for each face: transmissibilities [m^2], or fluxes.
+    """One number for each face: transmissibilities [m^2/(Pa s)], or fluxes.
 
     Attributes:
         x: faces normal to x, walls included.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from problems import PROBLEMS, ErrorBound, Grid
+from problems import PROBLEMS, ErrorBound, Grid, Variation, variation
 
 __all__ = ["error_bounds", "in_hull"]
 
@@ -45,10 +45,19 @@ def _row(fields: Mapping[str, NDArray[Any]], row: int) -> dict[str, NDArray[np.f
 
 
 def in_hull(hull: Mapping[str, float], coefficients: Sequence[NDArray[Any]]) -> tuple[bool, ...]:
-    """Whether each coefficient's contrast, max/min, lies in the range that the version was trained on.
+    """Whether each coefficient varies as those do that the version was trained on.
 
-    A version that does not say what it was trained on vouches for nothing.
+    A version without a range of contrasts in its hull vouches for nothing. One whose hull lacks ``jump_max``
+    or ``roughness_max``, as older cards do, vouches for what it names and no more: those are not compared.
     """
-    low = hull.get("contrast_min", math.inf) * (1 - HULL_SLACK)
-    high = hull.get("contrast_max", -math.inf) * (1 + HULL_SLACK)
-    return tuple(low <= float(field.max() / field.min()) <= high for field in coefficients)
+    return tuple(_within(hull, variation(coefficient)) for coefficient in coefficients)
+
+
+def _within(hull: Mapping[str, float], found: Variation) -> bool:
+    low, high = 1 - HULL_SLACK, 1 + HULL_SLACK
+    return (
+        hull.get("contrast_min", math.inf) * low <= found.contrast
+        and found.contrast <= hull.get("contrast_max", -math.inf) * high
+        and found.jump <= hull.get("jump_max", math.inf) * high
+        and found.roughness <= hull.get("roughness_max", math.inf) * high
+    )

@@ -139,3 +139,10 @@ def test_image_is_unprivileged_and_asserts_the_cpu_build() -> None:
 
 def test_changelog_has_the_present_version() -> None:
     assert f"## [{PROJECT['version']}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.skipif(not is_git_checkout(), reason="needs the repository, not an export of it")
+def test_no_page_has_a_placeholder_left() -> None:
+    pages = {path: text for path, text in texts().items() if path.suffix == ".md"}
+    assert ROOT / "README.md" in pages
+    assert not [str(path.relative_to(ROOT)) for path, text in pages.items() if "@" + "@" in text]

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -62,12 +63,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with safe_open(path, "pt") as file:
             header = json.loads(file.metadata()["checkpoint"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, KeyError, TypeError) as error:
+        return _parse(header, tensors)
+    # JSON's error is a ValueError
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InvalidCheckpoint(f"{path}: expected a checkpoint of mno train: {error!r}") from error
+
+
+def _parse(header: Mapping[str, Any], tensors: Tensors) -> Checkpoint:
     return Checkpoint(
-        step=header["step"],
-        seconds=header["seconds"],
-        run=header["run"],
+        step=int(header["step"]),
+        seconds=float(header["seconds"]),
+        run=str(header["run"]),
         weights=_group(tensors, "weights"),
         average=_group(tensors, "average"),
         moment1=_group(tensors, "moment1"),

@@ -1,18 +1,21 @@
 """Publishing: a checkpoint's averaged weights become a version, if they meet the run's acceptance limits."""
 
 import hashlib
-import importlib.metadata
-import subprocess
 from collections.abc import Iterable, Mapping
+from dataclasses import astuple
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
+
+import click
 
 from model_store import Card, FieldRecord, Reference, Store
-from problems import PROBLEMS, FieldSpec
+from problems import PROBLEMS, FieldSpec, Variation, variation
 from training.checkpoint import Checkpoint
 from training.config import Limits, Run
 from training.dataset import read_dataset
 from training.learner import averaged_state
+from training.provenance import provenance
 from training.splits import split_files
 
 Metrics = Mapping[str, Mapping[str, float]]
@@ -40,9 +43,11 @@ def publish(
     """
     check_limits(run.acceptance, metrics)
     card = make_card(run, checkpoint, metrics, description)
-    return _published(store, model, card) or Reference(
-        model, store.publish(model, averaged_state(checkpoint), card)
-    )
+    if (published := _published(store, model, card)) is not None:
+        return published
+    if (gap := provenance().gap) is not None:
+        click.echo(f"warning: {gap}: the card cannot say which code made the version", err=True)
+    return Reference(model, store.publish(model, averaged_state(checkpoint), card))
 
 
 def check_limits(limits: Limits, metrics: Metrics) -> None:
@@ -67,10 +72,11 @@ def move_alias(store: Store, reference: Reference, alias: str) -> None:
 
 
 def make_card(run: Run, checkpoint: Checkpoint, metrics: Metrics, description: str) -> Card:
-    """The card of the version; reads the data sets for their hash and hull."""
+    """The card of the version; reads the data sets for their hashes and hull."""
     problem = PROBLEMS[run.data.problem]
     paths = [file.path for file in split_files(run, "train").values()]
-    contrasts = [read_dataset(path).contrast for path in paths]
+    contents = {path: _contents(path) for path in paths}
+    variations = [each for content in contents.values() for each in content.variations]
     return Card(
         description=description,
         problem=run.data.problem,
@@ -80,16 +86,42 @@ def make_card(run: Run, checkpoint: Checkpoint, metrics: Metrics, description: s
         extent=run.data.extent,
         inputs=_records(problem.inputs + problem.parameters),
         outputs=_records(problem.outputs),
-        training_hull={
-            "contrast_min": min(float(contrast.min()) for contrast in contrasts),
-            "contrast_max": max(float(contrast.max()) for contrast in contrasts),
+        training_hull=training_hull(variations),
+        dataset={
+            "sha256": hash_files(paths),
+            "samples": len(variations),
+            "files": len(paths),
+            **{f"recipe_sha256.{path.name}": content.recipe for path, content in contents.items()},
         },
-        dataset={"sha256": hash_files(paths), "samples": sum(map(len, contrasts)), "files": len(paths)},
         run=checkpoint.run,
         metrics=metrics,
-        code_version=code_version(),
+        code_version=str(provenance()),
         created=datetime.now(UTC),
     )
+
+
+def training_hull(variations: Iterable[Variation]) -> dict[str, float]:
+    """The bounds of what a version has learnt from; the service compares the fields of requests with them."""
+    contrasts, jumps, roughnesses = zip(*map(astuple, variations), strict=True)
+    return {
+        "contrast_min": min(contrasts),
+        "contrast_max": max(contrasts),
+        "jump_max": max(jumps),
+        "roughness_max": max(roughnesses),
+    }
+
+
+class _Contents(NamedTuple):
+    """What a card says of one data set."""
+
+    variations: list[Variation]
+    recipe: str
+
+
+def _contents(path: Path) -> _Contents:
+    dataset = read_dataset(path)
+    recipe = str(dataset.attributes.get("recipe_sha256", "unknown"))
+    return _Contents([variation(field) for field in dataset.permeability[:, 0]], recipe)
 
 
 def _published(store: Store, model: str, card: Card) -> Reference | None:
@@ -108,23 +140,6 @@ def hash_files(paths: Iterable[Path]) -> str:
         with path.open("rb") as file:
             total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return total.hexdigest()
-
-
-def code_version() -> str:
-    """The package's version, and the commit where the code is a git checkout."""
-    try:
-        version = importlib.metadata.version("mno")
-    except importlib.metadata.PackageNotFoundError:
-        version = "not installed"
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    commit = described.stdout.strip()
-    return f"{version} ({commit})" if commit else version
 
 
 def _records(specs: Iterable[FieldSpec]) -> tuple[FieldRecord, ...]:

@@ -67,9 +67,11 @@ def train(
                     record.loss(step)
                 if step % run.log.validate_every == 0 or step == last:
                     record.validate(step)
-                if stop or record.checkpoint_due(step):
+                # read once: a signal that comes from here on stops the next step
+                stopping = bool(stop)
+                if stopping or record.checkpoint_due(step):
                     record.save(step)
-                if stop:
+                if stopping:
                     raise Interrupted(f"stopped after {step} of {last} steps; continue with --resume")
     return load_checkpoint(run.checkpoint_path)
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from problems import PROBLEMS, Grid, InvalidField
+from problems import PROBLEMS, CannotSolve, Grid, InvalidField
 
 DARCY = PROBLEMS["darcy"]
 ACCURATE, PDEBENCH = "tpfa-harmonic-v1", "pdebench-ghost0-v1"
@@ -169,7 +169,7 @@ def test_residual_is_the_equation_per_cell(oracle, scheme):
 @pytest.mark.parametrize(
     ("bad", "match"),
     [
-        (fields(np.zeros((8, 8))), r"permeability must exceed 0 m\^2, got 0 at \(0, 0\)"),
+        (fields(np.zeros((8, 8))), r"permeability must exceed 0 m\^2/\(Pa s\), got 0 at \(0, 0\)"),
         (fields(np.full((8, 8), np.nan)), "permeability must be finite"),
         (fields(np.ones(64)), "permeability must have 2 axes"),
         (fields(np.ones((8, 8)), np.inf), "source must be finite, got inf"),
@@ -179,6 +179,55 @@ def test_residual_is_the_equation_per_cell(oracle, scheme):
 def test_bad_fields_are_refused(bad, match):
     with pytest.raises(InvalidField, match=match):
         DARCY.solve(bad, Grid((8, 8)))
+
+
+NOISE = np.random.default_rng(0).random((32, 32)) < 0.5
+ISLAND = np.pad(np.ones((8, 8)), 12) > 0
+
+
+@pytest.mark.parametrize(
+    ("permeability", "source", "match"),
+    [
+        (
+            np.where(NOISE, 1e-300, 1e300),
+            1.0,
+            r"contrast inf.* the ratio vanishes in float64; lower the contrast",
+        ),
+        (np.where(ISLAND, 1e150, 1e-150), 1.0, r"contrast 1e\+300.*; lower the contrast"),
+        (
+            np.where(ISLAND, 1.0, 1e-14),
+            1.0,
+            r"contrast 1e\+14.* residual of .* is left; lower the contrast, or",
+        ),
+        (np.full((32, 32), 1e-300), 1e300, "the pressure is not finite; choose units"),
+    ],
+)
+def test_what_float64_does_not_carry_is_refused(permeability, source, match):
+    with pytest.raises(CannotSolve, match=match):
+        DARCY.solve(fields(permeability, source), Grid((32, 32)))
+
+
+def test_a_singular_matrix_is_refused():
+    from problems import multigrid
+    from problems.two_point_flux import Faces
+
+    nothing = Faces(np.zeros((3, 4)), np.zeros((4, 3)))
+    with pytest.raises(multigrid.Singular, match="the matrix is singular"):
+        multigrid.solve_directly(nothing, np.ones((3, 3)))
+
+
+def test_a_residual_that_the_caller_allows_is_no_reason_to_refuse():
+    """The other side of the check: the same field is solved as well as float64 can."""
+    permeability = np.where(ISLAND, 1.0, 1e-10)
+    with pytest.raises(CannotSolve):
+        DARCY.solve(fields(permeability), Grid((32, 32)))
+    assert 1e-6 < DARCY.solve(fields(permeability), Grid((32, 32)), tolerance=1e-3).residual < 1e-3
+
+
+def test_units_of_the_equation_agree():
+    """``-div(a grad p) = f``: two derivatives in space of p, times a, have the unit of f."""
+    units = {spec.symbol: spec.unit for spec in DARCY.inputs + DARCY.parameters + DARCY.outputs}
+    assert units == {"a": "m^2/(Pa s)", "f": "1/s", "p": "Pa"}
 
 
 def test_threads_solve_independently():

@@ -15,6 +15,7 @@ from training.cli import publish as publish_command
 from training.dataset import read_dataset
 from training.evaluate import evaluate, predict
 from training.learner import averaged_surrogate
+from training.provenance import provenance
 from training.publish import LimitsMissed, check_limits, hash_files
 from training.run import evaluate_tests, make_version
 from training.splits import split_files
@@ -36,15 +37,23 @@ def test_the_card_says_what_the_version_is(finished: Any) -> None:
     card = _store(finished).card("darcy", 1)
     measured = json.loads((finished.run.run.directory / "evaluation.json").read_text())
     files = split_files(finished.run, "train")
-    contrasts = np.concatenate([read_dataset(file.path).contrast for file in files.values()])
+    datasets = [read_dataset(file.path) for file in files.values()]
+    contrasts = np.concatenate([dataset.contrast for dataset in datasets])
     assert card.run == finished.text
     assert card.metrics == measured
     assert card.grids == ((32, 32),)
-    assert card.training_hull == {"contrast_min": contrasts.min(), "contrast_max": contrasts.max()}
+    hull = dict(card.training_hull)
+    assert hull.pop("contrast_min") == pytest.approx(contrasts.min(), rel=1e-6)
+    assert hull.pop("contrast_max") == pytest.approx(contrasts.max(), rel=1e-6)
+    # the smooth family varies gently; the binary one jumps from 0.1 to 1
+    assert hull.pop("jump_max") == pytest.approx(10.0, rel=1e-6)
+    assert 0.1 < hull.pop("roughness_max") < 1.0
+    assert not hull
     assert card.dataset == {
         "sha256": hash_files(file.path for file in files.values()),
         "samples": 40,
         "files": 2,
+        **{f"recipe_sha256.{file.path.name}": file.recipe.sha256 for file in files.values()},
     }
     assert [field.name for field in card.inputs] == ["permeability", "source"]
 
@@ -94,6 +103,9 @@ def test_publish_command(finished: Any, silent: Any, tmp_path: Path) -> None:
     result = CliRunner().invoke(publish_command, arguments, obj=silent(), catch_exceptions=False)
     assert "published other@1 as other@candidate" in result.output
     assert open_store(url).aliases("other") == {"candidate": 1}
+    # an unfinished checkout is worth one line
+    gap = provenance().gap
+    assert [line.split(": ")[1] for line in result.stderr.splitlines()] == ([gap] if gap else [])
 
 
 def test_a_repeated_publication_adds_no_version(finished: Any, silent: Any) -> None:

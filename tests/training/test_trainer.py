@@ -7,10 +7,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import training
 from training.checkpoint import Checkpoint, InvalidCheckpoint, load_checkpoint, save_checkpoint
@@ -18,7 +20,7 @@ from training.config import parse_run
 from training.files import InUse, exclusive
 from training.journal import read_journal
 from training.learner import Learner, averaged_surrogate
-from training.record import Diverged
+from training.record import Diverged, Record
 from training.run import make_checkpoint, make_data
 from training.schedule import learning_rate
 from training.trainer import CannotStart, Interrupted
@@ -73,6 +75,27 @@ def test_asked_to_stop(finished: Any, smoke_text: str, silent: Any, number: sign
     assert signal.getsignal(number) is handler
     assert load_checkpoint(parse_run(smoke_text).checkpoint_path).step == 7
     _assert_same_training(_train(smoke_text, silent, resume=True), finished.checkpoint())
+
+
+def test_asked_to_stop_while_it_decides_whether_to_save(smoke_text: str, silent: Any) -> None:
+    """The signal comes once the step's checkpoint was found not to be due: the next step stops, and saves."""
+    run = parse_run(smoke_text)
+
+    def stop_at_the_end_of_the_question(frame: FrameType, event: str, _: object) -> None:
+        if (
+            event == "return"
+            and frame.f_code is Record.checkpoint_due.__code__
+            and frame.f_locals["step"] == 7
+        ):
+            signal.raise_signal(signal.SIGTERM)
+
+    sys.setprofile(stop_at_the_end_of_the_question)
+    try:
+        with pytest.raises(Interrupted, match="after 8 of 12 steps"):
+            _train(smoke_text, silent)
+    finally:
+        sys.setprofile(None)
+    assert load_checkpoint(run.checkpoint_path).step == 8
 
 
 def test_a_finished_training_has_nothing_to_resume(finished: Any, silent: Any) -> None:
@@ -155,6 +178,30 @@ def test_other_files_are_no_checkpoints(tmp_path: Path) -> None:
         load_checkpoint(path)
     path.write_bytes(b"something else")
     with pytest.raises(InvalidCheckpoint, match="expected a checkpoint"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{not JSON",
+        "[]",
+        '{"step": 3, "run": ""}',
+        '{"step": "three", "seconds": 1.0, "run": ""}',
+        '{"step": null, "seconds": 1.0, "run": ""}',
+    ],
+)
+def test_damaged_headers_are_no_checkpoints(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "c.safetensors"
+    save_file({"loss_sum": torch.zeros(())}, path, {"checkpoint": header})
+    with pytest.raises(InvalidCheckpoint, match="expected a checkpoint"):
+        load_checkpoint(path)
+
+
+def test_a_missing_tensor_is_no_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    save_file({"other": torch.zeros(())}, path, {"checkpoint": '{"step": 1, "seconds": 1.0, "run": ""}'})
+    with pytest.raises(InvalidCheckpoint, match="loss_sum"):
         load_checkpoint(path)
 
 
