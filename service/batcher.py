@@ -193,7 +193,8 @@ def _parted(solutions: Solutions, rows: Sequence[int]) -> list[Solutions]:
     parts, start = [], 0
     for count in rows:
         fields = {name: values[start : start + count] for name, values in solutions.fields.items()}
-        parts.append(Solutions(fields, solutions.iterations[start : start + count]))
+        unsolved = {row - start: why for row, why in solutions.unsolved.items() if 0 <= row - start < count}
+        parts.append(Solutions(fields, solutions.iterations[start : start + count], unsolved))
         start += count
     return parts
 
@@ -201,11 +202,19 @@ def _parted(solutions: Solutions, rows: Sequence[int]) -> list[Solutions]:
 def _whole(outcomes: Sequence[Outcome]) -> Outcome:
     if len(outcomes) == 1:
         return outcomes[0]
-    parts = [outcome.solutions for outcome in outcomes]
-    fields = {name: np.concatenate([part.fields[name] for part in parts]) for name in parts[0].fields}
     return Outcome(
-        Solutions(fields, tuple(count for part in parts for count in part.iterations)),
+        _joined([outcome.solutions for outcome in outcomes]),
         queue=min(outcome.queue for outcome in outcomes),
         compute=sum(outcome.compute for outcome in outcomes),
         batch_size=max(outcome.batch_size for outcome in outcomes),
     )
+
+
+def _joined(parts: Sequence[Solutions]) -> Solutions:
+    fields = {name: np.concatenate([part.fields[name] for part in parts]) for name in parts[0].fields}
+    iterations: tuple[int, ...] = ()
+    unsolved: dict[int, str] = {}
+    for part in parts:
+        unsolved |= {len(iterations) + row: why for row, why in part.unsolved.items()}
+        iterations += part.iterations
+    return Solutions(fields, iterations, unsolved)

@@ -34,9 +34,12 @@ READY = """mno is ready at {address} (models: {models}; endpoints: {address}/doc
 @click.option("--device", type=DEVICES)
 @click.option("--host", help="Address to listen on. Default: 127.0.0.1.")
 @click.option("--http-port", type=click.IntRange(0, 65535), help="Default: 8080; 0 takes a free port.")
+@click.option("--grpc-port", type=click.IntRange(0, 65535), help="Not available yet.")
 @click.option("--check-config", is_flag=True, help="Print the settings that would hold, and exit.")
-def serve(config: Path | None, check_config: bool, **flags: Any) -> None:
+def serve(config: Path | None, grpc_port: int | None, check_config: bool, **flags: Any) -> None:
     """Answer requests over HTTP, as CONFIG.toml, MNO_* variables and the options say (the later wins)."""
+    if grpc_port is not None:
+        raise NotAvailableYet("gRPC comes with a later release; leave --grpc-port out")
     settings = read_settings(config, os.environ, flags)
     if check_config:
         click.echo(settings.model_dump_json(indent=1))

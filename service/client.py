@@ -23,7 +23,7 @@ import httpx
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Answer", "Client", "ErrorEstimate", "ServiceError"]
+__all__ = ["Answer", "Client", "ErrorEstimate", "ErrorSummary", "ServiceError"]
 
 NPY = "application/x-npy"
 RETRIED = (429, 503)
@@ -59,10 +59,28 @@ class ErrorEstimate:
 
 
 @dataclass(frozen=True)
+class ErrorSummary:
+    """Of a batch whose estimates are too many for a header: the largest upper bound, and what is typical.
+
+    Attributes:
+        steps: the most that any field took.
+        fields: how many the batch has.
+    """
+
+    kind: str
+    norm: str
+    upper_max: float
+    l2_estimate_median: float
+    steps: int
+    fields: int
+
+
+@dataclass(frozen=True)
 class Answer:
     """Solutions by name, each also an attribute (``answer.pressure``), and what is known about them.
 
-    For a batch, ``error`` and ``in_distribution`` have an entry for each field.
+    For a batch, ``error`` and ``in_distribution`` have an entry for each field; the numbers of ``error`` have
+    four digits, and for a batch of some hundred fields it is an :class:`ErrorSummary`.
 
     Attributes:
         model: the version that answered, None for the reference solver.
@@ -221,17 +239,24 @@ def _answer(response: httpx.Response) -> Answer:
     )
 
 
-def _error(document: Any) -> ErrorEstimate | tuple[ErrorEstimate, ...] | None:
+def _error(document: Any) -> ErrorEstimate | ErrorSummary | tuple[ErrorEstimate, ...] | None:
     if document is None:
         return None
-    if isinstance(document, list):
-        return tuple(_estimate(entry) for entry in document)
-    return _estimate(document)
+    if "upper_max" in document:
+        return ErrorSummary(**_known(ErrorSummary, document))
+    estimate = _known(ErrorEstimate, document)
+    if not isinstance(estimate["upper"], list):
+        return ErrorEstimate(**estimate)
+    arrays = (estimate.pop(name) for name in ("lower", "upper", "l2_estimate"))
+    return tuple(
+        ErrorEstimate(**estimate, lower=lower, upper=upper, l2_estimate=l2_estimate)
+        for lower, upper, l2_estimate in zip(*arrays, strict=True)
+    )
 
 
-def _estimate(document: Mapping[str, Any]) -> ErrorEstimate:
+def _known(kind: type, document: Mapping[str, Any]) -> dict[str, Any]:
     # a newer service may say more than this client knows
-    return ErrorEstimate(**{known.name: document[known.name] for known in fields(ErrorEstimate)})
+    return {known.name: document[known.name] for known in fields(kind)}
 
 
 def _timing(header: str) -> dict[str, float]:

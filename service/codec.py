@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from tokenize import TokenError
 from typing import Any
 
@@ -22,6 +24,11 @@ Array = NDArray[Any]
 
 GZIP_WINDOW = zlib.MAX_WBITS | 16
 NPY_READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+JSON_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+NOT_A_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
+# an object with a batch of fields needs 4
+DEEPEST_JSON = 8
+HIGHEST_RANK = 3
 NPY_TYPES = "float16, float32, float64 or integers"
 
 
@@ -41,8 +48,9 @@ def gunzip(body: bytes, limit: int) -> bytes:
     return plain
 
 
-def decode_json(body: bytes) -> dict[str, Any]:
-    """A JSON object. NaN and Infinity are not JSON and are refused here."""
+def decode_json(body: bytes, most_lists: int) -> dict[str, Any]:
+    """A JSON object with at most ``most_lists`` lists. NaN and Infinity are not JSON and are refused here."""
+    _check_brackets(body, most_lists)
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -51,6 +59,20 @@ def decode_json(body: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise InvalidField("body", "json", f"expected a JSON object, got a {type(document).__name__}")
     return document
+
+
+def _check_brackets(body: bytes, most_lists: int) -> None:
+    """Refuse, before it is parsed, what two bytes of JSON can make large: many lists and deep ones."""
+    brackets = JSON_STRING.sub(b"", body).translate(None, NOT_A_BRACKET)
+    if brackets.count(b"[") > most_lists or brackets.count(b"{") > most_lists:
+        message = f"expected at most {most_lists} lists, a row of a field each; send fewer fields a request"
+        raise InvalidField("body", "rows", message)
+    text = np.frombuffer(brackets, dtype=np.uint8)
+    depth = np.cumsum(np.where((text == ord("[")) | (text == ord("{")), 1, -1))
+    if depth.max(initial=0) > DEEPEST_JSON:
+        raise InvalidField(
+            "body", "rank", f"expected lists at most {HIGHEST_RANK} deep; send (batch, ny, nx)"
+        )
 
 
 def encode_json(document: Mapping[str, Any]) -> bytes:
@@ -66,9 +88,17 @@ def array_from_lists(field: str, value: object) -> Array:
         array = np.asarray(value)
     except ValueError:  # ragged, or deeper than NumPy goes
         array = np.empty(0, dtype=object)
-    if array.size and array.dtype.kind in "fiu":
+    if array.size and array.dtype.kind in "fiu" and not _has_booleans(value, array.ndim):
         return array.astype(np.float64)
     raise _first_fault(field, value)
+
+
+def _has_booleans(value: list[Any], rank: int) -> bool:
+    # NumPy takes a true among numbers for a one
+    numbers: Iterable[Any] = value
+    for _ in range(rank - 1):
+        numbers = chain.from_iterable(numbers)
+    return bool in map(type, numbers)
 
 
 def _kind(value: object) -> str:
@@ -82,6 +112,11 @@ def _first_fault(field: str, value: list[Any]) -> InvalidField:
     corner: object = value
     while isinstance(corner, list):
         shape.append(len(corner))
+        if len(shape) > HIGHEST_RANK:
+            message = (
+                f"{field}: expected (ny, nx) or (batch, ny, nx), got lists more than {HIGHEST_RANK} deep"
+            )
+            return InvalidField(field, "rank", message)
         corner = corner[0] if corner else None
     if 0 in shape:
         return InvalidField(field, "not empty", f"{field}: expected numbers, got an empty list")

@@ -95,8 +95,18 @@ def _from_archive(path: Path, archive: Any) -> FieldFile:
     name = FIELD if FIELD in names else names[0] if len(names) == 1 else None
     if name is None:
         raise InvalidField("INPUT", "missing", f"{path}: expected an array named {FIELD!r}, got {names}")
-    source = float(archive["source"]) if "source" in names else DEFAULT_SOURCE
-    return _from_array(path, archive[name], source)
+    return _from_array(path, archive[name], _uniform(path, archive["source"] if "source" in names else None))
+
+
+def _uniform(path: Path, source: object) -> float:
+    """The one source of all samples."""
+    if source is None:
+        return DEFAULT_SOURCE
+    value = np.asarray(source)
+    if value.size != 1 or value.dtype.kind not in "fiu":
+        message = f"{path}: expected one number as the source of all samples, got {value.dtype} {value.shape}"
+        raise InvalidField("INPUT", "source", message)
+    return float(value.item())
 
 
 def _pdebench(path: Path, file: Any) -> FieldFile:
@@ -104,10 +114,14 @@ def _pdebench(path: Path, file: Any) -> FieldFile:
     if not isinstance(fields, h5py.Dataset) or fields.ndim != 3 or fields.shape[0] == 0:
         message = f"{path}: expected a data set {COEFFICIENT!r} (sample, x, y), got {sorted(file)}"
         raise InvalidField("INPUT", "missing", message)
+    if fields.dtype.kind not in "fiu":
+        raise InvalidField(
+            "INPUT", "dtype", f"{path}: expected numbers in {COEFFICIENT!r}, got {fields.dtype}"
+        )
     count, nx, ny = fields.shape
     for axis, cells in (("x", nx), ("y", ny)):
         _check_unit_side(path, file, axis, cells)
-    source = float(file.attrs.get(SOURCE, DEFAULT_SOURCE))
+    source = _uniform(path, file.attrs.get(SOURCE))
 
     def read(start: int, stop: int) -> NDArray[Any]:
         return np.ascontiguousarray(fields[start:stop].transpose(0, 2, 1))

@@ -14,11 +14,13 @@ from starlette.requests import ClientDisconnect
 
 from problems import PROBLEMS, FieldSpec, Problem
 from service import pages, wire
-from service.errors import NotAvailableYet, ServiceFault, TooLarge, UnknownProblem
+from service.codec import gunzip
+from service.errors import NotAvailableYet, ServiceFault, TooLarge
 from service.faults import RequestScope, answer_fault, answer_http_exception, answer_nobody, answer_not_ready
+from service.in_flight import Admission, Share
 from service.models import Models
 from service.settings import Limits
-from service.solver import Solver, SolveResponse
+from service.solver import Solver, SolveResponse, find_problem
 
 __all__ = ["create_app"]
 
@@ -39,6 +41,7 @@ def create_app(
     """
     # the stock documentation page loads its scripts from another host, so there is one of our own
     app = FastAPI(title="mno", version=pages.VERSION, docs_url=None, redoc_url=None)
+    app.add_middleware(Admission, limit=limits.inflight_bytes)
     app.add_middleware(RequestScope)
     app.add_exception_handler(ServiceFault, answer_fault)
     app.add_exception_handler(HTTPException, answer_http_exception)
@@ -55,10 +58,10 @@ def _add_solving(app: FastAPI, solver: Solver, limits: Limits) -> None:
         """Solutions of one field or a batch of fields, each with its error bound."""
         received = time.perf_counter()
         form = wire.choose_form(request.headers)
-        body = await _read_body(request, limits.body_bytes)
+        body = await _read_body(request, limits)
         headers, query = request.headers, request.query_params
         wanted = await asyncio.to_thread(
-            wire.read_request, _known(problem), headers, query, body, limits.body_bytes, received
+            wire.read_request, find_problem(problem), headers, query, body, limits, received
         )
         response = await _unless_client_leaves(request, solver.solve(wanted))
         return await asyncio.to_thread(wire.write_response, response, form)
@@ -66,7 +69,7 @@ def _add_solving(app: FastAPI, solver: Solver, limits: Limits) -> None:
     @app.post("/v1/problems/{problem}/{operation}", response_model=None)
     async def operate(problem: str, operation: str) -> NoReturn:
         """``rollout``, ``vjp`` and ``jvp`` come with a later release."""
-        _known(problem)
+        find_problem(problem)
         if operation not in pages.LATER:
             raise HTTPException(404)
         raise NotAvailableYet(f"{operation} comes with a later release; this one has solve")
@@ -81,7 +84,7 @@ def _add_catalog(app: FastAPI, models: Models, limits: Limits) -> None:
     @app.get("/v1/problems/{problem}")
     async def one_problem(problem: str) -> dict[str, Any]:
         """Fields, units, bounds, grids, boundary conditions, equation and models of a problem."""
-        return _describe(_known(problem), models, limits)
+        return _describe(find_problem(problem), models, limits)
 
     @app.get("/v1/models")
     async def all_models() -> dict[str, Any]:
@@ -103,7 +106,7 @@ def _add_health(app: FastAPI, draining: Callable[[], bool]) -> None:
     @app.get("/healthz/ready", response_model=None)
     async def ready(request: Request) -> dict[str, str] | Response:
         """The models are loaded and warm, and the process is not about to stop."""
-        # the port opens after the warm-up, so that only stopping makes a listening service unready
+        # nobody is answered before the warm-up, so that only stopping makes an answering service unready
         return answer_not_ready(request) if draining() else {"status": "ready"}
 
     @app.get("/docs", include_in_schema=False)
@@ -115,18 +118,25 @@ def _add_health(app: FastAPI, draining: Callable[[], bool]) -> None:
         return RedirectResponse("/docs")
 
 
-def _known(name: str) -> Problem:
-    if name not in PROBLEMS:
-        raise UnknownProblem(f"no problem {name!r}; expected one of {sorted(PROBLEMS)}")
-    return PROBLEMS[name]
+async def _read_body(request: Request, limits: Limits) -> bytes:
+    """The body, uncompressed; what it takes in memory is held until the answer is written."""
+    share: Share = request.state.share
+    limit, weight = wire.body_limit(request.headers, limits), wire.body_weight(request.headers)
+    body = await _stream_body(request, limit, share, weight)
+    if not wire.is_gzip(request.headers):
+        return body
+    plain = await asyncio.to_thread(gunzip, body, limit)
+    share.take(weight * (len(plain) - len(body)))
+    return plain
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
-    """The body, refused as soon as it is known to exceed ``limit`` bytes."""
+async def _stream_body(request: Request, limit: int, share: Share, weight: int) -> bytes:
+    """The body as it came, refused as soon as it is known to exceed ``limit`` bytes."""
     declared = request.headers.get("content-length", "0")
     body = bytearray()
     if not declared.isdecimal() or int(declared) <= limit:
         async for chunk in request.stream():
+            share.take(weight * len(chunk))
             body += chunk
             if len(body) > limit:
                 break

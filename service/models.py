@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, final
 
@@ -12,6 +13,8 @@ from service.errors import InvalidField, UnknownModel
 from service.settings import InvalidSettings
 
 __all__ = ["Models", "load_models"]
+
+log = logging.getLogger("mno.service")
 
 
 @final
@@ -61,8 +64,8 @@ class Models:
         return sorted({grid for v in self.versions if v.card.problem == problem for grid in v.card.grids})
 
     def catalog(self) -> list[dict[str, Any]]:
-        """Summaries of all models in the stores."""
-        return [self._summary(name) for name in self._catalog.models()]
+        """Summaries of all models in the stores; one that is damaged says so."""
+        return [self._summary_or_error(name) for name in self._catalog.models()]
 
     def describe(self, name: str) -> dict[str, Any]:
         """The summary of a model with the cards of all its versions."""
@@ -72,6 +75,15 @@ class Models:
         except model_store.UnknownModel as error:
             raise UnknownModel(str(error)) from error
         return summary | {"cards": cards}
+
+    def _summary_or_error(self, name: str) -> dict[str, Any]:
+        try:
+            return self._summary(name)
+        except StoreError as error:
+            log.warning("%s cannot be described: %s", name, error)
+            # the error's own words may name places on the server
+            what = f"a card or the aliases of {name} are damaged; `mno store verify` says more"
+            return {"name": name, "error": what}
 
     def _summary(self, name: str) -> dict[str, Any]:
         versions = self._catalog.versions(name)

@@ -29,7 +29,19 @@ _FIELD: dict[str, Any] = {
     "description": "(ny, nx) or (batch, ny, nx), y before x, each number > 0",
 }
 
+_ESTIMATE = (
+    "JSON. One field: kind, norm, lower, upper, l2_estimate, steps. A batch: the same, with an array for "
+    "each of lower, upper and l2_estimate, the bounds rounded outwards to four digits; where that exceeds "
+    "6 KiB only kind, norm, upper_max, l2_estimate_median, steps (the most) and fields (how many)"
+)
+
 SOLVE_BODY: dict[str, Any] = {
+    "responses": {
+        "200": {
+            "description": "JSON, or .npy with everything but the array in headers",
+            "headers": {"Mno-Error-Estimate": {"schema": {"type": "string"}, "description": _ESTIMATE}},
+        }
+    },
     "parameters": [
         {
             "name": name,
@@ -65,6 +77,8 @@ pre{{background:#f2f2f2;padding:1rem;overflow:auto}}</style>
 <p>A served solver for partial differential equations. The machine-readable form of this page is
 <a href="/openapi.json">/openapi.json</a>.</p>
 <table>{rows}</table>
+<p>Answers as <code>application/x-npy</code> have the rest in headers.
+<code>Mno-Error-Estimate</code> is {estimate}.</p>
 <pre>curl -H 'Content-Type: application/x-npy' --data-binary @permeability.npy \\
      -H 'Accept: application/x-npy' -o pressure.npy '{{address}}/v1/problems/darcy/solve?source=1.0'</pre>
 </html>
@@ -78,4 +92,4 @@ def docs(openapi: dict[str, Any]) -> str:
         for path, methods in openapi["paths"].items()
         for method, operation in methods.items()
     )
-    return _PAGE.format(version=escape(VERSION), rows=rows)
+    return _PAGE.format(version=escape(VERSION), rows=rows, estimate=escape(_ESTIMATE))

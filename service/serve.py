@@ -23,7 +23,7 @@ from service.settings import InvalidSettings, Settings
 from service.solver import Solver
 from service.worker import ThreadWorker, Worker
 
-__all__ = ["Service", "build_solver", "open_models", "serve"]
+__all__ = ["Service", "build_solver", "listen_on", "open_models", "serve"]
 
 # connections that the kernel holds until they are accepted
 BACKLOG = 2048
@@ -57,7 +57,7 @@ class Service:
     """The models, the solver and the server of one process, on an address of its own."""
 
     def __init__(self, settings: Settings) -> None:
-        """Load the models and take the address; nobody is answered yet.
+        """Load the models and listen on the address; whoever connects is answered after the warm-up.
 
         Raises:
             InvalidSettings: the models or the address cannot be had.
@@ -77,10 +77,10 @@ class Service:
                 timeout_graceful_shutdown=settings.grace_seconds,
             )
         )
-        self._listener = _bind(settings.host, settings.http_port)
+        self._listener = listen_on(settings.host, settings.http_port)
 
     def run(self, announce: Announce) -> None:
-        """Warm up, open the port, announce it, and answer until stopped."""
+        """Warm up, announce the address, and answer until stopped."""
         with asyncio.Runner(loop_factory=self._server.config.get_loop_factory()) as runner:
             runner.run(self._answer(announce))
 
@@ -92,15 +92,13 @@ class Service:
         with self._listener:
             async with self._solver:
                 await self._solver.warm_up()
-                # nobody can connect before everything is warm
-                self._listener.listen(BACKLOG)
                 announce(_address(self._listener), self._models)
                 _ignore_repeated_signals()
                 await self._server.serve(sockets=[self._listener])
 
 
 def serve(settings: Settings, announce: Announce) -> None:
-    """Answer until SIGTERM or SIGINT; ``announce`` is called once there is something to connect to."""
+    """Answer until SIGTERM or SIGINT; ``announce`` is called once the service is warm."""
     Service(settings).run(announce)
 
 
@@ -111,12 +109,18 @@ def _ignore_repeated_signals() -> None:
             signal.signal(number, lambda *_: None)
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    """A socket that owns the address but does not listen yet."""
+def listen_on(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        InvalidSettings: the address cannot be had.
+    """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        # at once: two sockets may be bound to one address, but only one can listen there
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise InvalidSettings(

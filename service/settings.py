@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict, SettingsError
 from pydantic_settings.sources import PydanticBaseSettingsSource
 
 __all__ = ["Batching", "InvalidSettings", "Limits", "Settings", "read_settings"]
@@ -29,6 +29,12 @@ class Limits(BaseModel):
 
     body_bytes: int = Field(
         default=64 * 2**20, gt=0, description="largest request body, also after decompression"
+    )
+    json_bytes: int = Field(
+        default=16 * 2**20, gt=0, description="largest JSON body, also after decompression; see body_bytes"
+    )
+    inflight_bytes: int = Field(
+        default=512 * 2**20, gt=0, description="bodies under way together; JSON counts 16 times"
     )
     batch: int = Field(default=256, gt=0, description="fields in one request")
     grid_side: int = Field(default=1024, gt=0, description="cells along one side of a grid")
@@ -100,6 +106,10 @@ def read_settings(
         return Settings(**_merged(_merged(_read_toml(config), source()), given))
     except ValidationError as error:
         raise InvalidSettings(_one_line(error)) from error
+    except SettingsError as error:  # a variable for a whole section that holds no JSON
+        raise InvalidSettings(
+            f"{error}; expected JSON, or one variable a setting: MNO_LIMITS__BATCH"
+        ) from error
 
 
 def _read_toml(config: Path | None) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from typing import Any
 
 from service.errors import InvalidField
 from service.field_file import FieldFile, open_field_file
+from service.models import Models
 from service.serve import build_solver, open_models
 from service.settings import Batching, Limits, Settings
-from service.solver import ErrorKind, Method, Solver, SolveRequest, SolveResponse
+from service.solver import ErrorKind, Method, Solver, SolveRequest, SolveResponse, find_problem
 from service.staged_output import StagedOutput, check_output
 
 __all__ = ["FileJob", "solve_file"]
@@ -48,12 +49,13 @@ def solve_file(job: FileJob, settings: Settings, progress: Callable[..., Any]) -
     Raises:
         ServiceFault: the input, the output or an option cannot be used.
     """
-    check_output(job.output)
+    check_output(job.output, job.input)
     with open_field_file(job.input) as fields:
         settings = _for_files(settings, job.batch_size)
         models = open_models(settings)
         solver = build_solver(settings, models)
-        return asyncio.run(_solve(job, fields, solver, progress))
+        recipe = _recipe(job, fields, models)
+        return asyncio.run(_solve(job, fields, solver, recipe, progress))
 
 
 def _for_files(settings: Settings, batch_size: int) -> Settings:
@@ -62,32 +64,44 @@ def _for_files(settings: Settings, batch_size: int) -> Settings:
     return settings.model_copy(update={"limits": limits, "batching": batching})
 
 
-async def _solve(job: FileJob, fields: FieldFile, solver: Solver, progress: Callable[..., Any]) -> str:
-    source = fields.source if job.source is None else job.source
-    async with solver:
-        # what the first batch says of model and operator holds for all
-        output = StagedOutput(job.output, fields, source, _recipe(job, fields, source))
-        with progress(None, fields.count, f"solve {job.problem}") as bar:
-            bar.update(output.done)
-            async with aclosing(_responses(job, fields, source, output.done, solver)) as responses:
-                async for response in responses:
-                    output.append(response)
-                    bar.update(len(response.in_distribution))
-    return output.finish()
+async def _solve(
+    job: FileJob, fields: FieldFile, solver: Solver, recipe: dict[str, Any], progress: Callable[..., Any]
+) -> str:
+    source = recipe["source"]
+    with StagedOutput(job.output, fields, source, recipe) as output:
+        async with solver:
+            with progress(None, fields.count, f"solve {job.problem}") as bar:
+                bar.update(output.done)
+                async with aclosing(_responses(job, fields, source, output.done, solver)) as responses:
+                    async for response in responses:
+                        output.append(response)
+                        bar.update(len(response.in_distribution))
+        return output.finish()
 
 
-def _recipe(job: FileJob, fields: FieldFile, source: float) -> dict[str, Any]:
+def _recipe(job: FileJob, fields: FieldFile, models: Models) -> dict[str, Any]:
     """All that the output depends on, so that nothing else is ever continued."""
     status = job.input.stat()
     return {
         "problem": job.problem,
         "input": [str(job.input.resolve()), status.st_size, status.st_mtime_ns],
         "shape": [fields.count, *fields.grid],
-        "source": source,
-        "model": job.model,
+        "source": fields.source if job.source is None else job.source,
+        "version": _version(job, models),
         "method": job.method,
         "error": job.error,
     }
+
+
+def _version(job: FileJob, models: Models) -> dict[str, Any] | None:
+    """The version that answers, or whose operator the reference solver takes, with its files' hashes."""
+    problem = find_problem(job.problem)
+    if job.method == "solver" and job.model is None:
+        return None
+    version = models.find(problem.name, job.model)
+    hashes = {name: record.sha256 for name, record in version.card.files.items()}
+    # stores have equal names for different versions
+    return {"name": str(version.reference), "scheme": version.card.scheme, "sha256": hashes}
 
 
 async def _responses(

@@ -7,6 +7,7 @@ moment happens off the event loop.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -29,9 +30,9 @@ from service.errors import (
 from service.models import Models
 from service.settings import InvalidSettings, Limits
 from service.validate import Inputs, validate_inputs, within_float32
-from service.worker import Batch, Bucket
+from service.worker import Batch, Bucket, Solutions
 
-__all__ = ["SolveRequest", "SolveResponse", "Solver", "Timing"]
+__all__ = ["SolveRequest", "SolveResponse", "Solver", "Timing", "find_problem"]
 
 Method = Literal["auto", "surrogate", "solver", "hybrid"]
 ErrorKind = Literal["none", "bound", "certified"]
@@ -148,7 +149,7 @@ class Solver:
             ServiceFault: one of its kinds, when there is no solution to give.
         """
         _refuse_what_comes_later(request)
-        problem = _find_problem(request.problem)
+        problem = find_problem(request.problem)
         try:
             async with asyncio.timeout_at(_deadline(request)):
                 return await self._solve(problem, request)
@@ -163,6 +164,7 @@ class Solver:
         route = self._choose(problem, request, inputs)
         batch = await asyncio.to_thread(_batch, inputs, route.bucket)
         outcome = await route.batcher.submit(batch)
+        _refuse_unsolved(problem, inputs, outcome.solutions)
         answers = await asyncio.to_thread(_leaving, outcome, request.dtype)
         certifying = time.perf_counter()
         errors, known = await asyncio.to_thread(_judge, request, route, inputs, answers)
@@ -219,7 +221,12 @@ def _refuse_what_comes_later(request: SolveRequest) -> None:
         raise NotAvailableYet("method=hybrid comes with a later release; use surrogate, solver or auto")
 
 
-def _find_problem(name: str) -> Problem:
+def find_problem(name: str) -> Problem:
+    """The problem of that name.
+
+    Raises:
+        UnknownProblem: there is none.
+    """
     if name not in PROBLEMS:
         raise UnknownProblem(f"no problem {name!r}; expected one of {sorted(PROBLEMS)}")
     return PROBLEMS[name]
@@ -239,6 +246,16 @@ def _batch(inputs: Inputs, bucket: Bucket) -> Batch:
     return Batch(bucket, {name: values.astype(bucket.dtype) for name, values in inputs.fields.items()})
 
 
+def _refuse_unsolved(problem: Problem, inputs: Inputs, solutions: Solutions) -> None:
+    for row, why in solutions.unsolved.items():
+        raise _contrast(problem, inputs, row, why)
+
+
+def _contrast(problem: Problem, inputs: Inputs, row: int, message: str) -> InvalidField:
+    """What to raise for a field whose values differ too much for float64."""
+    return InvalidField(problem.inputs[0].name, "contrast", message, None if inputs.single else (row,))
+
+
 def _leaving(outcome: Outcome, dtype: str) -> dict[str, NDArray[Any]]:
     """The very numbers that leave the service."""
     with np.errstate(over="ignore"):
@@ -254,14 +271,25 @@ def _leaving(outcome: Outcome, dtype: str) -> dict[str, NDArray[Any]]:
 def _judge(
     request: SolveRequest, route: _Route, inputs: Inputs, answers: Mapping[str, NDArray[Any]]
 ) -> tuple[tuple[ErrorBound, ...] | None, tuple[bool, ...]]:
-    bucket = route.bucket
-    errors = None
-    if request.error == "bound":
-        errors = error_bounds(bucket.problem, bucket.scheme, bucket.grid, inputs.fields, answers)
+    errors = _bounds(route.bucket, inputs, answers) if request.error == "bound" else None
     if route.hull is None:
         return errors, (True,) * inputs.rows
-    coefficient = inputs.fields[PROBLEMS[bucket.problem].inputs[0].name]
+    coefficient = inputs.fields[PROBLEMS[route.bucket.problem].inputs[0].name]
     return errors, in_hull(route.hull, list(coefficient))
+
+
+def _bounds(bucket: Bucket, inputs: Inputs, answers: Mapping[str, NDArray[Any]]) -> tuple[ErrorBound, ...]:
+    # what overflows shows in the bound
+    with np.errstate(over="ignore", invalid="ignore"):
+        errors = error_bounds(bucket.problem, bucket.scheme, bucket.grid, inputs.fields, answers)
+    for row, error in enumerate(errors):
+        # a bound that bounds nothing has no number on the wire either
+        if not (math.isfinite(error.upper) and math.isfinite(error.l2_estimate)):
+            problem = PROBLEMS[bucket.problem]
+            what = f"{problem.inputs[0].name}: the error of the answer cannot be bounded in float64"
+            message = f"{what}; send a lower contrast, or ask for error=none"
+            raise _contrast(problem, inputs, row, message)
+    return errors
 
 
 def _timing(outcome: Outcome, certify: float, total: float) -> Timing:

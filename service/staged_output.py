@@ -2,15 +2,18 @@
 
 The folder holds plain ``.npy`` arrays of their final size and ``progress.json``, which says for what job they
 are and how many samples are done; so work that was killed at any moment continues after its last whole batch.
+Whoever writes holds a lock on the folder.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Self, final
 
 import h5py
 import numpy as np
@@ -26,28 +29,46 @@ __all__ = ["StagedOutput", "check_output"]
 COPIED_AT_ONCE = 64
 
 
-def check_output(path: Path) -> None:
-    """Refuse an output that could not be written at the end."""
+def check_output(path: Path, input_path: Path) -> None:
+    """Refuse an output that could not be written at the end, or would replace the input."""
     if path.suffix.lower() not in (".npy", ".npz", *HDF5):
         raise unknown_extension(path)
     if not path.parent.is_dir() or path.is_dir():
         raise InvalidField("OUTPUT", "path", f"{path}: expected a file in a folder that exists")
+    if path.exists() and path.samefile(input_path):
+        raise InvalidField("OUTPUT", "path", f"{path} is the input itself; choose another output")
 
 
 @final
 class StagedOutput:
-    """Solutions and upper error bounds of all samples, appended batch by batch."""
+    """Solutions and upper error bounds of all samples, appended batch by batch in a ``with`` block."""
 
     def __init__(self, path: Path, inputs: FieldFile, source: float, recipe: Mapping[str, Any]) -> None:
-        """Continue the partial output of the same ``recipe``, or begin one."""
+        """Continue the partial output of the same ``recipe``, or begin one.
+
+        Raises:
+            InvalidField: somebody writes this output now, or has begun it for another recipe.
+        """
         self._path = path
         self._inputs = inputs
         self._source = source
         self._recipe = dict(recipe)
         self._folder = path.with_name(f"{path.name}.partial")
-        self._progress = self._resume() if self._folder.exists() else self._begin()
-        self._answers = open_memmap(self._folder / "answers.npy", mode="r+")
-        self._errors = open_memmap(self._folder / "error_upper.npy", mode="r+")
+        self._folder.mkdir(exist_ok=True)
+        self._lock = _locked(self._folder)
+        try:
+            self._progress = self._resume() or self._begin()
+            self._answers = open_memmap(self._folder / "answers.npy", mode="r+")
+            self._errors = open_memmap(self._folder / "error_upper.npy", mode="r+")
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._lock)
 
     @property
     def done(self) -> int:
@@ -56,9 +77,6 @@ class StagedOutput:
 
     def append(self, response: SolveResponse) -> None:
         """Add the answers to the next samples."""
-        if self.done and response.model != self._progress["model"]:
-            message = f"{self._folder} was begun with {self._progress['model']}, now it is {response.model}"
-            raise InvalidField("OUTPUT", "recipe", f"{message}; remove it, or ask for that model")
         ((name, answers),) = response.fields.items()
         rows = slice(self.done, self.done + len(answers))
         self._answers[rows] = answers
@@ -89,24 +107,25 @@ class StagedOutput:
 
     def _begin(self) -> dict[str, Any]:
         dtype = np.float64 if self._inputs.dtype == np.float64 else np.float32
-        # the folder gets its name once it is complete
-        unnamed = self._path.with_name(f"{self._path.name}.beginning")
-        shutil.rmtree(unnamed, ignore_errors=True)
-        unnamed.mkdir()
         count = self._inputs.count
-        open_memmap(
-            unnamed / "answers.npy", mode="w+", dtype=dtype, shape=(count, *self._inputs.grid)
-        ).flush()
-        open_memmap(unnamed / "error_upper.npy", mode="w+", dtype=np.float64, shape=(count,)).flush()
-        progress = {"recipe": self._recipe, "done": 0}
-        (unnamed / "progress.json").write_text(json.dumps(progress))
-        unnamed.replace(self._folder)
-        return progress
+        shapes = {"answers": (dtype, (count, *self._inputs.grid)), "error_upper": (np.float64, (count,))}
+        for name, (kind, shape) in shapes.items():
+            open_memmap(self._folder / f"{name}.npy", mode="w+", dtype=kind, shape=shape).flush()
+        # until the first batch is noted there is nothing to continue
+        return {"recipe": self._recipe, "done": 0}
 
-    def _resume(self) -> dict[str, Any]:
-        progress: dict[str, Any] = json.loads((self._folder / "progress.json").read_text())
+    def _resume(self) -> dict[str, Any] | None:
+        """What was done for the same recipe, None if nothing was done for any."""
+        try:
+            progress: dict[str, Any] = json.loads((self._folder / "progress.json").read_text())
+        except FileNotFoundError:
+            return None
+        if not progress["done"]:
+            return None
         if progress["recipe"] != self._recipe:
-            message = f"{self._folder} was begun for another input, model or option; remove it to begin anew"
+            message = (
+                f"{self._folder} was begun for another input, version or option; remove it to begin anew"
+            )
             raise InvalidField("OUTPUT", "recipe", message)
         return progress
 
@@ -143,3 +162,15 @@ class StagedOutput:
                 rows = slice(start, min(start + COPIED_AT_ONCE, count))
                 coefficients[rows] = self._inputs.read(rows.start, rows.stop).transpose(0, 2, 1)
                 tensor[rows, 0] = self._answers[rows].transpose(0, 2, 1)
+
+
+def _locked(folder: Path) -> int:
+    """The open folder, locked until it is closed."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        message = f"{folder}: another process writes this output; wait for it, or choose another output"
+        raise InvalidField("OUTPUT", "lock", message) from error
+    return descriptor

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import decimal
 import difflib
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final, Literal
 
@@ -12,17 +14,32 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
-from problems import Problem
-from service.codec import array_from_lists, decode_json, decode_npy, encode_json, encode_npy, gunzip
+from problems import ErrorBound, Problem
+from service.codec import array_from_lists, decode_json, decode_npy, encode_json, encode_npy
 from service.errors import InvalidField, NotAcceptable, NotAvailableYet, UnsupportedMedia
+from service.settings import Limits
 from service.solver import ErrorKind, Method, SolveRequest, SolveResponse
 
-__all__ = ["JSON", "NPY", "Form", "choose_form", "read_request", "write_response"]
+__all__ = [
+    "JSON",
+    "NPY",
+    "Form",
+    "body_limit",
+    "body_weight",
+    "choose_form",
+    "is_gzip",
+    "read_request",
+    "write_response",
+]
 
 JSON: Final = "application/json"
 NPY: Final = "application/x-npy"
 PNG: Final = "image/png"
 LONGEST_QUOTE: Final = 80
+# what a byte of JSON may take while it is parsed: "300," becomes 56 bytes of objects and arrays
+JSON_WEIGHT: Final = 16
+# proxies and clients take 8 KiB of headers, and there are others
+LONGEST_ESTIMATE: Final = 6 * 2**10
 Form = Literal["application/json", "application/x-npy"]
 
 
@@ -40,13 +57,14 @@ class Options(BaseModel):
 
 def choose_form(headers: Mapping[str, str]) -> Form:
     """The first form of the client's ``Accept`` list, by weight, that the service writes."""
-    for media in _accepted(headers.get("accept", "*/*")):
+    accepted = _accepted(headers.get("accept", "*/*"))
+    for media in accepted:
         if media in ("*/*", "application/*", JSON):
             return JSON
         if media == NPY:
             return NPY
-        if media in (PNG, "image/*"):
-            raise NotAvailableYet(f"{PNG} comes with a later release; accept {JSON} or {NPY}")
+    if {PNG, "image/*"} & set(accepted):
+        raise NotAvailableYet(f"{PNG} comes with a later release; accept {JSON} or {NPY}")
     raise NotAcceptable(f"expected Accept: {JSON} or {NPY}, got {headers['accept']}")
 
 
@@ -67,29 +85,54 @@ def _weight(texts: list[str]) -> float:
         return 0.0
 
 
+def _media(headers: Mapping[str, str]) -> str:
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def body_limit(headers: Mapping[str, str], limits: Limits) -> int:
+    """The largest body of this kind, before and after decompression [B]."""
+    return min(limits.body_bytes, limits.json_bytes) if _media(headers) == JSON else limits.body_bytes
+
+
+def body_weight(headers: Mapping[str, str]) -> int:
+    """How many bytes of memory a byte of the body counts for."""
+    return JSON_WEIGHT if _media(headers) == JSON else 1
+
+
+def is_gzip(headers: Mapping[str, str]) -> bool:
+    """Whether the body is compressed.
+
+    Raises:
+        UnsupportedMedia: in a way that the service does not read.
+    """
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip"):
+        raise UnsupportedMedia(f"expected Content-Encoding gzip or none, got {encoding}")
+    return encoding == "gzip"
+
+
 def read_request(
     problem: Problem,
     headers: Mapping[str, str],
     query: Mapping[str, str],
     body: bytes,
-    limit: int,
+    limits: Limits,
     received: float,
 ) -> SolveRequest:
-    """The request in a body of at most ``limit`` bytes, also after decompression."""
-    encoding = headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("identity", "gzip"):
-        raise UnsupportedMedia(f"expected Content-Encoding gzip or none, got {encoding}")
-    plain = gunzip(body, limit) if encoding == "gzip" else body
-    media = headers.get("content-type", "").partition(";")[0].strip().lower()
+    """The request in a body that is not compressed, or no longer."""
+    media = _media(headers)
     if media == JSON:
-        return _from_json(problem, query, plain, received)
+        return _from_json(problem, query, body, limits, received)
     if media == NPY:
-        return _from_npy(problem, query, plain, received)
+        return _from_npy(problem, query, body, received)
     raise UnsupportedMedia(f"expected Content-Type {JSON} or {NPY}, got {media or 'none'}")
 
 
-def _from_json(problem: Problem, query: Mapping[str, str], body: bytes, received: float) -> SolveRequest:
-    document = decode_json(body)
+def _from_json(
+    problem: Problem, query: Mapping[str, str], body: bytes, limits: Limits, received: float
+) -> SolveRequest:
+    # a batch of the largest fields: a list for each row, each field and the batch
+    document = decode_json(body, most_lists=limits.batch * (limits.grid_side + 1) + 1)
     if query:
         option = next(iter(query))[:LONGEST_QUOTE]
         raise InvalidField(option, "unknown", f"with {JSON} the options go into the body, not the query")
@@ -168,15 +211,48 @@ def _trust(response: SolveResponse) -> dict[str, Any]:
 
 
 def _headers(response: SolveResponse) -> dict[str, str]:
-    """All that JSON says beside the fields; structured values are compact JSON."""
+    """All that JSON says beside the fields, as compact JSON; the bounds of a batch are shortened."""
     trust = _trust(response)
     return {
         "Mno-Model": trust["model"] or "",
         "Mno-Method": trust["method"],
         "Mno-Operator": trust["operator"],
-        "Mno-Error-Estimate": orjson.dumps(trust["error"]).decode(),
+        "Mno-Error-Estimate": _estimate(response).decode(),
         "Mno-In-Distribution": orjson.dumps(trust["in_distribution"]).decode(),
         "Mno-Certified": orjson.dumps(trust["certified"]).decode(),
         "Mno-Iterations": str(trust["iterations"]),
         "Server-Timing": ", ".join(f"{name};dur={value}" for name, value in vars(response.timing).items()),
     }
+
+
+def _estimate(response: SolveResponse) -> bytes:
+    if response.errors is None:
+        return b"null"
+    return orjson.dumps(response.errors[0]) if response.single else _short_estimate(response.errors)
+
+
+def _short_estimate(errors: Sequence[ErrorBound]) -> bytes:
+    """An array for each quantity, or only a summary where that is too long for a header."""
+    common = {
+        "kind": errors[0].kind,
+        "norm": errors[0].norm,
+        "steps": max(error.steps for error in errors),
+    }
+    arrays = {
+        "lower": [_four_digits(error.lower, decimal.ROUND_FLOOR) for error in errors],
+        "upper": [_four_digits(error.upper, decimal.ROUND_CEILING) for error in errors],
+        "l2_estimate": [_four_digits(error.l2_estimate, decimal.ROUND_HALF_EVEN) for error in errors],
+    }
+    estimate = orjson.dumps(common | arrays)
+    if len(estimate) <= LONGEST_ESTIMATE:
+        return estimate
+    summary = {
+        "upper_max": max(arrays["upper"]),
+        "l2_estimate_median": statistics.median(arrays["l2_estimate"]),
+        "fields": len(errors),
+    }
+    return orjson.dumps(common | summary)
+
+
+def _four_digits(value: float, rounding: str) -> float:
+    return float(decimal.Context(prec=4, rounding=rounding).create_decimal_from_float(value))

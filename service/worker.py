@@ -6,7 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import numpy as np
@@ -54,10 +54,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class Solutions:
-    """Output fields [batch y x] by name, in the order of the inputs, and the iterations of each sample."""
+    """Output fields [batch y x] by name, in the order of the inputs, and the iterations of each sample.
+
+    Attributes:
+        unsolved: why a row has no solution, by row; its numbers mean nothing.
+    """
 
     fields: Mapping[str, NDArray[Any]]
     iterations: tuple[int, ...]
+    unsolved: Mapping[int, str] = field(default_factory=dict)
 
 
 Compute = Callable[[Batch], Solutions]

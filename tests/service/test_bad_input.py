@@ -69,7 +69,10 @@ def problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
         ([*field()[:7], [*[1.0] * 31, None], *field()[8:]], "numbers", [7, 31]),
         ([*field()[:7], [*[1.0] * 31, [1.0]], *field()[8:]], "rectangular", [7, 31]),
         ([[True] * 32] * 32, "numbers", [0, 0]),
-        ([[{}] * 32] * 32, "numbers", [0, 0]),
+        ([[{}] * 8] * 8, "numbers", [0, 0]),
+        ([[True, 1.0], [1.0, 1.0]], "numbers", [0, 0]),
+        ([[[1.0, 1.0], [1.0, False]]], "numbers", [0, 1, 1]),
+        ([[[[{}]]]], "rank", None),
         ([], "not empty", None),
         ([[], []], "not empty", None),
         ([1.0, 2.0], "rank", None),
@@ -134,6 +137,10 @@ def test_a_bad_npy_is_refused_unread(
         b"\xff\xfe",
         b"[" * 100_000,
         b'{"permeability": ' + b"[" * 500 + b"]" * 500 + b"}",
+        b'{"permeability": ' + b"[" * 1015 + b"]" * 1015 + b"}",
+        b'{"permeability": ' + b'{"a":' * 400 + b"1" + b"}" * 400 + b"}",
+        b'{"permeability": [' + b"[]," * 300_000 + b"[]]}",
+        b'{"permeability": [' + b"{}," * 300_000 + b"{}]}",
     ],
 )
 def test_a_body_that_is_no_json_object_is_refused(http: httpx.Client, body: bytes) -> None:
@@ -262,3 +269,56 @@ def test_the_client_raises_the_problem(address: str) -> None:
         client.solve("darcy", -np.ones((32, 32)))
     assert (refusal.value.status, refusal.value.type) == (422, "invalid-field")
     assert refusal.value.problem["index"] == [0, 0]
+
+
+def test_more_rows_than_a_batch_may_have_are_refused_unparsed(http: httpx.Client) -> None:
+    body = b'{"permeability": [' + b"[]," * 600 + b"[]]}"
+    assert problem(http.post(SOLVE, content=body, headers=JSON), 422, "invalid-field")["rule"] == "rows"
+
+
+def test_brackets_in_a_string_are_no_lists(http: httpx.Client) -> None:
+    for model in ("[" * 600, '\\"[' * 600, "[" * 600 + "\\"):
+        answer = http.post(SOLVE, json={"permeability": field(), "model": model})
+        problem(answer, 404, "unknown-model")
+
+
+def test_an_unsolvable_field_is_refused_and_names_its_place_in_the_batch(http: httpx.Client) -> None:
+    extreme = np.where(np.random.default_rng(0).random((32, 32)) < 0.5, 1e-300, 1e300)
+    body = npy(np.stack([np.ones((32, 32)), extreme]))
+    document = problem(http.post(f"{SOLVE}?method=solver", content=body, headers=NPY), 422, "invalid-field")
+    assert (document["field"], document["rule"], document["index"]) == ("permeability", "contrast", [1])
+
+
+@pytest.mark.parametrize("method", ["surrogate", "solver"])
+@pytest.mark.parametrize("contrast", [1e20, 1e32, 1e70])
+def test_a_bound_that_is_sent_is_a_number(http: httpx.Client, method: str, contrast: float) -> None:
+    k = np.where(np.random.default_rng(1).random((32, 32)) < 0.5, 1.0, contrast) / np.sqrt(contrast)
+    response = http.post(SOLVE, json={"permeability": k.tolist(), "method": method})
+    if response.status_code == 200:
+        assert np.isfinite(response.json()["error"]["upper"])
+    else:
+        document = problem(response, 422, "invalid-field")
+        assert document["rule"] in ("contrast", "finite", "float32")
+
+
+def test_an_answer_whose_error_has_no_bound_is_refused_where_a_bound_is_wanted(http: httpx.Client) -> None:
+    fields = np.ones((2, 32, 32))
+    fields[1, 10] = 1e-200
+    body, headers = npy(fields), {**NPY, "Accept": "application/x-npy"}
+    document = problem(
+        http.post(f"{SOLVE}?method=solver", content=body, headers=headers), 422, "invalid-field"
+    )
+    assert (document["field"], document["rule"], document["index"]) == ("permeability", "contrast", [1])
+    assert http.post(f"{SOLVE}?method=solver&error=none", content=body, headers=headers).status_code == 200
+
+
+def test_a_source_of_zero_has_an_exact_answer(http: httpx.Client) -> None:
+    for method in ("surrogate", "solver"):
+        answer = http.post(SOLVE, json={"permeability": field(), "source": 0.0, "method": method}).json()
+        assert answer["error"]["upper"] == 0.0
+
+
+def test_json_is_answered_where_a_picture_would_be_liked_better(http: httpx.Client) -> None:
+    headers = {"Accept": "image/png, application/json;q=0.9"}
+    response = http.post(SOLVE, json={"permeability": field()}, headers=headers)
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/json")

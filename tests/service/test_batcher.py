@@ -257,3 +257,19 @@ def test_closing_ends_who_still_waits_and_closes_the_worker(gated_worker: Any) -
 
     with_batcher(worker, story)
     assert worker.closed
+
+
+def test_a_row_without_a_solution_is_its_caller_s_alone() -> None:
+    def solve(batch: Batch) -> Solutions:
+        negative = np.flatnonzero(batch.fields["source"] < 0)
+        unsolved = {int(row): f"row of {batch.fields['source'][row]}" for row in negative}
+        return Solutions({"pressure": batch.fields["permeability"]}, (0,) * batch.rows, unsolved)
+
+    async def story(batcher: Batcher) -> None:
+        outcomes = await asyncio.gather(
+            submit(batcher, 1.0), submit(batcher, 2.0, -3.0), submit(batcher, *range(5), -6.0, 7.0)
+        )
+        unsolved = [outcome.solutions.unsolved for outcome in outcomes]
+        assert unsolved == [{}, {1: "row of -3.0"}, {5: "row of -6.0"}]
+
+    with_batcher(ThreadWorker(solve), story)

@@ -65,3 +65,31 @@ def test_a_taken_port_is_refused(capsys: pytest.CaptureFixture[str], address: st
     port = address.rpartition(":")[2]
     assert mno.run(["serve", "--http-port", port, "--models", "darcy"]) == 2
     assert port in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("variables", "arguments", "word"),
+    [
+        ({"MNO_LIMITS": "abc"}, ["serve", "--check-config"], "limits"),
+        ({}, ["serve", "--grpc-port", "8081"], "gRPC comes with a later release"),
+    ],
+)
+def test_settings_that_make_no_sense_are_one_line_and_exit_code_2(
+    variables: dict[str, str],
+    arguments: list[str],
+    word: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert mno.run(arguments) == 2
+    said = capsys.readouterr().err.strip()
+    assert word in said
+    assert "internal" not in said
+    assert "\n" not in said
+
+
+def test_the_input_is_not_an_output(field_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mno.run(["solve", "darcy", str(field_file), str(field_file)]) == 2
+    assert "input itself" in capsys.readouterr().err

@@ -95,3 +95,42 @@ def test_an_answer_from_something_in_between_is_an_error_too() -> None:
     transport = httpx.MockTransport(lambda _: httpx.Response(502, text="<html>bad gateway"))
     with client_of(transport) as client, pytest.raises(ServiceError, match="bad gateway"):
         client.solve("darcy", [[1.0]])
+
+
+BATCH = {
+    "kind": "guaranteed",
+    "norm": "energy",
+    "lower": [0.0, 0.1],
+    "upper": [0.3, 0.4],
+    "l2_estimate": [0.01, 0.02],
+    "steps": 0,
+    "added_later": 1,
+}
+SUMMARY = {
+    "kind": "guaranteed",
+    "norm": "energy",
+    "upper_max": 0.4,
+    "l2_estimate_median": 0.015,
+    "steps": 0,
+    "fields": 256,
+    "added_later": 1,
+}
+
+
+def error_of(document: Any) -> Any:
+    def handle(request: httpx.Request) -> httpx.Response:
+        response = answer(request)
+        response.headers["Mno-Error-Estimate"] = json.dumps(document)
+        return response
+
+    with client_of(httpx.MockTransport(handle)) as client:
+        return client.solve("darcy", [[1.0]]).error
+
+
+def test_a_batch_has_an_estimate_for_each_field_or_a_summary() -> None:
+    first, second = error_of(BATCH)
+    assert (first.upper, second.upper, second.lower, first.l2_estimate) == (0.3, 0.4, 0.1, 0.01)
+    assert (first.kind, first.norm, first.steps) == ("guaranteed", "energy", 0)
+    summary = error_of(SUMMARY)
+    assert (summary.upper_max, summary.l2_estimate_median, summary.fields) == (0.4, 0.015, 256)
+    assert error_of(None) is None

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from service.codec import array_from_lists, decode_npy, encode_json, encode_npy, gunzip
+from service.codec import array_from_lists, decode_json, decode_npy, encode_json, encode_npy, gunzip
 from service.errors import InvalidField, ServiceFault
 
 NUMBERS = st.sampled_from(["f2", "f4", "f8", "i1", "i4", "i8", "u2", ">f4", ">i8"])
@@ -59,3 +59,34 @@ def test_gunzip_reads_one_whole_member_within_the_limit() -> None:
             gunzip(body, 100)
     with pytest.raises(ServiceFault, match="99 bytes"):
         gunzip(packed, 99)
+
+
+@given(st.recursive(st.booleans() | st.text('[]{}"\\\\ab') | st.integers(0, 9), st.lists, max_leaves=20))
+def test_what_is_within_the_limits_is_parsed_as_it_is(value: object) -> None:
+    body = orjson.dumps({"x": value})
+    with contextlib.suppress(InvalidField):
+        assert decode_json(body, most_lists=100) == {"x": value}
+
+
+@pytest.mark.parametrize("string", ["[[[[[[[[[[", '\\"[[[[[[[[[[', "\\\\", '{"{{{{{{{{{{', "]]]]]]]]]]"])
+def test_brackets_in_strings_do_not_count(string: str) -> None:
+    document = {string: [[string]], "y": string}
+    assert decode_json(orjson.dumps(document), most_lists=2) == document
+
+
+def test_lists_are_counted_and_their_depth_is_bounded() -> None:
+    assert decode_json(b'{"x": [[], []]}', most_lists=3) == {"x": [[], []]}
+    with pytest.raises(InvalidField, match="2 lists"):
+        decode_json(b'{"x": [[], []]}', most_lists=2)
+    decode_json(b'{"x": ' + b"[" * 7 + b"]" * 7 + b"}", most_lists=9)
+    with pytest.raises(InvalidField, match="3 deep"):
+        decode_json(b'{"x": ' + b"[" * 8 + b"]" * 8 + b"}", most_lists=9)
+
+
+def test_deep_lists_have_a_rank_that_is_refused() -> None:
+    deep: list[object] = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(InvalidField) as fault:
+        array_from_lists("x", deep)
+    assert fault.value.rule == "rank"

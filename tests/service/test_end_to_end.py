@@ -111,7 +111,7 @@ def test_npy_carries_everything_else_in_headers(
     assert pressure.dtype == np.float32
     assert np.array_equal(pressure, published(surrogate, permeability, 2.5))
     assert response.headers["Mno-Model"] == "darcy@2"
-    assert len(json.loads(response.headers["Mno-Error-Estimate"])) == 3
+    assert len(json.loads(response.headers["Mno-Error-Estimate"])["upper"]) == 3
     assert json.loads(response.headers["Mno-In-Distribution"]) == [True, True, True]
     assert response.headers["Mno-Certified"] == "false"
     assert "compute;dur=" in response.headers["Server-Timing"]

@@ -1,6 +1,7 @@
 """Requests under way at the same time, over real connections, with a worker that waits for the test."""
 
 import asyncio
+import gzip
 import io
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -46,7 +47,10 @@ class Service:
 
 
 @asynccontextmanager
-async def running(settings: Settings, worker: Any, queue_bytes: int = 10**6) -> AsyncIterator[Service]:
+async def running(
+    settings: Settings, worker: Any, queue_bytes: int = 10**6, **limits: int
+) -> AsyncIterator[Service]:
+    settings = settings.model_copy(update={"limits": settings.limits.model_copy(update=limits)})
     models = open_models(settings)
     queues = [
         Batcher(each, max_batch=8, queue_bytes=queue_bytes, queue_seconds=100.0)
@@ -148,5 +152,61 @@ def test_a_broken_batch_is_500_without_its_trace_and_health_answers_meanwhile(
             assert "poison" not in response.text
             assert response.json()["request_id"] == response.headers["X-Request-Id"]
             assert value_of(await service.post(2.0)) == 4.0
+
+    asyncio.run(story())
+
+
+BODY = 128 + 4 * 32 * 32
+
+
+def test_bodies_under_way_are_bounded_until_their_answers_are_written(
+    settings: Settings, gated_worker: Any
+) -> None:
+    async def story() -> None:
+        async with running(settings, gated_worker(), inflight_bytes=2 * BODY) as service:
+            two = [service.post(1.0), service.post(2.0)]
+            await service.until(lambda: service.queue.waiting + len(service.worker.batches) == 2)
+            refused = await service.post(3.0)
+            assert (refused.status_code, refused.json()["type"]) == (429, "overloaded")
+            assert int(refused.headers["Retry-After"]) >= 1
+            service.worker.gate.set()
+            assert [value_of(await task) for task in two] == [2.0, 4.0]
+            assert value_of(await service.post(3.0)) == 6.0
+
+    asyncio.run(story())
+
+
+def test_json_counts_for_what_it_becomes_also_when_compressed(settings: Settings, gated_worker: Any) -> None:
+    body = b'{"error": "none", "permeability": ' + str(np.ones((32, 32)).tolist()).encode() + b"}"
+    packed = gzip.compress(body)
+    assert 16 * len(packed) < 16 * len(body) // 4
+
+    async def story() -> None:
+        async with running(settings, gated_worker(), inflight_bytes=BODY + 8 * len(body)) as service:
+            first = service.post(1.0)
+            await service.worker.busy.wait()
+            for content, encoding in ((body, "identity"), (packed, "gzip")):
+                headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
+                refused = await service.client.post(SOLVE.partition("?")[0], content=content, headers=headers)
+                assert refused.status_code == 429, refused.text
+            service.worker.gate.set()
+            assert value_of(await first) == 2.0
+            # alone, a request gets what the limits on one request let through
+            alone = await service.client.post(SOLVE.partition("?")[0], content=packed, headers=headers)
+            assert alone.status_code == 200, alone.text
+
+    asyncio.run(story())
+
+
+def test_json_has_a_limit_of_its_own_also_after_decompression(settings: Settings, gated_worker: Any) -> None:
+    async def story() -> None:
+        async with running(settings, gated_worker(), json_bytes=BODY - 1) as service:
+            large = b" " * BODY
+            for content, encoding in ((large, "identity"), (gzip.compress(large), "gzip")):
+                headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
+                refused = await service.client.post(SOLVE, content=content, headers=headers)
+                assert (refused.status_code, refused.json()["type"]) == (413, "payload-too-large")
+            service.worker.gate.set()
+            assert value_of(await service.post(1.0)) == 2.0
 
     asyncio.run(story())

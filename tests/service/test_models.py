@@ -1,5 +1,8 @@
 """What is loaded, and under which names."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from model_store import open_catalog
@@ -34,3 +37,16 @@ def test_without_a_model_of_that_name_the_first_for_the_problem_answers(store_ur
 def test_a_model_that_cannot_be_loaded_stops_the_start(store_url: str, wanted: str) -> None:
     with pytest.raises(InvalidSettings, match="cannot be loaded"):
         load_models(open_catalog(store_url), [wanted])
+
+
+def test_a_damaged_card_is_one_row_of_the_list(tmp_path: Path, store_url: str) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(store_url.removeprefix("file:"), store)
+    shutil.copytree(store / "darcy", store / "torn")
+    for card in (store / "torn").glob("versions/*/card.json"):
+        card.chmod(0o644)
+        card.write_text("{")
+    rows = {row["name"]: row for row in load_models(open_catalog(str(store)), ["darcy"]).catalog()}
+    assert rows["darcy"]["versions"] == [1, 2]
+    assert set(rows["torn"]) == {"name", "error"}
+    assert str(tmp_path) not in rows["torn"]["error"]

@@ -1,6 +1,7 @@
 """``mno solve``: the answers of the service, in the file's own layout, whole or absent, resumable."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from model_store import open_store
+from operators import Surrogate
 from problems import PROBLEMS, Grid
 from service.errors import InvalidField, NotAvailableYet, ServiceFault, UnsupportedMedia
 from service.settings import Settings
@@ -187,6 +190,9 @@ def test_without_bounds_none_are_written(
         ("stretched.h5", "out.npy", InvalidField),
         ("other.npz", "out.npy", InvalidField),
         ("other.h5", "out.npy", InvalidField),
+        ("sources.npz", "out.npy", InvalidField),
+        ("bytes.h5", "out.npy", InvalidField),
+        ("sources.h5", "out.npy", InvalidField),
     ],
 )
 def test_files_that_cannot_be_used_are_refused_in_one_line(
@@ -208,8 +214,84 @@ def test_files_that_cannot_be_used_are_refused_in_one_line(
     with h5py.File(tmp_path / "stretched.h5", "r+") as file:
         file["x-coordinate"][:] *= 2
     h5py.File(tmp_path / "other.h5", "w").close()
+    np.savez(tmp_path / "sources.npz", permeability=fields, source=np.ones(len(fields)))
+    write_pdebench(tmp_path / "sources.h5", fields, np.ones(3))  # type: ignore[arg-type]
+    with h5py.File(tmp_path / "bytes.h5", "w") as file:
+        file["nu"] = np.full((1, 32, 48), b"x")
     with pytest.raises(ServiceFault) as refusal:
         solve(source, target)
     assert isinstance(refusal.value, fault)
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / target).exists()
+
+
+def test_the_input_is_never_replaced(
+    tmp_path: Path, solve: Callable[..., Bar], fields: NDArray[np.float32]
+) -> None:
+    np.save(tmp_path / "in.npy", fields)
+    (tmp_path / "link.npy").symlink_to(tmp_path / "in.npy")
+    for output in ("in.npy", "link.npy"):
+        with pytest.raises(InvalidField, match="another output"):
+            solve("in.npy", output)
+    assert np.array_equal(np.load(tmp_path / "in.npy"), fields)
+
+
+def test_work_that_failed_before_its_first_batch_blocks_nothing(
+    tmp_path: Path, solve: Callable[..., Bar], fields: NDArray[np.float32]
+) -> None:
+    np.save(tmp_path / "bad.npy", -fields)
+    np.save(tmp_path / "in.npy", fields[:3])
+    with pytest.raises(InvalidField):
+        solve("bad.npy", "out.npy")
+    solve("in.npy", "out.npy")
+    assert np.load(tmp_path / "out.npy").shape == (3, 32, 48)
+    assert not (tmp_path / "out.npy.partial").exists()
+
+
+def test_a_version_of_another_store_continues_nothing(
+    tmp_path: Path,
+    solve: Callable[..., Bar],
+    settings: Settings,
+    surrogate: Surrogate,
+    fields: NDArray[np.float32],
+) -> None:
+    assert settings.store is not None
+    card = open_store(settings.store).card("darcy", 1)
+    state = {name: 1.5 * values for name, values in surrogate.state_dict().items()}
+    other = open_store(f"file:{tmp_path / 'other'}")
+    for _ in range(2):
+        other.publish("darcy", state, card)
+    other.set_alias("darcy", "production", 1, expected=None)
+    np.save(tmp_path / "in.npy", fields)
+    with pytest.raises(KeyboardInterrupt):
+        solve("in.npy", "out.npy", Bar(stop_after=4))
+    job = FileJob(
+        "darcy", tmp_path / "in.npy", tmp_path / "out.npy", None, "surrogate", "bound", None, batch_size=2
+    )
+    with pytest.raises(InvalidField, match="another input, version"):
+        solve_file(job, settings.model_copy(update={"store": other.url}), Bar())
+    assert solve("in.npy", "out.npy").updates == [4, 2, 1]
+
+
+def test_two_cannot_write_one_output_at_a_time(
+    tmp_path: Path, solve: Callable[..., Bar], fields: NDArray[np.float32]
+) -> None:
+    np.save(tmp_path / "in.npy", fields)
+    refused: list[InvalidField] = []
+
+    class Intruder(Bar):
+        def update(self, n: int = 1) -> None:
+            super().update(n)
+            if not refused:
+                with pytest.raises(InvalidField, match="another process") as refusal:
+                    intrude()
+                refused.append(refusal.value)
+
+    def intrude() -> None:
+        # as another process would: this one's event loop is taken
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(solve, "in.npy", "out.npy").result()
+
+    solve("in.npy", "out.npy", Intruder())
+    assert refused
+    assert np.load(tmp_path / "out.npy").shape == (7, 32, 48)

@@ -1,0 +1,64 @@
+"""The reference solver on a batch that several callers share."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from problems import PROBLEMS, Grid
+from service.batcher import Batcher
+from service.compute import choose_device, solve_reference
+from service.errors import InvalidField
+from service.models import Models
+from service.settings import InvalidSettings, Limits
+from service.solver import Solver, SolveRequest
+from service.worker import Batch, Bucket, ThreadWorker
+
+EXTREME = np.where(np.random.default_rng(0).random((16, 16)) < 0.5, 1e-300, 1e300)
+
+
+def test_a_field_it_cannot_solve_leaves_the_other_rows_alone() -> None:
+    good = np.random.default_rng(1).lognormal(size=(16, 16))
+    fields = {"permeability": np.stack([good, EXTREME, good]), "source": np.ones(3)}
+    solutions = solve_reference(
+        Batch(Bucket("darcy", None, "tpfa-harmonic-v1", Grid((16, 16)), "float64"), fields)
+    )
+    assert list(solutions.unsolved) == [1]
+    inputs = {"permeability": good, "source": np.array(1.0)}
+    alone = PROBLEMS["darcy"].solve(inputs, Grid((16, 16))).fields["pressure"]
+    for row in (0, 2):
+        assert np.array_equal(solutions.fields["pressure"][row], alone)
+
+
+def test_only_the_caller_of_an_unsolvable_field_is_refused() -> None:
+    async def story() -> None:
+        queues = [
+            Batcher(ThreadWorker(solve_reference), max_batch=8, queue_bytes=10**9, queue_seconds=1e9)
+            for _ in range(2)
+        ]
+        models = Models({}, None)  # type: ignore[arg-type]
+        async with Solver(models, queues[0], queues[1], Limits()) as solver:
+            good = np.ones((16, 16))
+            requests = [
+                SolveRequest("darcy", {"permeability": field}, "float64", method="solver")
+                for field in (good, EXTREME, good, np.stack([good, EXTREME]))
+            ]
+            tasks = [asyncio.create_task(solver.solve(request)) for request in requests]
+            answers = await asyncio.gather(*tasks, return_exceptions=True)
+        refused = [answers[1], answers[3]]
+        for answer in (answers[0], answers[2]):
+            assert not isinstance(answer, BaseException), answer
+            assert np.isfinite(answer.fields["pressure"]).all()
+        for fault, index in zip(refused, (None, (1,)), strict=True):
+            assert isinstance(fault, InvalidField), fault
+            assert (fault.field, fault.rule, fault.index) == ("permeability", "contrast", index)
+
+    asyncio.run(story())
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(InvalidSettings, match="--device cpu"):
+        choose_device("cuda")
