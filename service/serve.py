@@ -15,6 +15,7 @@ import torch
 import uvicorn
 
 from model_store import open_catalog
+from operators.scan import set_default_backend
 from service.batcher import Batcher
 from service.compute import Surrogates, choose_device, solve_reference
 from service.http import create_app
@@ -40,12 +41,20 @@ def open_models(settings: Settings) -> Models:
 def build_solver(settings: Settings, models: Models) -> Solver:
     """A solver with one worker thread for the surrogates and one for the reference solvers."""
     device = choose_device(settings.device)
+    _choose_scan_backend(settings.scan_backend)
     # threads of the model that have to wait for a core spin: one core stays for everything else
     threads = settings.threads or max(1, (os.cpu_count() or 1) - 1)
     prepare = functools.partial(torch.set_num_threads, threads)
     surrogates = ThreadWorker(Surrogates(models.versions, device), prepare)
     references = ThreadWorker(solve_reference)
     return Solver(models, _queue(surrogates, settings), _queue(references, settings), settings.limits)
+
+
+def _choose_scan_backend(name: str | None) -> None:
+    try:
+        set_default_backend(name)
+    except ValueError as error:
+        raise InvalidSettings(f"scan_backend: {error}") from error
 
 
 def _queue(worker: Worker, settings: Settings) -> Batcher:

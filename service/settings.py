@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     threads: int | None = Field(
         default=None, gt=0, description="CPU threads of the model; default: all cores but one"
     )
+    scan_backend: str | None = Field(
+        default=None, description="backend of the selective scan; default: the fastest that can"
+    )
     grace_seconds: int = Field(default=30, gt=0, description="how long SIGTERM waits for accepted requests")
     limits: Limits = Limits()
     batching: Batching = Batching()

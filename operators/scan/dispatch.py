@@ -35,7 +35,7 @@ class _Default:
 def set_default_backend(name: str | None) -> None:
     """Prefers a backend where a call names none; None returns to the automatic choice.
 
-    For entry points, with the value of MNO_SCAN_BACKEND.
+    For entry points, with what their settings say (``scan_backend``, MNO_SCAN_BACKEND).
     """
     if name is not None:
         named(name)
