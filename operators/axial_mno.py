@@ -100,7 +100,8 @@ class AxialMno(Operator):
         log_k = k.log()
         features = torch.cat([log_k / 3.0, torch.sigmoid(2.0 * log_k), torch.sigmoid(-2.0 * log_k)], dim=1)
         stem = self.lift(features).permute(0, 2, 3, 1)
-        stem = functional.silu(stem + self.lift_position(_positions(stem)))
+        positions = _positions(stem.shape[1], stem.shape[2], k.dtype, k.device)
+        stem = functional.silu(stem + self.lift_position(positions))
         tokens = self.lift_mix(stem)
         relative_spacing = PATCH * math.sqrt(spacing[0] * spacing[1]) / self.config.reference_spacing
         for block in self.blocks:
@@ -138,18 +139,15 @@ class _Block(nn.Module):
         return out
 
 
-def _positions(tokens: Tensor) -> Tensor:
-    """Even functions of the position, [1 y x 6]: distances to the walls and two Fourier modes."""
-    _, ny, nx, _ = tokens.shape
-    y = (torch.arange(ny, device=tokens.device, dtype=tokens.dtype) + 0.5) / ny
-    x = (torch.arange(nx, device=tokens.device, dtype=tokens.dtype) + 0.5) / nx
-    columns = [
+@per_grid
+def _positions(ny: int, nx: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "1 y x 6"]:
+    """Even functions of the position: distances to the walls and two Fourier modes."""
+    y, x = ((torch.arange(n, device=device, dtype=dtype) + 0.5) / n for n in (ny, nx))
+    along_y, along_x = (
         torch.stack([4 * s * (1 - s), torch.sin(math.pi * s), torch.cos(2 * math.pi * s)], dim=-1)
         for s in (y, x)
-    ]
-    over_y = columns[0][:, None, :].expand(ny, nx, 3)
-    over_x = columns[1][None, :, :].expand(ny, nx, 3)
-    return torch.cat([over_y, over_x], dim=-1)[None]
+    )
+    return torch.cat([along_y[:, None].expand(ny, nx, 3), along_x[None].expand(ny, nx, 3)], dim=-1)[None]
 
 
 def torsion(like: Float[Tensor, "batch 1 y x"], spacing: tuple[float, float]) -> Float[Tensor, "1 1 y x"]:

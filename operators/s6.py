@@ -64,17 +64,23 @@ class S6(nn.Module):
     ) -> Float[Tensor, "batch y x channel"]:
         """Mix; ``relative_spacing`` is the tokens' spacing over the reference spacing."""
         batch, ny, nx, _ = tokens.shape
-        u, gate = self.project_in(tokens).chunk(2, dim=-1)
-        # the convolution reads the tokens where they lie: channels last
-        u = self.local(u.contiguous().permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        # two products in place of one: their results lie where the convolution and the scan read them
+        (weight_u, weight_gate), (bias_u, bias_gate) = (p.chunk(2) for p in self.project_in.parameters())
+        u, gate = (
+            functional.linear(tokens, weight_u, bias_u),
+            functional.linear(tokens, weight_gate, bias_gate),
+        )
+        u = self.local(u.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         u = functional.silu(u).reshape(batch, ny * nx, -1)
         delta, B, C = self._select(u)
         A = -self.log_A.exp()
+        if relative_spacing != 1.0:
+            A, B = relative_spacing * A, relative_spacing * B
         y = selective_scan(
             u,
             delta,
-            relative_spacing * A,
-            relative_spacing * B,
+            A,
+            B,
             C,
             self.D,
             gate.reshape(batch, ny * nx, -1),

@@ -67,7 +67,8 @@ def selective_scan(
         # the operation chooses when it runs
         return _through_op(x, dt, A, B, C, D, z, dt_bias, dt_softplus, directions, grid)
     chosen = choose(x.device, x.dtype, x.shape[1], backend)
-    if not isinstance(chosen, AdjointBackend):
+    # in inference mode there is nothing to differentiate: the operation would only cost its dispatch
+    if not isinstance(chosen, AdjointBackend) or (torch.is_inference_mode_enabled() and type(x) is Tensor):
         scan = prepare(x, dt, A, B, C, D, z, dt_bias, dt_softplus, directions, grid)
         return chosen.forward(scan, save=False).y
     with forced(chosen):
