@@ -16,7 +16,7 @@ except PackageNotFoundError:  # run from a checkout that is not installed
     VERSION = "0+unknown"
 
 _OPTIONS: dict[str, Any] = {
-    "source": {"type": "number", "default": 1.0, "description": "uniform right-hand side [Pa]"},
+    "source": {"type": "number", "default": 1.0, "description": "uniform right-hand side [1/s]"},
     "model": {"type": "string", "description": "name, name@alias or name@3", "example": "darcy@production"},
     "method": {"enum": ["auto", "surrogate", "solver"], "default": "auto"},
     "error": {"enum": ["bound", "none"], "default": "bound"},

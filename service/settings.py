@@ -31,7 +31,7 @@ class Limits(BaseModel):
         default=64 * 2**20, gt=0, description="largest request body, also after decompression"
     )
     json_bytes: int = Field(
-        default=16 * 2**20, gt=0, description="largest JSON body, also after decompression; see body_bytes"
+        default=64 * 2**20, gt=0, description="largest JSON body, also after decompression; see body_bytes"
     )
     inflight_bytes: int = Field(
         default=512 * 2**20, gt=0, description="bodies under way together; JSON counts 16 times"
