@@ -110,8 +110,8 @@ def _add_health(app: FastAPI, draining: Callable[[], bool]) -> None:
         return answer_not_ready(request) if draining() else {"status": "ready"}
 
     @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        return HTMLResponse(pages.docs(app.openapi()))
+    async def docs(request: Request) -> HTMLResponse:
+        return HTMLResponse(pages.docs(app.openapi(), str(request.base_url).rstrip("/")))
 
     @app.get("/", include_in_schema=False)
     async def root() -> RedirectResponse:

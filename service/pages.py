@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -77,19 +78,48 @@ pre{{background:#f2f2f2;padding:1rem;overflow:auto}}</style>
 <p>A served solver for partial differential equations. The machine-readable form of this page is
 <a href="/openapi.json">/openapi.json</a>.</p>
 <table>{rows}</table>
+<p>A request to solve has, in JSON or as query parameters of an <code>application/x-npy</code> body:</p>
+<table>{options}</table>
 <p>Answers as <code>application/x-npy</code> have the rest in headers.
 <code>Mno-Error-Estimate</code> is {estimate}.</p>
 <pre>curl -H 'Content-Type: application/x-npy' --data-binary @permeability.npy \\
-     -H 'Accept: application/x-npy' -o pressure.npy '{{address}}/v1/problems/darcy/solve?source=1.0'</pre>
+     -H 'Accept: application/x-npy' -o pressure.npy '{address}/v1/problems/darcy/solve?source=1.0'</pre>
 </html>
 """
 
 
-def docs(openapi: dict[str, Any]) -> str:
-    """A plain page that lists the endpoints of an OpenAPI document."""
+def docs(openapi: dict[str, Any], address: str) -> str:
+    """A plain page that lists the endpoints of an OpenAPI document and the options of a request.
+
+    Args:
+        openapi: the document.
+        address: where the service was asked, ``http://host:port``; for the example.
+    """
     rows = "".join(
-        f"<tr><td><code>{method.upper()}</code><td><code>{escape(path)}</code><td>{escape(operation['description'])}"
+        f"<tr><td><code>{method.upper()}</code><td><code>{escape(path)}</code><td>{_text(operation['description'])}"
         for path, methods in openapi["paths"].items()
         for method, operation in methods.items()
     )
-    return _PAGE.format(version=escape(VERSION), rows=rows, estimate=escape(_ESTIMATE))
+    options = "".join(
+        f"<tr><td><code>{escape(name)}</code><td>{_text(_option(schema))}"
+        for name, schema in {"permeability": _FIELD, **_OPTIONS}.items()
+    )
+    return _PAGE.format(
+        version=escape(VERSION),
+        rows=rows,
+        options=options,
+        estimate=escape(_ESTIMATE),
+        address=escape(address),
+    )
+
+
+def _option(schema: dict[str, Any]) -> str:
+    """What an option may be, in words."""
+    choices = " or ".join(f"``{choice}``" for choice in schema.get("enum", ()))
+    default = f"default ``{schema['default']}``" if "default" in schema else ""
+    return "; ".join(filter(None, (schema.get("description"), choices, default)))
+
+
+def _text(docstring: str) -> str:
+    """A docstring as HTML."""
+    return re.sub("``(.*?)``", r"<code>\1</code>", escape(docstring))
