@@ -47,6 +47,8 @@ class Card(_Record):
         normalizers: constants of the two normalizers that are not among the weights.
         grids: the grids (ny, nx) it was tested on.
         extent: side lengths (Ly, Lx) of its training data [m].
+        frame_interval: time between two frames of an evolution problem [s].
+        walls: boundary conditions of an evolution problem.
         training_hull: bounds of the training inputs, such as ``contrast_max`` and ``jump_max``.
         dataset: of the training data, at least its ``sha256``.
         run: the whole text of the run file.
@@ -64,6 +66,8 @@ class Card(_Record):
     extent: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
     inputs: tuple[FieldRecord, ...]
     outputs: tuple[FieldRecord, ...]
+    frame_interval: PositiveFloat | None = None
+    walls: str | None = None
     training_hull: Mapping[str, float] = {}
     dataset: Mapping[str, str | int | float]
     run: str

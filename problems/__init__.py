@@ -1,29 +1,39 @@
 """The partial differential equations: fields, grids, reference solvers, residuals and error bounds.
 
-To add one, write ``problems/<pde>.py`` and add a row to ``PROBLEMS``.
+To add one, write ``problems/<pde>.py`` and add a row to ``STEADY_PROBLEMS`` or ``EVOLUTION_PROBLEMS``.
 """
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from problems.coarsen import coarsen
 from problems.darcy import Darcy
+from problems.evolution import EvolutionProblem
 from problems.fields import Fields, FieldSpec, InvalidField
 from problems.grid import Grid
-from problems.problem import CannotSolve, ErrorBound, Problem, Solution
+from problems.problem import Problem
+from problems.steady import CannotSolve, ErrorBound, Solution, SteadyProblem
 from problems.variation import Variation, variation
 
-PROBLEMS: Mapping[str, Problem] = MappingProxyType({"darcy": Darcy()})
+STEADY_PROBLEMS: Mapping[str, SteadyProblem] = MappingProxyType({"darcy": Darcy()})
+EVOLUTION_PROBLEMS: Mapping[str, EvolutionProblem] = MappingProxyType({})
+PROBLEMS: Mapping[str, Problem] = MappingProxyType({**STEADY_PROBLEMS, **EVOLUTION_PROBLEMS})
 
 __all__ = [
+    "EVOLUTION_PROBLEMS",
     "PROBLEMS",
+    "STEADY_PROBLEMS",
     "CannotSolve",
     "ErrorBound",
+    "EvolutionProblem",
     "FieldSpec",
     "Fields",
     "Grid",
     "InvalidField",
     "Problem",
     "Solution",
+    "SteadyProblem",
     "Variation",
+    "coarsen",
     "variation",
 ]

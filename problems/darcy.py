@@ -22,7 +22,7 @@ from problems import error_bound, multigrid, two_point_flux
 from problems.fields import Fields, FieldSpec, InvalidField, validate_fields
 from problems.grid import Grid
 from problems.permeability import FAMILIES
-from problems.problem import CannotSolve, ErrorBound, Problem, Solution
+from problems.steady import CannotSolve, ErrorBound, Solution, SteadyProblem
 from problems.two_point_flux import SCHEMES, Scheme
 
 PERMEABILITY = FieldSpec(
@@ -41,7 +41,7 @@ _USABLE_RESIDUAL = 1e-6
 
 
 @final
-class Darcy(Problem):
+class Darcy(SteadyProblem):
     """Steady flow through a heterogeneous porous medium."""
 
     name = "darcy"

@@ -34,7 +34,7 @@ from jaxtyping import Float64
 from problems import multigrid, two_point_flux
 from problems.compiled import compiled
 from problems.grid import Grid
-from problems.problem import ErrorBound
+from problems.steady import ErrorBound
 from problems.two_point_flux import Faces, Scheme
 
 # a few units in the last place of float64, for the evaluation of the residual

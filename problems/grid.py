@@ -9,15 +9,17 @@ from jaxtyping import Float64
 
 @dataclass(frozen=True)
 class Grid:
-    """``ny`` by ``nx`` equal cells on the rectangle ``(0, Lx) x (0, Ly)``.
+    """``ny`` by ``nx`` equal cells on a rectangle.
 
     Attributes:
         shape: number of cells (ny, nx).
         extent: side lengths (Ly, Lx) [m].
+        origin: the corner (y, x) with the smallest coordinates [m].
     """
 
     shape: tuple[int, int]
     extent: tuple[float, float] = (1.0, 1.0)
+    origin: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
         if len(self.shape) != 2 or min(self.shape) < 1:
@@ -37,5 +39,5 @@ class Grid:
 
     def coordinates(self) -> tuple[Float64[np.ndarray, " y"], Float64[np.ndarray, " x"]]:
         """Cell centres (y, x) [m]."""
-        (ny, nx), (hy, hx) = self.shape, self.spacing
-        return (np.arange(ny) + 0.5) * hy, (np.arange(nx) + 0.5) * hx
+        (ny, nx), (hy, hx), (y, x) = self.shape, self.spacing, self.origin
+        return y + (np.arange(ny) + 0.5) * hy, x + (np.arange(nx) + 0.5) * hx

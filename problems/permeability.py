@@ -17,50 +17,18 @@ correlation length; its variance doubles at a wall, as cosines do.
 """
 
 import math
-import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Float64
 
-from problems.fields import FieldSpec, validate_fields
+from problems.family import Family
+from problems.fields import FieldSpec
+from problems.gaussian_field import gaussian_field
 from problems.grid import Grid
 
-Draw = Callable[[np.random.Generator, Mapping[str, float], Grid], Float64[np.ndarray, "y x"]]
-
 PDEBENCH_THRESHOLD = 1.857
-# cosines per direction; with l >= 0.03 of the side the first one left out has an amplitude below 2e-4
-_MODES = 64
-
-
-@dataclass(frozen=True)
-class Family:
-    """A named sampler of permeability fields [m^2/(Pa s)].
-
-    Attributes:
-        name: key in ``FAMILIES``.
-        description: one sentence.
-        parameters: the numbers that it takes, all of them required.
-        draw: makes a field from a random generator, parameters and a grid.
-    """
-
-    name: str
-    description: str
-    parameters: tuple[FieldSpec, ...]
-    draw: Draw
-
-    def sample(
-        self, parameters: Mapping[str, float], seed: int, index: int, grid: Grid
-    ) -> Float64[np.ndarray, "y x"]:
-        """Field number ``index`` [m^2/(Pa s)]."""
-        validate_fields(self.parameters, parameters)
-        if seed < 0 or index < 0:
-            raise ValueError(f"seed and index must be at least 0, got seed {seed} and index {index}")
-        return self.draw(
-            np.random.default_rng([seed, index, zlib.crc32(self.name.encode())]), parameters, grid
-        )
 
 
 def _pdebench(
@@ -75,33 +43,10 @@ def _pdebench(
     return np.where(bump_y @ bump_x.T > PDEBENCH_THRESHOLD, 1.0, 0.1)
 
 
-def _cosines(
-    coordinate: Float64[np.ndarray, " n"], side: float, length: float
-) -> Float64[np.ndarray, "n modes"]:
-    """Cosines of the expansion at the cell centres times the square roots of their variances."""
-    wavenumber = np.pi * np.arange(_MODES) / side
-    amplitude = np.exp(-((length * wavenumber) ** 2) / 4)
-    amplitude[1:] *= math.sqrt(2)
-    amplitude /= math.sqrt(np.sum(amplitude**2))
-    return np.asarray(np.cos(coordinate[:, None] * wavenumber) * amplitude)
-
-
-def _gaussian_field(rng: np.random.Generator, length: float, grid: Grid) -> Float64[np.ndarray, "y x"]:
-    """Smooth Gaussian field of mean 0, variance 1 on average and correlation length ``length`` [m]."""
-    if length < 0.03 * max(grid.extent):
-        side = max(grid.extent)
-        raise ValueError(
-            f"correlation_length must be at least 0.03 of the longer side {side:g} m, got {length:g}"
-        )
-    (y, x), (ly, lx) = grid.coordinates(), grid.extent
-    coefficients = rng.standard_normal((_MODES, _MODES))
-    return np.asarray(_cosines(y, ly, length) @ coefficients @ _cosines(x, lx, length).T)
-
-
 def _log_normal(
     rng: np.random.Generator, parameters: Mapping[str, float], grid: Grid
 ) -> Float64[np.ndarray, "y x"]:
-    field = _gaussian_field(rng, parameters["correlation_length"], grid)
+    field = gaussian_field(rng, parameters["correlation_length"], grid)
     spread = float(np.ptp(field)) or 1.0
     return np.asarray(np.exp((field - field.mean()) * (math.log(parameters["contrast"]) / spread)))
 
@@ -109,7 +54,7 @@ def _log_normal(
 def _thresholded(
     rng: np.random.Generator, parameters: Mapping[str, float], grid: Grid
 ) -> Float64[np.ndarray, "y x"]:
-    field = _gaussian_field(rng, parameters["correlation_length"], grid)
+    field = gaussian_field(rng, parameters["correlation_length"], grid)
     return np.where(field > 0, 1.0, 1.0 / parameters["contrast"])
 
 
@@ -120,7 +65,7 @@ _CONTRAST = FieldSpec(
     "contrast", "c", "1", "largest over smallest permeability", minimum=1.0, maximum=1e8, rank=0
 )
 
-FAMILIES: Mapping[str, Family] = MappingProxyType(
+FAMILIES: Mapping[str, Family[Float64[np.ndarray, "y x"]]] = MappingProxyType(
     {
         family.name: family
         for family in (

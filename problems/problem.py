@@ -1,70 +1,25 @@
-"""The contract of a problem: fields, sampler, reference solver, residual, error bound."""
+"""What every problem has: names, fields, samplers; steady and evolution problems add their solvers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
+from problems.family import Family
 from problems.fields import Fields, FieldSpec
 from problems.grid import Grid
-from problems.permeability import Family
-
-
-class CannotSolve(ValueError):
-    """The reference solver has no answer that can be trusted for these fields."""
-
-
-@dataclass(frozen=True)
-class Solution:
-    """What a reference solver found.
-
-    Attributes:
-        fields: the output fields.
-        iterations: iterations of the solver, 0 for a direct one.
-        residual: relative residual, ||b - A u||_2 / ||b||_2, recomputed from the answer.
-        method: algorithm that produced the answer.
-        scheme: id of the discrete operator it solves.
-    """
-
-    fields: Fields
-    iterations: int
-    residual: float
-    method: Literal["multigrid-cg", "direct"]
-    scheme: str
-
-
-@dataclass(frozen=True)
-class ErrorBound:
-    """How far an answer is from the exact solution of its scheme, relative to that solution.
-
-    Attributes:
-        kind: ``guaranteed``: ``lower <= error <= upper`` holds for every input.
-        norm: the norm that ``lower`` and ``upper`` speak of.
-        lower: lower bound of the relative error.
-        upper: upper bound of the relative error.
-        l2_estimate: estimate of the relative L2 error, without guarantee.
-        steps: solver steps spent on the bound.
-    """
-
-    kind: Literal["guaranteed"]
-    norm: Literal["energy"]
-    lower: float
-    upper: float
-    l2_estimate: float
-    steps: int
 
 
 class Problem(ABC):
-    """A partial differential equation with its reference solver.
+    """A partial differential equation.
 
     Attributes:
         name: key in ``PROBLEMS``.
         title: name for people.
         equation: the equation, in plain text.
         boundary_conditions: the same for its walls.
-        inputs: fields that vary in space.
+        inputs: fields that vary in space; of an evolution problem its initial state.
         parameters: uniform numbers.
-        outputs: fields of the solution.
+        outputs: fields of the solution; of an evolution problem its state, as in ``inputs``.
         schemes: ids of the discrete operators, the default one first.
         families: samplers of the inputs by name.
     """
@@ -77,36 +32,10 @@ class Problem(ABC):
     parameters: tuple[FieldSpec, ...]
     outputs: tuple[FieldSpec, ...]
     schemes: tuple[str, ...]
-    families: Mapping[str, Family]
+    families: Mapping[str, Family[Any]]
 
     @abstractmethod
     def sample(
         self, family: str, parameters: Mapping[str, float], seed: int, index: int, grid: Grid
     ) -> Fields:
         """Inputs and parameters number ``index`` of a family; depends on nothing but the arguments."""
-
-    @abstractmethod
-    def solve(
-        self, fields: Fields, grid: Grid, scheme: str | None = None, tolerance: float = 1e-10
-    ) -> Solution:
-        """Solution of the discrete problem to a relative residual of ``tolerance``.
-
-        Raises:
-            InvalidField: a field breaks one of its rules.
-            CannotSolve: float64 does not carry the problem.
-        """
-
-    @abstractmethod
-    def residual(self, fields: Fields, solution: Fields, grid: Grid, scheme: str | None = None) -> Fields:
-        """What is left of the equation when ``solution`` is inserted, per cell."""
-
-    @abstractmethod
-    def error_bound(
-        self,
-        fields: Fields,
-        solution: Fields,
-        grid: Grid,
-        scheme: str | None = None,
-        rounding: float = 0.0,
-    ) -> ErrorBound:
-        """Bound of the error of ``solution``, once its values are rounded by the relative ``rounding``."""

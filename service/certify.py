@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from problems import PROBLEMS, ErrorBound, Grid, Variation, variation
+from problems import STEADY_PROBLEMS, ErrorBound, Grid, Variation, variation
 
 __all__ = ["error_bounds", "in_hull"]
 
@@ -29,7 +29,7 @@ def error_bounds(
     """A guaranteed bound for each sample, for the very numbers in ``answers`` that leave the service."""
     leaves_as_float32 = any(answer.dtype == np.float32 for answer in answers.values())
     return tuple(
-        PROBLEMS[problem].error_bound(
+        STEADY_PROBLEMS[problem].error_bound(
             _row(fields, row),
             _row(answers, row),
             grid,

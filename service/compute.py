@@ -10,7 +10,7 @@ import torch
 
 from model_store import LoadedVersion, Reference
 from operators import Surrogate
-from problems import PROBLEMS, CannotSolve, Solution
+from problems import STEADY_PROBLEMS, CannotSolve, Solution
 from service.settings import InvalidSettings
 from service.worker import Batch, Solutions
 
@@ -46,7 +46,7 @@ class Surrogates:
 
     def __call__(self, batch: Batch) -> Solutions:
         """Answer all rows with one forward pass."""
-        problem, version = PROBLEMS[batch.bucket.problem], batch.bucket.version
+        problem, version = STEADY_PROBLEMS[batch.bucket.problem], batch.bucket.version
         if version is None:
             raise ValueError("a batch for the reference solver came to the surrogates")
         values = {name: torch.from_numpy(np.array(array)) for name, array in batch.fields.items()}
@@ -62,7 +62,7 @@ class Surrogates:
 def solve_reference(batch: Batch) -> Solutions:
     """Answer each row with the problem's reference solver, in float64; one it cannot solve is told apart."""
     shape = (batch.rows, *batch.bucket.grid.shape)
-    outputs = {spec.name: np.full(shape, np.nan) for spec in PROBLEMS[batch.bucket.problem].outputs}
+    outputs = {spec.name: np.full(shape, np.nan) for spec in STEADY_PROBLEMS[batch.bucket.problem].outputs}
     iterations, unsolved = [0] * batch.rows, {}
     for row in range(batch.rows):
         try:
@@ -77,7 +77,7 @@ def solve_reference(batch: Batch) -> Solutions:
 
 
 def _solve_row(batch: Batch, row: int) -> Solution:
-    return PROBLEMS[batch.bucket.problem].solve(
+    return STEADY_PROBLEMS[batch.bucket.problem].solve(
         {name: values[row] for name, values in batch.fields.items()},
         batch.bucket.grid,
         scheme=batch.bucket.scheme,

@@ -16,7 +16,7 @@ from typing import Any, Literal, Self, final
 import numpy as np
 from numpy.typing import NDArray
 
-from problems import PROBLEMS, ErrorBound, Grid, Problem
+from problems import STEADY_PROBLEMS, ErrorBound, Grid, SteadyProblem
 from service.batcher import Batcher, Outcome
 from service.certify import error_bounds, in_hull
 from service.errors import (
@@ -127,10 +127,10 @@ class Solver:
     async def warm_up(self) -> None:
         """Solve in every way that clients may ask for, so that none waits for compilers and caches."""
         side = min(WARM_UP_SIDE, self._limits.grid_side)
-        for problem in PROBLEMS.values():
+        for problem in STEADY_PROBLEMS.values():
             await self._try_out(SolveRequest(problem.name, _plain(problem, (side, side)), method="solver"))
         for version in self._models.versions:
-            problem, model = PROBLEMS[version.card.problem], str(version.reference)
+            problem, model = STEADY_PROBLEMS[version.card.problem], str(version.reference)
             for grid in version.card.grids:
                 await self._try_out(SolveRequest(problem.name, _plain(problem, grid), model=model))
 
@@ -159,7 +159,7 @@ class Solver:
             )
             raise DeadlineExceeded(message) from error
 
-    async def _solve(self, problem: Problem, request: SolveRequest) -> SolveResponse:
+    async def _solve(self, problem: SteadyProblem, request: SolveRequest) -> SolveResponse:
         inputs = await asyncio.to_thread(validate_inputs, problem, request.given, self._limits)
         route = self._choose(problem, request, inputs)
         batch = await asyncio.to_thread(_batch, inputs, route.bucket)
@@ -182,7 +182,7 @@ class Solver:
             timing=_timing(outcome, certify=now - certifying, total=now - request.received),
         )
 
-    def _choose(self, problem: Problem, request: SolveRequest, inputs: Inputs) -> _Route:
+    def _choose(self, problem: SteadyProblem, request: SolveRequest, inputs: Inputs) -> _Route:
         # without a tolerance the surrogate is the cheapest method that meets the request
         if request.method == "solver":
             return self._reference_route(problem, request, inputs)
@@ -199,7 +199,7 @@ class Solver:
         bucket = Bucket(problem.name, version.reference, card.scheme, grid, "float32")
         return _Route(self._surrogates, bucket, card.training_hull)
 
-    def _reference_route(self, problem: Problem, request: SolveRequest, inputs: Inputs) -> _Route:
+    def _reference_route(self, problem: SteadyProblem, request: SolveRequest, inputs: Inputs) -> _Route:
         # a named model asks for the discrete operator of that model's labels
         card = None if request.model is None else self._models.find(problem.name, request.model).card
         grid = Grid(inputs.grid, (1.0, 1.0) if card is None else card.extent)
@@ -207,7 +207,7 @@ class Solver:
         return _Route(self._references, Bucket(problem.name, None, scheme, grid, "float64"), hull=None)
 
 
-def _plain(problem: Problem, grid: tuple[int, int]) -> dict[str, NDArray[np.float64]]:
+def _plain(problem: SteadyProblem, grid: tuple[int, int]) -> dict[str, NDArray[np.float64]]:
     """A constant field on ``grid``."""
     return {spec.name: np.ones(grid) for spec in problem.inputs}
 
@@ -221,15 +221,15 @@ def _refuse_what_comes_later(request: SolveRequest) -> None:
         raise NotAvailableYet("method=hybrid comes with a later release; use surrogate, solver or auto")
 
 
-def find_problem(name: str) -> Problem:
+def find_problem(name: str) -> SteadyProblem:
     """The problem of that name.
 
     Raises:
         UnknownProblem: there is none.
     """
-    if name not in PROBLEMS:
-        raise UnknownProblem(f"no problem {name!r}; expected one of {sorted(PROBLEMS)}")
-    return PROBLEMS[name]
+    if name not in STEADY_PROBLEMS:
+        raise UnknownProblem(f"no problem {name!r}; expected one of {sorted(STEADY_PROBLEMS)}")
+    return STEADY_PROBLEMS[name]
 
 
 def _deadline(request: SolveRequest) -> float | None:
@@ -246,12 +246,12 @@ def _batch(inputs: Inputs, bucket: Bucket) -> Batch:
     return Batch(bucket, {name: values.astype(bucket.dtype) for name, values in inputs.fields.items()})
 
 
-def _refuse_unsolved(problem: Problem, inputs: Inputs, solutions: Solutions) -> None:
+def _refuse_unsolved(problem: SteadyProblem, inputs: Inputs, solutions: Solutions) -> None:
     for row, why in solutions.unsolved.items():
         raise _contrast(problem, inputs, row, why)
 
 
-def _contrast(problem: Problem, inputs: Inputs, row: int, message: str) -> InvalidField:
+def _contrast(problem: SteadyProblem, inputs: Inputs, row: int, message: str) -> InvalidField:
     """What to raise for a field whose values differ too much for float64."""
     return InvalidField(problem.inputs[0].name, "contrast", message, None if inputs.single else (row,))
 
@@ -274,7 +274,7 @@ def _judge(
     errors = _bounds(route.bucket, inputs, answers) if request.error == "bound" else None
     if route.hull is None:
         return errors, (True,) * inputs.rows
-    coefficient = inputs.fields[PROBLEMS[route.bucket.problem].inputs[0].name]
+    coefficient = inputs.fields[STEADY_PROBLEMS[route.bucket.problem].inputs[0].name]
     return errors, in_hull(route.hull, list(coefficient))
 
 
@@ -285,7 +285,7 @@ def _bounds(bucket: Bucket, inputs: Inputs, answers: Mapping[str, NDArray[Any]])
     for row, error in enumerate(errors):
         # a bound that bounds nothing has no number on the wire either
         if not (math.isfinite(error.upper) and math.isfinite(error.l2_estimate)):
-            problem = PROBLEMS[bucket.problem]
+            problem = STEADY_PROBLEMS[bucket.problem]
             what = f"{problem.inputs[0].name}: the error of the answer cannot be bounded in float64"
             message = f"{what}; send a lower contrast, or ask for error=none"
             raise _contrast(problem, inputs, row, message)

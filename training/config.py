@@ -70,6 +70,11 @@ class DataSection(_Section):
     extent: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
     scheme: str
     source: float = 1.0
+    # of an evolution problem: frames after the initial state, the grid of the reference solver (its cells are
+    # averaged down to ``grid``) and the boundary conditions
+    frames: PositiveInt | None = None
+    label_grid: tuple[PositiveInt, PositiveInt] | None = None
+    walls: str | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     workers: PositiveInt | None = None
     families: tuple[FamilySection, ...] = Field(min_length=1)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from problems import PROBLEMS, Grid
+from problems import STEADY_PROBLEMS, Grid
 from training.dataset import Attributes, InvalidDataset, Shard, write_dataset
 from training.files import replace_atomically
 from training.progress import Progress
@@ -139,7 +139,7 @@ def _draw(value: float | tuple[float, float], random: np.random.Generator) -> fl
 
 def make_sample(recipe: Recipe, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Permeability and pressure [y x] of one sample."""
-    problem, grid = PROBLEMS[recipe.problem], Grid(recipe.grid, recipe.extent)
+    problem, grid = STEADY_PROBLEMS[recipe.problem], Grid(recipe.grid, recipe.extent)
     parameters = resolve_parameters(recipe.parameters, recipe.seed, index)
     drawn = problem.sample(recipe.family, parameters, recipe.seed, index, grid)
     permeability = drawn["permeability"].astype(np.float32)

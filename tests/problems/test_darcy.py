@@ -5,9 +5,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from problems import PROBLEMS, CannotSolve, Grid, InvalidField
+from problems import STEADY_PROBLEMS, CannotSolve, Grid, InvalidField
 
-DARCY = PROBLEMS["darcy"]
+DARCY = STEADY_PROBLEMS["darcy"]
 ACCURATE, PDEBENCH = "tpfa-harmonic-v1", "pdebench-ghost0-v1"
 FAMILIES = [
     ("pdebench", {}),

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import scipy.sparse.linalg
 
-from problems import PROBLEMS, Grid
+from problems import STEADY_PROBLEMS, Grid
 
-DARCY = PROBLEMS["darcy"]
+DARCY = STEADY_PROBLEMS["darcy"]
 GRID = Grid((48, 48))
 FAMILIES = [
     ("pdebench", {}),

@@ -5,15 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from problems import PROBLEMS, Grid, InvalidField
-from problems.problem import Problem
+from problems import PROBLEMS, STEADY_PROBLEMS, Grid, InvalidField, SteadyProblem
 
 GRID = Grid((24, 32), (1.0, 1.5))
 EXAMPLE_PARAMETERS = {"correlation_length": 0.2, "contrast": 20.0}
-CASES = [(problem, family) for problem in PROBLEMS.values() for family in problem.families]
+CASES = [(problem, family) for problem in STEADY_PROBLEMS.values() for family in problem.families]
 
 
-def sample(problem: Problem, family: str, seed: int = 3, index: int = 5, grid: Grid = GRID):
+def sample(problem: SteadyProblem, family: str, seed: int = 3, index: int = 5, grid: Grid = GRID):
     names = [spec.name for spec in problem.families[family].parameters]
     return problem.sample(family, {name: EXAMPLE_PARAMETERS[name] for name in names}, seed, index, grid)
 
@@ -64,7 +63,7 @@ def test_a_wrong_answer_has_a_residual_and_a_bound(problem, family):
     assert bound.lower <= 0.1
 
 
-@pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
+@pytest.mark.parametrize("problem", STEADY_PROBLEMS.values(), ids=STEADY_PROBLEMS)
 def test_bad_requests_are_refused(problem):
     fields = dict(sample(problem, next(iter(problem.families))))
     with pytest.raises(ValueError, match="unknown scheme nonsense, expected one of"):

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from problems import PROBLEMS, Grid, variation
+from problems import STEADY_PROBLEMS, Grid, variation
 
-DARCY = PROBLEMS["darcy"]
+DARCY = STEADY_PROBLEMS["darcy"]
 
 
 def test_four_cells():

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from problems import PROBLEMS, Grid, variation
+from problems import STEADY_PROBLEMS, Grid, variation
 from service.certify import in_hull
 
 GRID = Grid((128, 128))
-DARCY = PROBLEMS["darcy"]
+DARCY = STEADY_PROBLEMS["darcy"]
 # what the built-in model's training has: binary media of contrast 10, smooth ones up to 1000
 HULL = {"contrast_min": 1.0, "contrast_max": 998.5, "jump_max": 10.0, "roughness_max": 0.39}
 

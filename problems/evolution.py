@@ -1,0 +1,56 @@
+"""The contract of an evolution problem: a state, and a reference solver that yields it frame by frame."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+
+from problems.fields import Fields
+from problems.grid import Grid
+from problems.problem import Problem
+
+
+class EvolutionProblem(Problem):
+    """An initial value problem with its reference solver.
+
+    The state is named by ``inputs``; ``outputs`` are the same fields, one frame later or many.
+
+    Attributes:
+        grid: the grid of PDEBench's data.
+        frame_interval: time between two frames [s].
+        frame_count: frames after the initial state in PDEBench's data.
+        walls: names of the boundary conditions, the default one first.
+    """
+
+    grid: Grid
+    frame_interval: float
+    frame_count: int
+    walls: tuple[str, ...]
+
+    @abstractmethod
+    def frames(
+        self,
+        state: Fields,
+        grid: Grid,
+        scheme: str | None = None,
+        walls: str | None = None,
+        start: int = 0,
+    ) -> Iterator[Fields]:
+        """States at the frames ``start + 1``, ``start + 2``, ..., without end.
+
+        Args:
+            state: cell averages [y x] at frame ``start``.
+            grid: of the state.
+            scheme: one of ``schemes``.
+            walls: one of ``walls``.
+            start: number of the frame that ``state`` belongs to.
+
+        Raises:
+            InvalidField: a field breaks one of its rules.
+        """
+
+    @abstractmethod
+    def invariants(self, state: Fields, grid: Grid) -> Mapping[str, float]:
+        """Integrals and extremes that tell a wrong state, such as the mass and the least depth."""
+
+    @abstractmethod
+    def features(self, state: Fields, grid: Grid) -> Mapping[str, float]:
+        """Numbers by which a state is compared with the states that a model has learnt from."""
