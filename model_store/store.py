@@ -24,7 +24,7 @@ from model_store.errors import (
     UnknownVersion,
 )
 from model_store.reference import Reference, Selector, checked_alias, checked_name
-from operators import Surrogate
+from operators import AnySurrogate
 
 CARD = "card.json"
 PRODUCTION = "production"
@@ -39,7 +39,7 @@ class LoadedVersion:
 
     reference: Reference
     card: Card
-    surrogate: Surrogate
+    surrogate: AnySurrogate
 
 
 @final

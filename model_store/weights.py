@@ -8,7 +8,7 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from model_store.errors import CorruptVersion, RefusedVersion
-from operators import OperatorConfig, Surrogate, surrogate_from_config
+from operators import AnySurrogate, OperatorConfig, surrogate_from_config
 
 WEIGHTS = "weights.safetensors"
 
@@ -36,7 +36,7 @@ def to_bytes(state: Mapping[str, Tensor], config: OperatorConfig) -> bytes:
     )
 
 
-def to_surrogate(data: bytes, config: OperatorConfig) -> Surrogate:
+def to_surrogate(data: bytes, config: OperatorConfig) -> AnySurrogate:
     """The surrogate with these weights, in evaluation mode and without gradients for its weights.
 
     Raises:
@@ -49,7 +49,7 @@ def to_surrogate(data: bytes, config: OperatorConfig) -> Surrogate:
     return surrogate.eval().requires_grad_(False)
 
 
-def _surrogate_with(state: Mapping[str, Tensor], config: OperatorConfig) -> Surrogate:
+def _surrogate_with(state: Mapping[str, Tensor], config: OperatorConfig) -> AnySurrogate:
     surrogate = surrogate_from_config(config)
     surrogate.load_state_dict(state, strict=True)
     return surrogate

@@ -1,36 +1,55 @@
 """Neural operators: tensors in, tensors out; no files, no network.
 
-To add an architecture, write ``operators/<name>.py`` and add a row to ``OperatorConfig`` and ``_OPERATORS``.
+To add an architecture, write ``operators/<name>.py`` and add a row to ``OperatorConfig`` and to
+``_STEADY`` or ``_EVOLUTION``.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from operators.axial_mno import AxialMno, AxialMnoConfig
+from operators.diffusion_reaction_mno import DiffusionReactionMno, DiffusionReactionMnoConfig
+from operators.evolution import EvolutionOperator, EvolutionSurrogate
 from operators.operator import Operator, UnsupportedGrid
+from operators.shallow_water_mno import ShallowWaterMno, ShallowWaterMnoConfig
 from operators.surrogate import Surrogate
 
-# the configurations a run file or a card may hold; a union over ``kind`` once there are several
-OperatorConfig = AxialMnoConfig
+# the configurations a run file or a card may hold
+OperatorConfig = Annotated[
+    AxialMnoConfig | ShallowWaterMnoConfig | DiffusionReactionMnoConfig, Field(discriminator="kind")
+]
+AnySurrogate = Surrogate | EvolutionSurrogate
 
-_OPERATORS: Mapping[str, Callable[[Any], Operator]] = {"axial_mno": AxialMno}
+_STEADY: Mapping[str, Callable[[Any], Operator]] = {"axial_mno": AxialMno}
+_EVOLUTION: Mapping[str, Callable[[Any], EvolutionOperator]] = {
+    "shallow_water_mno": ShallowWaterMno,
+    "diffusion_reaction_mno": DiffusionReactionMno,
+}
 
 
-def build_operator(config: OperatorConfig) -> Operator:
-    """The operator that ``config`` describes, freshly initialised."""
-    return _OPERATORS[config.kind](config)
+def evolves(config: OperatorConfig) -> bool:
+    """Whether it is the configuration of an evolution operator."""
+    return config.kind in _EVOLUTION
 
 
-def surrogate_from_config(config: OperatorConfig) -> Surrogate:
+def surrogate_from_config(config: OperatorConfig) -> AnySurrogate:
     """A surrogate around a freshly initialised operator."""
-    return Surrogate(build_operator(config))
+    if config.kind in _STEADY:
+        return Surrogate(_STEADY[config.kind](config))
+    operator = _EVOLUTION[config.kind](config)
+    return EvolutionSurrogate(operator, operator.fields)
 
 
 __all__ = [
+    "AnySurrogate",
+    "EvolutionOperator",
+    "EvolutionSurrogate",
     "Operator",
     "OperatorConfig",
     "Surrogate",
     "UnsupportedGrid",
-    "build_operator",
+    "evolves",
     "surrogate_from_config",
 ]

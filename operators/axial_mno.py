@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from operators import darcy_stencil
+from operators.axial_block import AxialBlock
 from operators.multiscale import balance_fluxes
 from operators.operator import Operator, UnsupportedGrid
 from operators.per_grid import per_grid
-from operators.s6 import S6
-from operators.scan_plan import PLANS, PlanName
+from operators.scan_plan import PlanName
 
 PATCH = 4
 TORSION_TERMS = 24
@@ -65,7 +65,7 @@ class AxialMno(Operator):
         self.lift = nn.Conv2d(3, width, 2 * PATCH, stride=PATCH, padding=PATCH // 2)
         self.lift_position = nn.Linear(6, width)
         self.lift_mix = nn.Linear(width, width)
-        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.blocks))
+        self.blocks = nn.ModuleList(AxialBlock(config) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(width)
         self.project_hidden = nn.Linear(2 * width, 2 * width)
         self.project = nn.Linear(2 * width, PATCH**2)
@@ -120,23 +120,6 @@ class AxialMno(Operator):
             for omega in sweeps.unbind():
                 u = torch.lerp(u, jacobi(u), omega)
         return u
-
-
-class _Block(nn.Module):
-    """Pre-norm S6 and pre-norm feed-forward, both residual."""
-
-    def __init__(self, config: AxialMnoConfig) -> None:
-        super().__init__()
-        width, hidden = config.channels, int(config.expansion * config.channels)
-        self.norm_mixer = nn.LayerNorm(width)
-        self.mixer = S6(width, config.inner_channels, config.states, config.rank, PLANS[config.plan])
-        self.norm_feed_forward = nn.LayerNorm(width)
-        self.feed_forward = nn.Sequential(nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, width))
-
-    def forward(self, tokens: Tensor, relative_spacing: float) -> Tensor:
-        tokens = tokens + self.mixer(self.norm_mixer(tokens), relative_spacing)
-        out: Tensor = tokens + self.feed_forward(self.norm_feed_forward(tokens))
-        return out
 
 
 @per_grid

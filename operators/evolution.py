@@ -18,20 +18,27 @@ class EvolutionOperator(nn.Module, ABC):
     Attributes:
         history: frames that it needs, the last one being the present.
         frames: frames that one call returns.
+        fields: channels of a frame.
     """
 
     history: int
     frames: int
+    fields: int
 
     @abstractmethod
     def forward(
-        self, history: Float[Tensor, "batch time channel y x"], extent: tuple[float, float]
+        self,
+        history: Float[Tensor, "batch time channel y x"],
+        extent: tuple[float, float],
+        chosen: Sequence[int] | None = None,
     ) -> Float[Tensor, "batch frame channel y x"]:
         """The next frames.
 
         Args:
             history: cell averages, oldest first.
             extent: side lengths (Ly, Lx) [m].
+            chosen: numbers of the frames to return, counted from 0; None for all. Training on some of them
+                saves the work that the others would be.
 
         Raises:
             UnsupportedGrid: the grid does not fit the operator.
@@ -69,11 +76,14 @@ class EvolutionSurrogate(nn.Module):
         self.scale.copy_(torch.tensor(scale))
 
     def forward(
-        self, history: Float[Tensor, "batch time channel y x"], extent: tuple[float, float]
+        self,
+        history: Float[Tensor, "batch time channel y x"],
+        extent: tuple[float, float],
+        chosen: Sequence[int] | None = None,
     ) -> Float[Tensor, "batch frame channel y x"]:
         """The next ``frames`` frames, in the units of the problem; see ``EvolutionOperator.forward``."""
         shift, scale = self.shift[:, None, None], self.scale[:, None, None]
-        following: Tensor = self.operator((history - shift) / scale, extent)
+        following: Tensor = self.operator((history - shift) / scale, extent, chosen)
         return following * scale + shift
 
     def blocks(

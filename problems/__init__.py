@@ -8,15 +8,19 @@ from types import MappingProxyType
 
 from problems.coarsen import coarsen
 from problems.darcy import Darcy
+from problems.diffusion_reaction import DiffusionReaction
 from problems.evolution import EvolutionProblem
 from problems.fields import Fields, FieldSpec, InvalidField
 from problems.grid import Grid
 from problems.problem import Problem
+from problems.shallow_water import ShallowWater
 from problems.steady import CannotSolve, ErrorBound, Solution, SteadyProblem
 from problems.variation import Variation, variation
 
 STEADY_PROBLEMS: Mapping[str, SteadyProblem] = MappingProxyType({"darcy": Darcy()})
-EVOLUTION_PROBLEMS: Mapping[str, EvolutionProblem] = MappingProxyType({})
+EVOLUTION_PROBLEMS: Mapping[str, EvolutionProblem] = MappingProxyType(
+    {"diffusion_reaction": DiffusionReaction(), "shallow_water": ShallowWater()}
+)
 PROBLEMS: Mapping[str, Problem] = MappingProxyType({**STEADY_PROBLEMS, **EVOLUTION_PROBLEMS})
 
 __all__ = [

@@ -18,12 +18,16 @@ class EvolutionProblem(Problem):
         frame_interval: time between two frames [s].
         frame_count: frames after the initial state in PDEBench's data.
         walls: names of the boundary conditions, the default one first.
+        rest: the state in which nothing happens, by field; errors are measured against what departs from it.
+        vectors: pairs of fields that are the components (along x, along y) of a vector.
     """
 
     grid: Grid
     frame_interval: float
     frame_count: int
     walls: tuple[str, ...]
+    rest: Mapping[str, float]
+    vectors: tuple[tuple[str, str], ...]
 
     @abstractmethod
     def frames(

@@ -80,14 +80,19 @@ class Batcher:
             waiting.future.cancel()
         await asyncio.to_thread(self._worker.close)
 
-    async def submit(self, batch: Batch) -> Outcome:
+    async def submit(self, batch: Batch, *, admitted: bool = False) -> Outcome:
         """Solutions of ``batch``, which shares the worker's batches with whoever else waits.
+
+        Args:
+            batch: rows of one bucket.
+            admitted: it goes on with work that was let in before, and is not refused now.
 
         Raises:
             Overloaded: the queue is full.
             WorkFailed: the batch that held these rows broke.
         """
-        self._admit(batch)
+        if not admitted:
+            self._admit(batch)
         loop = asyncio.get_running_loop()
         parts = [_Waiting(part, loop.create_future()) for part in _split(batch, self._max_batch)]
         self._buckets.setdefault(batch.bucket, {}).update(dict.fromkeys(parts))

@@ -7,14 +7,15 @@
     with Client("http://127.0.0.1:8080") as client:
         answer = client.solve("darcy", permeability, source=2.0)
         answer.pressure, answer.error.upper, answer.model
+        for frame in client.rollout("shallow_water", {"h": depth}, steps=100):
+            frame.fields["h"], frame.time, frame.invariants, frame.error
 """
 
 from __future__ import annotations
 
 import io
 import json
-import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Any, Self, final
@@ -23,27 +24,18 @@ import httpx
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Answer", "Client", "ErrorEstimate", "ErrorSummary", "ServiceError"]
+from service.connection import Connection, ServiceError, npy_bytes
+from service.frames import CalibratedEstimate, Frame, follow
 
-NPY = "application/x-npy"
-RETRIED = (429, 503)
-LONGEST_PAUSE = 60.0  # [s]
-
-
-class ServiceError(Exception):
-    """The service answered with a problem document (RFC 9457).
-
-    Attributes:
-        status: HTTP status.
-        type: stable slug, such as ``invalid-field``.
-        problem: the whole document; of an invalid field it has ``field``, ``rule`` and ``index``.
-    """
-
-    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
-        super().__init__(f"{problem.get('type', 'unknown')} ({status}): {problem.get('detail', '')}")
-        self.status = status
-        self.type = str(problem.get("type", "unknown"))
-        self.problem = problem
+__all__ = [
+    "Answer",
+    "CalibratedEstimate",
+    "Client",
+    "ErrorEstimate",
+    "ErrorSummary",
+    "Frame",
+    "ServiceError",
+]
 
 
 @dataclass(frozen=True)
@@ -128,9 +120,9 @@ class Client:
             retries: further attempts when the service is overloaded or cannot be reached.
             transport: replaces the network, for tests.
         """
-        headers = {"Accept": NPY} | ({"Authorization": f"Bearer {token}"} if token else {})
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, transport=transport)
-        self._retries = retries
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        http = httpx.Client(base_url=url, headers=headers, timeout=timeout, transport=transport)
+        self._connection = Connection(http, retries)
 
     def __enter__(self) -> Self:
         return self
@@ -142,7 +134,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._connection.close()
 
     def solve(
         self,
@@ -180,47 +172,51 @@ class Client:
             "timeout_ms": timeout_ms,
             **parameters,
         }
-        given = {name: value for name, value in options.items() if value is not None}
-        return _answer(self._post(f"/v1/problems/{problem}/solve", _npy_bytes(field), given))
+        return _answer(self._connection.post(f"/v1/problems/{problem}/solve", npy_bytes(field), options))
 
-    def _post(self, path: str, body: bytes, options: Mapping[str, Any]) -> httpx.Response:
-        for attempts_left in range(self._retries, -1, -1):
-            try:
-                response = self._http.post(path, content=body, params=options, headers={"Content-Type": NPY})
-            except httpx.ConnectError:
-                if not attempts_left:
-                    raise
-                time.sleep(1.0)
-                continue
-            if response.status_code not in RETRIED or not attempts_left:
-                break
-            time.sleep(_pause(response))
-        if response.is_error:
-            raise ServiceError(response.status_code, _problem(response))
-        return response
+    def rollout(
+        self,
+        problem: str,
+        state: Mapping[str, ArrayLike] | ArrayLike,
+        *,
+        steps: int = 100,
+        every: int = 1,
+        start_step: int = 0,
+        model: str | None = None,
+        method: str = "auto",
+        walls: str | None = None,
+        timeout_ms: float | None = None,
+    ) -> Generator[Frame, None, None]:
+        """The frames that follow from a state, as they are computed; float64 in gives float64 out.
 
+        A connection that breaks is taken up again, and the frames are those of a stream that did not break.
+        Close the generator, or drop it, to stop the computation.
 
-def _npy_bytes(field: ArrayLike) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, np.asarray(field), allow_pickle=False)
-    return stream.getvalue()
+        Args:
+            problem: ``shallow_water`` or ``diffusion_reaction``.
+            state: fields (ny, nx) by name, or one array (channel, ny, nx); of shallow water ``hu`` and ``hv``
+                may be left out where nothing moves.
+            steps: the last step, counted from the initial state.
+            every: yield every so-many-th step.
+            start_step: number of the step that ``state`` belongs to.
+            model: ``name``, ``name@alias`` or ``name@3``.
+            method: ``auto``, ``surrogate`` or ``solver``.
+            walls: boundary conditions; a surrogate knows those that it was trained with only.
+            timeout_ms: deadline for the last frame [ms].
 
-
-def _pause(response: httpx.Response) -> float:
-    """How long the service asks to wait [s]."""
-    try:
-        return min(float(response.headers.get("Retry-After", "1")), LONGEST_PAUSE)
-    except ValueError:
-        return 1.0
-
-
-def _problem(response: httpx.Response) -> Mapping[str, Any]:
-    try:
-        document = response.json()
-    except ValueError:
-        document = None
-    # something between client and service may answer in its own words
-    return document if isinstance(document, dict) else {"detail": response.text[:200]}
+        Raises:
+            ServiceError: the service refused or failed.
+            httpx.HTTPError: the service could not be reached, or the stream broke again and again.
+        """
+        options = {
+            "steps": steps,
+            "every": every,
+            "model": model,
+            "method": method,
+            "walls": walls,
+            "timeout_ms": timeout_ms,
+        }
+        return follow(self._connection, problem, state, start_step, options)
 
 
 def _answer(response: httpx.Response) -> Answer:

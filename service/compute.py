@@ -1,4 +1,4 @@
-"""The two ways to compute a batch: a loaded surrogate, or the problem's reference solver."""
+"""The ways to compute a batch: a loaded surrogate, or the problem's reference solver."""
 
 from __future__ import annotations
 
@@ -7,17 +7,34 @@ from typing import final
 
 import numpy as np
 import torch
+from torch import nn
 
 from model_store import LoadedVersion, Reference
-from operators import Surrogate
-from problems import STEADY_PROBLEMS, CannotSolve, Solution
+from problems import (
+    EVOLUTION_PROBLEMS,
+    PROBLEMS,
+    STEADY_PROBLEMS,
+    CannotSolve,
+    Fields,
+    InvalidField,
+    Solution,
+)
 from service.settings import InvalidSettings
 from service.worker import Batch, Solutions
 
-__all__ = ["REFERENCE_TOLERANCE", "Surrogates", "choose_device", "solve_reference"]
+__all__ = [
+    "REFERENCE_TOLERANCE",
+    "STEP",
+    "Surrogates",
+    "advance_reference",
+    "choose_device",
+    "solve_reference",
+]
 
 # relative residual asked of the reference solver; what it reached, at high contrast, the error bound says
 REFERENCE_TOLERANCE = 1e-10
+# name of the number of the frame among the inputs of a batch that the reference solver steps in time
+STEP = "step"
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -40,22 +57,26 @@ class Surrogates:
 
     def __init__(self, versions: Iterable[LoadedVersion], device: torch.device) -> None:
         self._device = device
-        self._surrogates: dict[Reference, Surrogate] = {
+        self._surrogates: dict[Reference, nn.Module] = {
             version.reference: version.surrogate.to(device).eval() for version in versions
         }
 
     def __call__(self, batch: Batch) -> Solutions:
-        """Answer all rows with one forward pass."""
-        problem, version = STEADY_PROBLEMS[batch.bucket.problem], batch.bucket.version
+        """Answer all rows with one forward pass: solutions, or the next block of frames."""
+        problem, version = PROBLEMS[batch.bucket.problem], batch.bucket.version
         if version is None:
             raise ValueError("a batch for the reference solver came to the surrogates")
-        values = {name: torch.from_numpy(np.array(array)) for name, array in batch.fields.items()}
+        values = {
+            name: torch.from_numpy(np.array(array)).to(self._device) for name, array in batch.fields.items()
+        }
         inputs = torch.stack([values[spec.name] for spec in problem.inputs], dim=1)  # [batch channel y x]
-        parameters = [values[spec.name].to(self._device) for spec in problem.parameters]
+        parameters = [values[spec.name] for spec in problem.parameters]
+        if problem.name in EVOLUTION_PROBLEMS:
+            inputs = inputs[:, None]  # [batch time channel y x]
         with torch.inference_mode():
-            answer = self._surrogates[version](inputs.to(self._device), *parameters, batch.bucket.grid.extent)
+            answer = self._surrogates[version](inputs, *parameters, batch.bucket.grid.extent)
         host = answer.cpu().numpy()
-        outputs = {spec.name: host[:, channel] for channel, spec in enumerate(problem.outputs)}
+        outputs = {spec.name: host[..., channel, :, :] for channel, spec in enumerate(problem.outputs)}
         return Solutions(outputs, (0,) * batch.rows)
 
 
@@ -83,3 +104,27 @@ def _solve_row(batch: Batch, row: int) -> Solution:
         scheme=batch.bucket.scheme,
         tolerance=REFERENCE_TOLERANCE,
     )
+
+
+def advance_reference(batch: Batch) -> Solutions:
+    """The next frame of each row by the problem's reference solver, in float64."""
+    shape = (batch.rows, 1, *batch.bucket.grid.shape)
+    outputs = {spec.name: np.full(shape, np.nan) for spec in EVOLUTION_PROBLEMS[batch.bucket.problem].outputs}
+    unsolved = {}
+    for row in range(batch.rows):
+        try:
+            state = _next_state(batch, row)
+        except (CannotSolve, InvalidField) as error:
+            unsolved[row] = str(error)
+            continue
+        for name, values in outputs.items():
+            values[row, 0] = state[name]
+    return Solutions(outputs, (0,) * batch.rows, unsolved)
+
+
+def _next_state(batch: Batch, row: int) -> Fields:
+    state = {name: values[row] for name, values in batch.fields.items()}
+    start = int(state.pop(STEP))
+    bucket = batch.bucket
+    problem = EVOLUTION_PROBLEMS[bucket.problem]
+    return next(problem.frames(state, bucket.grid, scheme=bucket.scheme, walls=bucket.walls, start=start))

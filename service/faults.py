@@ -18,7 +18,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors
 
-__all__ = ["RequestScope", "answer_fault", "answer_http_exception", "answer_nobody", "answer_not_ready"]
+__all__ = [
+    "RequestScope",
+    "answer_fault",
+    "answer_http_exception",
+    "answer_nobody",
+    "answer_not_ready",
+    "describe_fault",
+]
 
 log = logging.getLogger("mno.service")
 
@@ -67,22 +74,28 @@ class RequestScope:
             log.exception("request %s broke", request_id)
             if started:
                 raise
-            await _problem(request_id, "internal", 500, _broken(request_id))(scope, receive, send_with_id)
+            document = _document(request_id, "internal", 500, _broken(request_id))
+            await _response(document)(scope, receive, send_with_id)
 
 
 def answer_fault(request: Request, fault: Exception) -> Response:
-    """The problem document of a :class:`ServiceFault`."""
-    kind = next(kind for kind in type(fault).__mro__ if kind in PROBLEMS_BY_FAULT)
+    """The problem document of a :class:`ServiceFault`, as a response."""
+    headers = {"Retry-After": str(fault.retry_after)} if isinstance(fault, errors.Overloaded) else None
+    return _response(describe_fault(request.scope, fault), headers)
+
+
+def describe_fault(scope: Scope, fault: Exception) -> dict[str, Any]:
+    """The problem document of a fault; whatever is no :class:`ServiceFault` is for the log alone."""
+    request_id = _id_of(scope)
+    kind = next((kind for kind in type(fault).__mro__ if kind in PROBLEMS_BY_FAULT), errors.WorkFailed)
     slug, status = PROBLEMS_BY_FAULT[kind]
-    request_id = _id_of(request)
-    if isinstance(fault, errors.WorkFailed):
+    if kind is errors.WorkFailed:
         log.error("request %s: %s", request_id, fault, exc_info=fault)
-        return _problem(request_id, slug, status, _broken(request_id))
+        return _document(request_id, slug, status, _broken(request_id))
     more: dict[str, Any] = {}
     if isinstance(fault, errors.InvalidField):
         more = {"field": fault.field, "rule": fault.rule, "index": fault.index}
-    headers = {"Retry-After": str(fault.retry_after)} if isinstance(fault, errors.Overloaded) else None
-    return _problem(request_id, slug, status, str(fault), more, headers)
+    return _document(request_id, slug, status, str(fault)) | more
 
 
 def answer_http_exception(request: Request, error: Exception) -> Response:
@@ -91,7 +104,7 @@ def answer_http_exception(request: Request, error: Exception) -> Response:
     status = error.status_code
     detail = f"{request.method} {request.url.path} is not served here; GET /docs lists what is"
     slug = HTTPStatus(status).phrase.lower().replace(" ", "-")
-    return _problem(_id_of(request), slug, status, detail, headers=error.headers)
+    return _response(_document(_id_of(request.scope), slug, status, detail), error.headers)
 
 
 def answer_nobody(_: Request, __: Exception) -> Response:
@@ -101,21 +114,18 @@ def answer_nobody(_: Request, __: Exception) -> Response:
 
 def answer_not_ready(request: Request) -> Response:
     """503: about to stop."""
-    return _problem(_id_of(request), "not-ready", 503, "the service is stopping; ask another one")
+    detail = "the service is stopping; ask another one"
+    return _response(_document(_id_of(request.scope), "not-ready", 503, detail))
 
 
-def _problem(
-    request_id: str,
-    slug: str,
-    status: int,
-    detail: str,
-    more: Mapping[str, Any] | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> Response:
+def _document(request_id: str, slug: str, status: int, detail: str) -> dict[str, Any]:
     title = slug.replace("-", " ").capitalize()
-    document = {"type": slug, "title": title, "status": status, "detail": detail, "request_id": request_id}
-    body = orjson.dumps(document | dict(more or {}))
-    return Response(body, status, headers, media_type="application/problem+json")
+    return {"type": slug, "title": title, "status": status, "detail": detail, "request_id": request_id}
+
+
+def _response(document: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    body = orjson.dumps(document)
+    return Response(body, document["status"], headers, media_type="application/problem+json")
 
 
 def _broken(request_id: str) -> str:
@@ -126,6 +136,6 @@ def _request_id(given: str | None) -> str:
     return given if given and REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
-def _id_of(request: Request) -> str:
-    request_id: str = request.scope["state"]["request_id"]
+def _id_of(scope: Scope) -> str:
+    request_id: str = scope["state"]["request_id"]
     return request_id

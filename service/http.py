@@ -5,24 +5,29 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from problems import PROBLEMS, FieldSpec, Problem
-from service import pages, wire
+from problems import PROBLEMS, EvolutionProblem, FieldSpec, Problem
+from service import pages, rollout_wire, wire
 from service.codec import gunzip
-from service.errors import NotAvailableYet, ServiceFault, TooLarge
+from service.errors import NotAvailableYet, Overloaded, ServiceFault, TooLarge
 from service.faults import RequestScope, answer_fault, answer_http_exception, answer_nobody, answer_not_ready
+from service.frame_stream import FrameStream
 from service.in_flight import Admission, Share
+from service.lookup import find_evolution, find_problem, find_steady
 from service.models import Models
 from service.settings import Limits
-from service.solver import Solver, SolveResponse, find_problem
+from service.solver import Solver
+from service.validate import AT_REST
 
 __all__ = ["create_app"]
+
+Answer = TypeVar("Answer")
 
 
 def create_app(
@@ -47,6 +52,8 @@ def create_app(
     app.add_exception_handler(HTTPException, answer_http_exception)
     app.add_exception_handler(ClientDisconnect, answer_nobody)
     _add_solving(app, solver, limits)
+    _add_rollouts(app, solver, limits)
+    _add_operations_to_come(app)
     _add_catalog(app, models, limits)
     _add_health(app, draining)
     return app
@@ -61,18 +68,41 @@ def _add_solving(app: FastAPI, solver: Solver, limits: Limits) -> None:
         body = await _read_body(request, limits)
         headers, query = request.headers, request.query_params
         wanted = await asyncio.to_thread(
-            wire.read_request, find_problem(problem), headers, query, body, limits, received
+            wire.read_request, find_steady(problem), headers, query, body, limits, received
         )
         response = await _unless_client_leaves(request, solver.solve(wanted))
         return await asyncio.to_thread(wire.write_response, response, form)
 
+
+def _add_rollouts(app: FastAPI, solver: Solver, limits: Limits) -> None:
+    @app.post("/v1/problems/{problem}/rollout", openapi_extra=pages.ROLLOUT_BODY, response_class=Response)
+    async def rollout(problem: str, request: Request) -> Response:
+        """The frames that follow from a state, each sent as soon as it is computed."""
+        received = time.perf_counter()
+        form = rollout_wire.choose_stream_form(request.headers)
+        body = await _read_body(request, limits)
+        headers, query = request.headers, request.query_params
+        wanted = await asyncio.to_thread(
+            rollout_wire.read_rollout, find_evolution(problem), headers, query, body, limits, received
+        )
+        found = await _unless_client_leaves(request, solver.roll_out(wanted))
+        share: Share = request.state.share
+        try:
+            share.take(found.nbytes)
+        except Overloaded:
+            await found.close()
+            raise
+        return FrameStream(found, form, limits.stall_seconds)
+
+
+def _add_operations_to_come(app: FastAPI) -> None:
     @app.post("/v1/problems/{problem}/{operation}", response_model=None)
     async def operate(problem: str, operation: str) -> NoReturn:
-        """``rollout``, ``vjp`` and ``jvp`` come with a later release."""
+        """``vjp`` and ``jvp`` come with a later release."""
         find_problem(problem)
         if operation not in pages.LATER:
             raise HTTPException(404)
-        raise NotAvailableYet(f"{operation} comes with a later release; this one has solve")
+        raise NotAvailableYet(f"{operation} comes with a later release; this one has solve and rollout")
 
 
 def _add_catalog(app: FastAPI, models: Models, limits: Limits) -> None:
@@ -145,9 +175,7 @@ async def _stream_body(request: Request, limit: int, share: Share, weight: int) 
     raise TooLarge(f"the body exceeds {limit} bytes; send fewer fields a request, or application/x-npy")
 
 
-async def _unless_client_leaves(
-    request: Request, answer: Coroutine[Any, Any, SolveResponse]
-) -> SolveResponse:
+async def _unless_client_leaves(request: Request, answer: Coroutine[Any, Any, Answer]) -> Answer:
     """Await ``answer``; when the client hangs up, cancel it, so that nothing is computed for nobody."""
     work = asyncio.ensure_future(answer)
     # after the body, the only message left to come is the disconnect
@@ -181,4 +209,16 @@ def _describe(problem: Problem, models: Models, limits: Limits) -> dict[str, Any
             "solver": f"up to {limits.grid_side} cells a side",
         },
         "models": models.of_problem(problem.name),
+        "operations": ["rollout"] if isinstance(problem, EvolutionProblem) else ["solve"],
+        **(_describe_evolution(problem, limits) if isinstance(problem, EvolutionProblem) else {}),
+    }
+
+
+def _describe_evolution(problem: EvolutionProblem, limits: Limits) -> dict[str, Any]:
+    return {
+        "optional_inputs": [spec.name for spec in problem.inputs if spec.name in AT_REST],
+        "walls": problem.walls,
+        "frame_interval": problem.frame_interval,
+        "domain": {"origin": problem.grid.origin, "extent": problem.grid.extent, "unit": "m"},
+        "steps": f"up to {limits.rollout_steps} a request",
     }

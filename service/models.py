@@ -8,11 +8,12 @@ from typing import Any, final
 
 import model_store
 from model_store import Catalog, LoadedVersion, Reference, StoreError
-from problems import PROBLEMS
-from service.errors import InvalidField, UnknownModel
+from operators import evolves
+from problems import EVOLUTION_PROBLEMS, PROBLEMS
+from service.errors import InvalidField, UnknownModel, UnsupportedGrid
 from service.settings import InvalidSettings
 
-__all__ = ["Models", "load_models"]
+__all__ = ["Models", "load_models", "require_tested"]
 
 log = logging.getLogger("mno.service")
 
@@ -97,6 +98,15 @@ class Models:
         }
 
 
+def require_tested(version: LoadedVersion, field: str, grid: tuple[int, int]) -> None:
+    """Refuse a grid (ny, nx) that the version was not tested on; ``field`` is the one that has it."""
+    if grid not in version.card.grids:
+        supported = ", ".join(f"{ny}x{nx}" for ny, nx in version.card.grids)
+        got = "x".join(map(str, grid))
+        message = f"{version.reference} was tested on grids {supported}, got {got}; or ask for method=solver"
+        raise UnsupportedGrid(field, "grid", message)
+
+
 def load_models(catalog: Catalog, wanted: Iterable[str] = ()) -> Models:
     """Load versions, verified.
 
@@ -130,7 +140,11 @@ def _names(catalog: Catalog, wanted: str) -> list[tuple[str, Reference]]:
 
 def _load(catalog: Catalog, reference: Reference) -> LoadedVersion:
     version = catalog.load(reference.name, reference.version)
-    if version.card.problem not in PROBLEMS:
-        message = f"{reference} solves {version.card.problem!r}; this service knows {sorted(PROBLEMS)}"
+    problem = version.card.problem
+    if problem not in PROBLEMS:
+        message = f"{reference} solves {problem!r}; this service knows {sorted(PROBLEMS)}"
+        raise InvalidSettings(f"{message}; leave it out of the models")
+    if evolves(version.card.operator) != (problem in EVOLUTION_PROBLEMS):
+        message = f"{reference} has the operator {version.card.operator.kind}, which is none for {problem}"
         raise InvalidSettings(f"{message}; leave it out of the models")
     return version

@@ -7,9 +7,9 @@ from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-__all__ = ["LATER", "SOLVE_BODY", "VERSION", "docs"]
+__all__ = ["LATER", "ROLLOUT_BODY", "SOLVE_BODY", "VERSION", "docs"]
 
-LATER = ("rollout", "vjp", "jvp")
+LATER = ("vjp", "jvp")
 
 try:
     VERSION = version("mno")
@@ -69,6 +69,104 @@ SOLVE_BODY: dict[str, Any] = {
     },
 }
 
+_ROLLOUT_OPTIONS: dict[str, Any] = {
+    "steps": {
+        "type": "integer",
+        "minimum": 1,
+        "default": 100,
+        "description": "the last step, counted from the initial state",
+    },
+    "every": {"type": "integer", "minimum": 1, "default": 1, "description": "send every so-many-th step"},
+    "start_step": {
+        "type": "integer",
+        "minimum": 0,
+        "default": 0,
+        "description": "the step that the state belongs to: a broken stream goes on from its last frame, and "
+        "with the same frames where this is a multiple of ``Mno-Block``",
+    },
+    "model": {"type": "string", "description": "name, name@alias or name@3"},
+    "method": {"enum": ["auto", "surrogate", "solver"], "default": "auto"},
+    "walls": {
+        "type": "string",
+        "description": "boundary conditions; a surrogate knows those of its card only",
+    },
+    "timeout_ms": {
+        "type": "number",
+        "exclusiveMinimum": 0,
+        "description": "deadline for the last frame [ms]",
+    },
+}
+
+_STATE: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
+    "description": "fields (ny, nx) by name; of shallow water ``h``, and ``hu`` and ``hv`` where water moves",
+}
+
+_CHANNELS: dict[str, Any] = {
+    "type": "string",
+    "description": "the channels of an ``application/x-npy`` body (channel, y, x), such as ``h,hu,hv``; "
+    "default: those of the problem",
+}
+
+_FRAMES = (
+    "application/x-ndjson: a line for each frame with step, time, fields, invariants, error and "
+    "in_distribution. application/x-npy-stream: records, each of eight bytes with a length (little-endian) "
+    "and as many bytes; a frame is a record of JSON (step, time, invariants, error, in_distribution) and one "
+    "of .npy (channel, y, x); the stream ends with a record of length 0. A failure after the stream began is "
+    'a last line or record {"error": problem document} without a step, and no record of length 0'
+)
+
+_ROLLOUT_HEADERS: dict[str, str] = {
+    "Mno-Model": "the version that steps, empty for the reference solver",
+    "Mno-Method": "surrogate or solver",
+    "Mno-Operator": "the discrete operator that the frames approximate",
+    "Mno-Walls": "the boundary conditions",
+    "Mno-In-Distribution": "whether the state resembles the training data: true or false",
+    "Mno-Frame-Interval": "time between two steps [s]",
+    "Mno-Fields": "the channels of a frame, comma-separated",
+    "Mno-Steps": "the last step",
+    "Mno-Frames": "how many frames a whole stream has",
+    "Mno-Block": "how many steps are computed at once",
+}
+
+ROLLOUT_BODY: dict[str, Any] = {
+    "responses": {
+        "200": {
+            "description": _FRAMES,
+            "headers": {
+                name: {"schema": {"type": "string"}, "description": text}
+                for name, text in _ROLLOUT_HEADERS.items()
+            },
+            "content": {"application/x-ndjson": {}, "application/x-npy-stream": {}},
+        }
+    },
+    "parameters": [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "schema": schema,
+            "description": "for application/x-npy",
+        }
+        for name, schema in {"fields": _CHANNELS, **_ROLLOUT_OPTIONS}.items()
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["state"],
+                    "properties": {"state": _STATE, **_ROLLOUT_OPTIONS},
+                    "additionalProperties": False,
+                }
+            },
+            "application/x-npy": {"schema": {"type": "string", "format": "binary"}},
+        },
+    },
+}
+
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>mno</title>
 <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem}}
@@ -84,6 +182,14 @@ pre{{background:#f2f2f2;padding:1rem;overflow:auto}}</style>
 <code>Mno-Error-Estimate</code> is {estimate}.</p>
 <pre>curl -H 'Content-Type: application/x-npy' --data-binary @permeability.npy \\
      -H 'Accept: application/x-npy' -o pressure.npy '{address}/v1/problems/darcy/solve?source=1.0'</pre>
+<p>A rollout starts from one state. It has, in JSON or as query parameters of an
+<code>application/x-npy</code> body (channel, y, x):</p>
+<table>{rollout_options}</table>
+<p>Its frames are streamed as they are computed. {frames}.</p>
+<p>What holds for all of them is in headers:</p>
+<table>{rollout_headers}</table>
+<pre>curl -N -H 'Content-Type: application/x-npy' --data-binary @state.npy \
+     '{address}/v1/problems/shallow_water/rollout?steps=100&amp;every=10'</pre>
 </html>
 """
 
@@ -100,16 +206,21 @@ def docs(openapi: dict[str, Any], address: str) -> str:
         for path, methods in openapi["paths"].items()
         for method, operation in methods.items()
     )
-    options = "".join(
-        f"<tr><td><code>{escape(name)}</code><td>{_text(_option(schema))}"
-        for name, schema in {"permeability": _FIELD, **_OPTIONS}.items()
-    )
     return _PAGE.format(
         version=escape(VERSION),
         rows=rows,
-        options=options,
+        options=_table({"permeability": _FIELD, **_OPTIONS}),
         estimate=escape(_ESTIMATE),
+        rollout_options=_table({"state": _STATE, "fields": _CHANNELS, **_ROLLOUT_OPTIONS}),
+        frames=escape(_FRAMES),
+        rollout_headers=_table({name: {"description": text} for name, text in _ROLLOUT_HEADERS.items()}),
         address=escape(address),
+    )
+
+
+def _table(schemas: dict[str, Any]) -> str:
+    return "".join(
+        f"<tr><td><code>{escape(name)}</code><td>{_text(_option(schema))}" for name, schema in schemas.items()
     )
 
 

@@ -17,11 +17,11 @@ import uvicorn
 from model_store import open_catalog
 from operators.scan import set_default_backend
 from service.batcher import Batcher
-from service.compute import Surrogates, choose_device, solve_reference
+from service.compute import Surrogates, advance_reference, choose_device, solve_reference
 from service.http import create_app
 from service.models import Models, load_models
 from service.settings import InvalidSettings, Settings
-from service.solver import Solver
+from service.solver import Queues, Solver
 from service.worker import ThreadWorker, Worker
 
 __all__ = ["Service", "build_solver", "listen_on", "open_models", "serve"]
@@ -39,15 +39,18 @@ def open_models(settings: Settings) -> Models:
 
 
 def build_solver(settings: Settings, models: Models) -> Solver:
-    """A solver with one worker thread for the surrogates and one for the reference solvers."""
+    """A solver with one worker thread for the surrogates and two for the reference solvers."""
     device = choose_device(settings.device)
     _choose_scan_backend(settings.scan_backend)
     # threads of the model that have to wait for a core spin: one core stays for everything else
     threads = settings.threads or max(1, (os.cpu_count() or 1) - 1)
     prepare = functools.partial(torch.set_num_threads, threads)
-    surrogates = ThreadWorker(Surrogates(models.versions, device), prepare)
-    references = ThreadWorker(solve_reference)
-    return Solver(models, _queue(surrogates, settings), _queue(references, settings), settings.limits)
+    workers = (
+        ThreadWorker(Surrogates(models.versions, device), prepare),
+        ThreadWorker(solve_reference),
+        ThreadWorker(advance_reference),
+    )
+    return Solver(models, Queues(*(_queue(worker, settings) for worker in workers)), settings.limits)
 
 
 def _choose_scan_backend(name: str | None) -> None:

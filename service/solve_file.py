@@ -12,10 +12,11 @@ from typing import Any
 
 from service.errors import InvalidField
 from service.field_file import FieldFile, open_field_file
+from service.lookup import find_steady
 from service.models import Models
 from service.serve import build_solver, open_models
 from service.settings import Batching, Limits, Settings
-from service.solver import ErrorKind, Method, Solver, SolveRequest, SolveResponse, find_problem
+from service.solver import ErrorKind, Method, Solver, SolveRequest, SolveResponse
 from service.staged_output import StagedOutput, check_output
 
 __all__ = ["FileJob", "solve_file"]
@@ -95,7 +96,7 @@ def _recipe(job: FileJob, fields: FieldFile, models: Models) -> dict[str, Any]:
 
 def _version(job: FileJob, models: Models) -> dict[str, Any] | None:
     """The version that answers, or whose operator the reference solver takes, with its files' hashes."""
-    problem = find_problem(job.problem)
+    problem = find_steady(job.problem)
     if job.method == "solver" and job.model is None:
         return None
     version = models.find(problem.name, job.model)

@@ -9,30 +9,26 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from problems import STEADY_PROBLEMS, ErrorBound, Grid, SteadyProblem
+from problems import EVOLUTION_PROBLEMS, STEADY_PROBLEMS, ErrorBound, FieldSpec, Grid, SteadyProblem
 from service.batcher import Batcher, Outcome
 from service.certify import error_bounds, in_hull
-from service.errors import (
-    DeadlineExceeded,
-    InvalidField,
-    NotAvailableYet,
-    ServiceFault,
-    UnknownProblem,
-    UnsupportedGrid,
-)
-from service.models import Models
+from service.deadline import Deadline
+from service.errors import InvalidField, NotAvailableYet, ServiceFault
+from service.lookup import find_steady
+from service.models import Models, require_tested
+from service.rollout import Roller, Rollout, RolloutRequest
 from service.settings import InvalidSettings, Limits
 from service.validate import Inputs, validate_inputs, within_float32
 from service.worker import Batch, Bucket, Solutions
 
-__all__ = ["SolveRequest", "SolveResponse", "Solver", "Timing", "find_problem"]
+__all__ = ["Queues", "SolveRequest", "SolveResponse", "Solver", "Timing"]
 
 Method = Literal["auto", "surrogate", "solver", "hybrid"]
 ErrorKind = Literal["none", "bound", "certified"]
@@ -106,37 +102,63 @@ class _Route:
 
 
 @final
+@dataclass(frozen=True)
+class Queues:
+    """The queues, each in front of a worker of its own.
+
+    Attributes:
+        surrogates: solutions and rollouts of the loaded versions.
+        references: solutions by the reference solvers.
+        marches: steps in time by the reference solvers; a step may take long, and no solution waits for it.
+    """
+
+    surrogates: Batcher
+    references: Batcher
+    marches: Batcher
+
+    @property
+    def all(self) -> tuple[Batcher, ...]:
+        """Every queue."""
+        return self.surrogates, self.references, self.marches
+
+
+@final
 class Solver:
     """Answers requests with the loaded surrogates and the reference solvers."""
 
-    def __init__(self, models: Models, surrogates: Batcher, references: Batcher, limits: Limits) -> None:
+    def __init__(self, models: Models, queues: Queues, limits: Limits) -> None:
         self._models = models
-        self._surrogates = surrogates
-        self._references = references
+        self._queues = queues
         self._limits = limits
+        self._roller = Roller(models, queues.surrogates, queues.marches, limits)
 
     async def __aenter__(self) -> Self:
-        self._surrogates.start()
-        self._references.start()
+        for queue in self._queues.all:
+            queue.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._surrogates.close()
-        await self._references.close()
+        for queue in self._queues.all:
+            await queue.close()
 
     async def warm_up(self) -> None:
         """Solve in every way that clients may ask for, so that none waits for compilers and caches."""
         side = min(WARM_UP_SIDE, self._limits.grid_side)
-        for problem in STEADY_PROBLEMS.values():
-            await self._try_out(SolveRequest(problem.name, _plain(problem, (side, side)), method="solver"))
+        for name in (*STEADY_PROBLEMS, *EVOLUTION_PROBLEMS):
+            await self._try_out(name, (side, side), {"method": "solver"})
         for version in self._models.versions:
-            problem, model = STEADY_PROBLEMS[version.card.problem], str(version.reference)
             for grid in version.card.grids:
-                await self._try_out(SolveRequest(problem.name, _plain(problem, grid), model=model))
+                await self._try_out(version.card.problem, grid, {"model": str(version.reference)})
 
-    async def _try_out(self, request: SolveRequest) -> None:
+    async def _try_out(self, name: str, grid: tuple[int, int], options: Mapping[str, Any]) -> None:
+        request: SolveRequest | RolloutRequest
         try:
-            await self.solve(request)
+            if name in STEADY_PROBLEMS:
+                request = SolveRequest(name, _plain(STEADY_PROBLEMS[name].inputs, grid), **options)
+                await self.solve(request)
+            else:
+                request = RolloutRequest(name, _plain(EVOLUTION_PROBLEMS[name].inputs, grid), 1, **options)
+                await (await self.roll_out(request)).close()
         except ServiceFault as error:
             who = request.model or f"the reference solver of {request.problem}"
             message = f"{who} cannot be warmed up: {error.__cause__ or error}"
@@ -149,15 +171,14 @@ class Solver:
             ServiceFault: one of its kinds, when there is no solution to give.
         """
         _refuse_what_comes_later(request)
-        problem = find_problem(request.problem)
-        try:
-            async with asyncio.timeout_at(_deadline(request)):
-                return await self._solve(problem, request)
-        except TimeoutError as error:
-            message = (
-                f"no answer within timeout_ms = {request.timeout_ms}; allow more time or send fewer fields"
-            )
-            raise DeadlineExceeded(message) from error
+        problem = find_steady(request.problem)
+        deadline = Deadline(request.timeout_ms, request.received, "allow more time or send fewer fields")
+        async with deadline.kept():
+            return await self._solve(problem, request)
+
+    async def roll_out(self, request: RolloutRequest) -> Rollout:
+        """The frames that follow from a state; see :meth:`Roller.start`."""
+        return await self._roller.start(request)
 
     async def _solve(self, problem: SteadyProblem, request: SolveRequest) -> SolveResponse:
         inputs = await asyncio.to_thread(validate_inputs, problem, request.given, self._limits)
@@ -188,28 +209,23 @@ class Solver:
             return self._reference_route(problem, request, inputs)
         version = self._models.find(problem.name, request.model)
         card = version.card
-        if inputs.grid not in card.grids:
-            supported = ", ".join(f"{ny}x{nx}" for ny, nx in card.grids)
-            got = "x".join(map(str, inputs.grid))
-            message = (
-                f"{version.reference} was tested on grids {supported}, got {got}; or ask for method=solver"
-            )
-            raise UnsupportedGrid(problem.inputs[0].name, "grid", message)
+        require_tested(version, problem.inputs[0].name, inputs.grid)
         grid = Grid(inputs.grid, card.extent)
         bucket = Bucket(problem.name, version.reference, card.scheme, grid, "float32")
-        return _Route(self._surrogates, bucket, card.training_hull)
+        return _Route(self._queues.surrogates, bucket, card.training_hull)
 
     def _reference_route(self, problem: SteadyProblem, request: SolveRequest, inputs: Inputs) -> _Route:
         # a named model asks for the discrete operator of that model's labels
         card = None if request.model is None else self._models.find(problem.name, request.model).card
         grid = Grid(inputs.grid, (1.0, 1.0) if card is None else card.extent)
         scheme = problem.schemes[0] if card is None else card.scheme
-        return _Route(self._references, Bucket(problem.name, None, scheme, grid, "float64"), hull=None)
+        bucket = Bucket(problem.name, None, scheme, grid, "float64")
+        return _Route(self._queues.references, bucket, hull=None)
 
 
-def _plain(problem: SteadyProblem, grid: tuple[int, int]) -> dict[str, NDArray[np.float64]]:
-    """A constant field on ``grid``."""
-    return {spec.name: np.ones(grid) for spec in problem.inputs}
+def _plain(specs: Iterable[FieldSpec], grid: tuple[int, int]) -> dict[str, NDArray[np.float64]]:
+    """Constant fields on ``grid``: 1 where a field has to be positive, else 0."""
+    return {spec.name: np.full(grid, 1.0 if spec.exclusive_minimum == 0 else 0.0) for spec in specs}
 
 
 def _refuse_what_comes_later(request: SolveRequest) -> None:
@@ -219,25 +235,6 @@ def _refuse_what_comes_later(request: SolveRequest) -> None:
         raise NotAvailableYet("error=certified comes with a later release; use bound or none")
     if request.method == "hybrid":
         raise NotAvailableYet("method=hybrid comes with a later release; use surrogate, solver or auto")
-
-
-def find_problem(name: str) -> SteadyProblem:
-    """The problem of that name.
-
-    Raises:
-        UnknownProblem: there is none.
-    """
-    if name not in STEADY_PROBLEMS:
-        raise UnknownProblem(f"no problem {name!r}; expected one of {sorted(STEADY_PROBLEMS)}")
-    return STEADY_PROBLEMS[name]
-
-
-def _deadline(request: SolveRequest) -> float | None:
-    """The client's deadline on the event loop's clock [s]."""
-    if request.timeout_ms is None:
-        return None
-    spent = time.perf_counter() - request.received
-    return asyncio.get_running_loop().time() + request.timeout_ms / 1000 - spent
 
 
 def _batch(inputs: Inputs, bucket: Bucket) -> Batch:

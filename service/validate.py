@@ -14,10 +14,12 @@ from problems import InvalidField as BrokenRule
 from service.errors import InvalidField, TooLarge
 from service.settings import Limits
 
-__all__ = ["Inputs", "validate_inputs", "within_float32"]
+__all__ = ["AT_REST", "Inputs", "complete_state", "validate_inputs", "within_float32"]
 
 # a uniform parameter that is left out; the answer scales with it
 DEFAULT_PARAMETER = 1.0
+# fields of a state that may be left out, where nothing moves
+AT_REST = {"hu": 0.0, "hv": 0.0}
 FLOAT32 = np.finfo(np.float32)
 
 
@@ -56,6 +58,18 @@ def validate_inputs(problem: Problem, given: Mapping[str, Any], limits: Limits) 
     for spec in problem.parameters:
         fields[spec.name] = np.full(rows, _parameter(spec, given.get(spec.name, DEFAULT_PARAMETER)))
     return Inputs(fields, single)
+
+
+def complete_state(problem: Problem, given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The fields of a state, those that are zero at rest added; a field that the problem lacks is refused."""
+    names = [spec.name for spec in problem.inputs]
+    for name in given:
+        if name not in names:
+            message = f"{name!r} is no field of {problem.name}: expected {', '.join(names)}"
+            raise InvalidField(name, "unknown", message)
+    missing = [name for name in names if name in AT_REST and name not in given]
+    shape = next((values.shape for values in given.values()), ())
+    return {**given, **{name: np.full(shape, AT_REST[name]) for name in missing}}
 
 
 def within_float32(inputs: Inputs) -> None:

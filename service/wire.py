@@ -7,7 +7,7 @@ import difflib
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import orjson
@@ -24,11 +24,15 @@ __all__ = [
     "JSON",
     "NPY",
     "Form",
+    "accepted_media",
     "body_limit",
     "body_weight",
     "choose_form",
     "is_gzip",
+    "media_type",
+    "read_options",
     "read_request",
+    "refuse_query",
     "write_response",
 ]
 
@@ -41,6 +45,9 @@ JSON_WEIGHT: Final = 16
 # proxies and clients take 8 KiB of headers, and there are others
 LONGEST_ESTIMATE: Final = 6 * 2**10
 Form = Literal["application/json", "application/x-npy"]
+
+
+OptionsOf = TypeVar("OptionsOf", bound=BaseModel)
 
 
 class Options(BaseModel):
@@ -57,7 +64,7 @@ class Options(BaseModel):
 
 def choose_form(headers: Mapping[str, str]) -> Form:
     """The first form of the client's ``Accept`` list, by weight, that the service writes."""
-    accepted = _accepted(headers.get("accept", "*/*"))
+    accepted = accepted_media(headers.get("accept", "*/*"))
     for media in accepted:
         if media in ("*/*", "application/*", JSON):
             return JSON
@@ -68,7 +75,8 @@ def choose_form(headers: Mapping[str, str]) -> Form:
     raise NotAcceptable(f"expected Accept: {JSON} or {NPY}, got {headers['accept']}")
 
 
-def _accepted(accept: str) -> list[str]:
+def accepted_media(accept: str) -> list[str]:
+    """The media types of an ``Accept`` header, the best liked first."""
     weighted = []
     for entry in accept.split(","):
         media, *parameters = (part.strip().lower() for part in entry.split(";"))
@@ -85,18 +93,19 @@ def _weight(texts: list[str]) -> float:
         return 0.0
 
 
-def _media(headers: Mapping[str, str]) -> str:
+def media_type(headers: Mapping[str, str]) -> str:
+    """What the body is, without parameters."""
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def body_limit(headers: Mapping[str, str], limits: Limits) -> int:
     """The largest body of this kind, before and after decompression [B]."""
-    return min(limits.body_bytes, limits.json_bytes) if _media(headers) == JSON else limits.body_bytes
+    return min(limits.body_bytes, limits.json_bytes) if media_type(headers) == JSON else limits.body_bytes
 
 
 def body_weight(headers: Mapping[str, str]) -> int:
     """How many bytes of memory a byte of the body counts for."""
-    return JSON_WEIGHT if _media(headers) == JSON else 1
+    return JSON_WEIGHT if media_type(headers) == JSON else 1
 
 
 def is_gzip(headers: Mapping[str, str]) -> bool:
@@ -120,7 +129,7 @@ def read_request(
     received: float,
 ) -> SolveRequest:
     """The request in a body that is not compressed, or no longer."""
-    media = _media(headers)
+    media = media_type(headers)
     if media == JSON:
         return _from_json(problem, query, body, limits, received)
     if media == NPY:
@@ -133,16 +142,14 @@ def _from_json(
 ) -> SolveRequest:
     # a batch of the largest fields: a list for each row, each field and the batch
     document = decode_json(body, most_lists=limits.batch * (limits.grid_side + 1) + 1)
-    if query:
-        option = next(iter(query))[:LONGEST_QUOTE]
-        raise InvalidField(option, "unknown", f"with {JSON} the options go into the body, not the query")
+    refuse_query(query)
     given: dict[str, Any] = {
         spec.name: array_from_lists(spec.name, document.pop(spec.name))
         for spec in problem.inputs
         if spec.name in document
     }
     given |= {spec.name: document.pop(spec.name) for spec in problem.parameters if spec.name in document}
-    options = _options(problem, document, strict=True)
+    options = read_options(Options, _names(problem), document, strict=True)
     return SolveRequest(problem.name, given, **vars(options), received=received)
 
 
@@ -155,7 +162,7 @@ def _from_npy(problem: Problem, query: Mapping[str, str], body: bytes, received:
     parameters = {
         spec.name: _number(spec.name, rest.pop(spec.name)) for spec in problem.parameters if spec.name in rest
     }
-    options = _options(problem, rest, strict=False)
+    options = read_options(Options, _names(problem), rest, strict=False)
     dtype: Literal["float32", "float64"] = "float64" if array.dtype == np.float64 else "float32"
     given = {spec.name: array, **parameters}
     return SolveRequest(problem.name, given, dtype, **vars(options), received=received)
@@ -170,17 +177,37 @@ def _number(name: str, text: str) -> float:
         ) from error
 
 
-def _options(problem: Problem, given: Mapping[str, Any], *, strict: bool) -> Options:
-    """``strict`` takes a number only as a number; a query has nothing but text."""
+def _names(problem: Problem) -> list[str]:
+    return [spec.name for spec in (*problem.inputs, *problem.parameters)]
+
+
+def refuse_query(query: Mapping[str, str]) -> None:
+    """Refuse a query beside a JSON body."""
+    if query:
+        option = next(iter(query))[:LONGEST_QUOTE]
+        raise InvalidField(option, "unknown", f"with {JSON} the options go into the body, not the query")
+
+
+def read_options(
+    kind: type[OptionsOf], names: Sequence[str], given: Mapping[str, Any], *, strict: bool
+) -> OptionsOf:
+    """Options of a kind.
+
+    Args:
+        kind: what they are checked against.
+        names: what else a request of this kind has.
+        given: as they came.
+        strict: take a number only as a number; a query has nothing but text.
+    """
     try:
-        return Options.model_validate(given, strict=strict)
+        return kind.model_validate(given, strict=strict)
     except ValidationError as error:
         fault = error.errors()[0]
         # whatever was sent, the answer quotes no more than a line of it
         name, got = str(fault["loc"][0])[:LONGEST_QUOTE], repr(fault["input"])[:LONGEST_QUOTE]
         if fault["type"] != "extra_forbidden":
             raise InvalidField(name, fault["type"], f"{name}: {fault['msg']}, got {got}") from error
-        known = [spec.name for spec in (*problem.inputs, *problem.parameters)] + list(Options.model_fields)
+        known = [*names, *kind.model_fields]
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
         raise InvalidField(name, "unknown", f"{name!r} is not an option; did you mean {near!r}?") from error
 

@@ -25,6 +25,7 @@ class Bucket:
     Attributes:
         version: the surrogate's version; None is the reference solver.
         scheme: id of the discrete operator.
+        walls: boundary conditions, where a problem has several.
     """
 
     problem: str
@@ -32,11 +33,12 @@ class Bucket:
     scheme: str
     grid: Grid
     dtype: str
+    walls: str | None = None
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs of one bucket: fields [batch y x] and parameters [batch] by name, in physical units."""
+    """Inputs of one bucket: fields [batch y x] and numbers [batch] by name, in physical units."""
 
     bucket: Bucket
     fields: Mapping[str, NDArray[Any]]
@@ -54,7 +56,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Solutions:
-    """Output fields [batch y x] by name, in the order of the inputs, and the iterations of each sample.
+    """Output fields by name, in the order of the inputs, and the iterations of each sample.
+
+    A field is [batch y x], or [batch frame y x] where a state was stepped in time.
 
     Attributes:
         unsolved: why a row has no solution, by row; its numbers mean nothing.

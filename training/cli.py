@@ -1,20 +1,13 @@
-"""The commands ``generate``, ``train``, ``evaluate`` and ``publish``."""
+"""The commands ``generate``, ``train`` and ``publish``."""
 
 from pathlib import Path
 
 import click
 
-from model_store import open_catalog
-from operators import Surrogate
 from training import run as story
 from training.checkpoint import load_checkpoint
 from training.config import Run, parse_run
-from training.dataset import read_dataset
-from training.evaluate import Evaluation
-from training.evaluate import evaluate as measure
-from training.learner import averaged_surrogate
 from training.progress import Progress
-from training.report import write_report
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _RUN_FILE = click.argument("run_file", type=_FILE, metavar="RUN.toml")
@@ -42,25 +35,6 @@ def train(progress: Progress, run_file: Path, resume: bool) -> None:
 
 
 @click.command()
-@click.argument("model", metavar="MODEL@VERSION")
-@click.argument("dataset", type=_FILE)
-@click.option(
-    "--report", type=click.Path(file_okay=False, path_type=Path), help="Write a report with pictures here."
-)
-@click.option("--compat", type=click.Choice(["mno", "pdebench"]), help="Metrics as other code computes them.")
-@_STORE
-def evaluate(model: str, dataset: Path, report: Path | None, compat: str | None, store: str | None) -> None:
-    """Measure a version, or a checkpoint file, on a DATASET in PDEBench's HDF5 layout."""
-    if compat is not None:
-        raise click.UsageError("--compat is not available yet: leave it out")
-    surrogate, scheme = _load(model, store)
-    evaluation = measure(surrogate, read_dataset(dataset), batch_size=16, scheme=scheme)
-    click.echo(_text(evaluation))
-    if report is not None:
-        click.echo(f"report: {write_report(report, model, {dataset.stem: evaluation}, samples=3)}")
-
-
-@click.command()
 @click.argument("checkpoint", type=_FILE)
 @click.argument("model")
 @_STORE
@@ -77,19 +51,3 @@ def publish(progress: Progress, checkpoint: Path, model: str, store: str | None,
 def _read(path: Path) -> tuple[Run, str]:
     text = path.read_text()
     return parse_run(text), text
-
-
-def _load(model: str, store: str | None) -> tuple[Surrogate, str]:
-    """A surrogate and the scheme of its labels, from a checkpoint file or from a store."""
-    if Path(model).is_file():
-        checkpoint = load_checkpoint(Path(model))
-        run = parse_run(checkpoint.run)
-        return averaged_surrogate(run, checkpoint), run.data.scheme
-    catalog = open_catalog(store)
-    reference = catalog.resolve(model)
-    version = catalog.load(reference.name, reference.version)
-    return version.surrogate, version.card.scheme
-
-
-def _text(evaluation: Evaluation) -> str:
-    return "\n".join(f"{name:24} {value:.6g}" for name, value in evaluation.summary.items())

@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -17,8 +18,10 @@ from pydantic import (
     model_validator,
 )
 
-from operators import OperatorConfig
+from operators import OperatorConfig, evolves
+from problems import EVOLUTION_PROBLEMS
 from training.metrics import SUMMARY_NAMES
+from training.trajectory_metrics import summary_names
 
 Split = Literal["train", "validation", "test"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -122,6 +125,48 @@ class LossSection(_Section):
         return self
 
 
+class UnrollStage(_Section):
+    """From ``step`` on, a rollout of ``blocks`` calls of the operator."""
+
+    step: NonNegativeInt
+    blocks: PositiveInt
+
+
+class SequenceSection(_Section):
+    """How an evolution operator learns from trajectories: the loss is the mean over frames, see its task."""
+
+    curriculum: tuple[UnrollStage, ...] = (UnrollStage(step=0, blocks=1),)
+    # ``block``: each block of frames learns from its own errors; ``rollout``: from those of later ones too
+    gradient: Literal["block", "rollout"] = "block"
+    # how many frames of a block a step compares, the last one among them; all of them by default
+    frames_per_block: PositiveInt | None = None
+    # the earliest frame that is given, and the share of the rollouts that begin there
+    first_frame: NonNegativeInt = 0
+    initial_share: Fraction = 0.1
+    # white noise on the given frames, relative to their perturbation
+    noise: NonNegativeFloat = 0.0
+    # compute a block's activations anew on the way back
+    checkpoint_blocks: bool = False
+    # standardise the channels by the moments of the training data
+    normalize: bool = False
+
+    @model_validator(mode="after")
+    def _growing(self) -> Self:
+        steps = [stage.step for stage in self.curriculum]
+        if not steps or steps[0] != 0 or any(a >= b for a, b in pairwise(steps)):
+            raise ValueError(f"the steps of the curriculum must rise from 0, got {steps}")
+        return self
+
+    def blocks_at(self, step: int) -> int:
+        """Calls of the operator in a rollout at ``step``."""
+        return next(stage.blocks for stage in reversed(self.curriculum) if stage.step <= step)
+
+    @property
+    def most_blocks(self) -> int:
+        """Calls in the longest rollout."""
+        return max(stage.blocks for stage in self.curriculum)
+
+
 class AugmentationSection(_Section):
     """Exact symmetries applied to training samples."""
 
@@ -170,6 +215,7 @@ class Run(_Section):
     operator: OperatorConfig
     optimizer: OptimizerSection
     loss: LossSection = LossSection()
+    sequence: SequenceSection | None = None
     augmentation: AugmentationSection = AugmentationSection()
     checkpoint: CheckpointSection = CheckpointSection()
     log: LogSection = LogSection()
@@ -183,16 +229,32 @@ class Run(_Section):
         if unknown := sorted(set(self.acceptance) - tested):
             raise ValueError(f"acceptance names {unknown}, but only {sorted(tested)} have test samples")
         named = {name for limits in self.acceptance.values() for name in limits}
-        if unknown := sorted(named - set(SUMMARY_NAMES)):
-            raise ValueError(f"acceptance names {unknown}, expected names like {SUMMARY_NAMES[0]}")
+        evolution = EVOLUTION_PROBLEMS.get(self.data.problem)
+        known = SUMMARY_NAMES if evolution is None else summary_names(evolution)
+        if unknown := sorted(named - set(known)):
+            raise ValueError(f"acceptance names {unknown}, expected names like {known[0]}")
         return self
 
     @model_validator(mode="after")
-    def _operator_agrees_with_labels(self) -> Self:
-        if self.operator.scheme != self.data.scheme:
+    def _operator_agrees_with_data(self) -> Self:
+        for name in ("scheme", "walls", "frame_interval"):
+            chosen, data = getattr(self.operator, name, None), getattr(self.data, name, None)
+            if chosen is not None and data is not None and chosen != data:
+                raise ValueError(f"operator.{name} is {chosen}, but data.{name} is {data}")
+        return self
+
+    @model_validator(mode="after")
+    def _operator_fits_problem(self) -> Self:
+        evolution = self.data.problem in EVOLUTION_PROBLEMS
+        if evolves(self.operator) != evolution:
+            kind = "an evolution" if evolution else "a steady"
             raise ValueError(
-                f"operator.scheme is {self.operator.scheme}, but data.scheme is {self.data.scheme}"
+                f"{self.data.problem} is {kind} problem, operator.kind {self.operator.kind} is not"
             )
+        if evolution and self.sequence is None:
+            raise ValueError("an evolution problem needs a [sequence] section")
+        if not evolution and self.sequence is not None:
+            raise ValueError(f"{self.data.problem} is steady: leave [sequence] out")
         return self
 
     @property
@@ -202,8 +264,10 @@ class Run(_Section):
 
     def training_recipe(self) -> str:
         """What determines the weights, as JSON: a resumed run must agree with its checkpoint in it."""
-        included = {"data", "operator", "optimizer", "loss", "augmentation"}
-        sections = self.model_dump(mode="json", include=included, exclude={"data": {"directory", "workers"}})
+        included = {"data", "operator", "optimizer", "loss", "sequence", "augmentation"}
+        excluded = {"data": {"directory", "workers"}}
+        # what a problem does not have must not tell its checkpoints from older ones
+        sections = self.model_dump(mode="json", include=included, exclude=excluded, exclude_none=True)
         return json.dumps({"seed": self.run.seed, **sections}, sort_keys=True)
 
 

@@ -71,6 +71,9 @@ def _parse(file: h5py.File, path: Path) -> Dataset:
     nu, tensor = file["nu"], file["tensor"]
     if tensor.shape != (nu.shape[0], 1, *nu.shape[1:]):
         raise InvalidDataset(f"{path}: tensor {tensor.shape} does not belong to nu {nu.shape}")
+    centres = tuple(len(file[f"{axis}-coordinate"]) for axis in "xy")
+    if centres != nu.shape[1:]:
+        raise InvalidDataset(f"{path}: {centres} cell centres (x, y) do not belong to nu {nu.shape}")
     return Dataset(
         permeability=_to_y_x(nu[()][:, None]),
         pressure=_to_y_x(tensor[()]),

@@ -1,14 +1,12 @@
-"""Reference data: a sample depends on its seed and index alone, so files are made in parallel and resumed.
+"""Reference data: a sample depends on its recipe and index alone, so files are made in parallel and resumed.
 
-A file is computed in shards, each whole or absent, and assembled from them; it too is whole or absent. Labels
-are solved in float64 for the float32 permeability that the file holds.
+A file is computed in shards, each whole or absent, and assembled from them once the last one is there; it
+too is whole or absent.
 """
 
-import hashlib
-import json
 import shutil
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -18,47 +16,24 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
-from problems import STEADY_PROBLEMS, Grid
-from training.dataset import Attributes, InvalidDataset, Shard, write_dataset
+from training.dataset import InvalidDataset
 from training.files import replace_atomically
 from training.progress import Progress
+from training.recipe import Recipe
 from training.worker import start_worker
-
-SHARD_SAMPLES = 100
-TOLERANCE = 1e-10
 
 
 class DatasetConflict(InvalidDataset):
     """The file that stands in the way was made from another recipe."""
 
 
-class Recipe(BaseModel):
-    """All that the content of one file depends on."""
+class DiskTooSmall(RuntimeError):
+    """The data would not fit."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    problem: str
-    family: str
-    # a number, or the bounds of a log-uniform draw
-    parameters: Mapping[str, float | tuple[float, float]]
-    seed: int
-    count: int
-    grid: tuple[int, int]
-    extent: tuple[float, float]
-    scheme: str
-    source: float
-    tolerance: float = TOLERANCE
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the recipe's canonical JSON."""
-        return hashlib.sha256(self.canonical().encode()).hexdigest()
-
-    def canonical(self) -> str:
-        """The recipe as JSON with sorted keys."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+class UnsoundSample(RuntimeError):
+    """The reference solver's answer is not finite."""
 
 
 class DatasetFile(NamedTuple):
@@ -72,14 +47,30 @@ class DatasetFile(NamedTuple):
         """Where the shards wait for assembly; another recipe has another directory."""
         return self.path.with_name(f".{self.path.stem}.{self.recipe.sha256[:16]}")
 
+    @property
+    def bytes(self) -> int:
+        """Size of the file, uncompressed."""
+        return self.recipe.count * self.recipe.sample_bytes
+
 
 class _Task(NamedTuple):
     """One shard: samples first, ..., last - 1."""
 
-    recipe: Recipe
+    file: DatasetFile
     first: int
     last: int
-    path: Path
+
+    @property
+    def samples(self) -> int:
+        return self.last - self.first
+
+    @property
+    def bytes(self) -> int:
+        return self.samples * self.file.recipe.sample_bytes
+
+    @property
+    def path(self) -> Path:
+        return self.file.shard_directory / f"{self.first:08d}.npy"
 
 
 @dataclass(frozen=True)
@@ -91,7 +82,8 @@ class Estimate:
     seconds: float
 
     def __str__(self) -> str:
-        return f"{self.samples} samples to generate, {self.bytes / 1e6:.0f} MB, about {self.seconds:.0f} s"
+        size, duration = _size(self.bytes), _duration(self.seconds)
+        return f"{self.samples} samples to generate, {size}, about {duration}"
 
 
 def generate(files: Sequence[DatasetFile], workers: int, progress: Progress) -> None:
@@ -99,53 +91,33 @@ def generate(files: Sequence[DatasetFile], workers: int, progress: Progress) -> 
 
     Raises:
         DatasetConflict: a file exists and was made from another recipe.
+        DiskTooSmall: the data would not fit.
     """
     missing = [file for file in files if not _is_made(file)]
-    tasks = [task for file in missing for task in _tasks(file)]
-    if tasks:
-        with progress(None, sum(task.last - task.first for task in tasks), "generate") as bar:
-            for task in _completed(tasks, workers):
-                bar.update(task.last - task.first)
+    tasks = {file.path: list(_tasks(file)) for file in missing}
+    _require_space(missing, tasks.values())
     for file in missing:
-        _assemble(file)
+        if not tasks[file.path]:
+            _assemble(file)
+    to_do = [task for of_file in tasks.values() for task in of_file]
+    if to_do:
+        with progress(None, sum(task.samples for task in to_do), "generate") as bar:
+            left = Counter({path: len(of_file) for path, of_file in tasks.items()})
+            for task in _completed(to_do, workers):
+                bar.update(task.samples)
+                left[task.file.path] -= 1
+                # at once: its shards need not lie beside those of all other files
+                if left[task.file.path] == 0:
+                    _assemble(task.file)
 
 
 def estimate(files: Sequence[DatasetFile], workers: int) -> Estimate:
-    """Size and time of what is still missing, from solving one sample of each file."""
-    tasks = [(file, task) for file in files if not _is_made(file) for task in _tasks(file)]
-    cost = {file.path: _seconds_per_sample(file.recipe) for file, _ in tasks}
-    samples = sum(task.last - task.first for _, task in tasks)
-    seconds = sum((task.last - task.first) * cost[file.path] for file, task in tasks) / workers
-    return Estimate(
-        samples, sum(2 * 4 * _cells(file) * (task.last - task.first) for file, task in tasks), seconds
-    )
-
-
-def resolve_parameters(
-    parameters: Mapping[str, float | tuple[float, float]], seed: int, index: int
-) -> dict[str, float]:
-    """The parameters of one sample: numbers as they are, ranges drawn log-uniformly."""
-    # a stream of its own: the problem draws the field from (seed, index)
-    random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index, 1)))
-    return {name: _draw(parameters[name], random) for name in sorted(parameters)}
-
-
-def _draw(value: float | tuple[float, float], random: np.random.Generator) -> float:
-    if not isinstance(value, tuple):
-        return value
-    low, high = value
-    return float(low * (high / low) ** random.random())
-
-
-def make_sample(recipe: Recipe, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Permeability and pressure [y x] of one sample."""
-    problem, grid = STEADY_PROBLEMS[recipe.problem], Grid(recipe.grid, recipe.extent)
-    parameters = resolve_parameters(recipe.parameters, recipe.seed, index)
-    drawn = problem.sample(recipe.family, parameters, recipe.seed, index, grid)
-    permeability = drawn["permeability"].astype(np.float32)
-    fields = {"permeability": permeability.astype(np.float64), "source": np.array(recipe.source)}
-    solution = problem.solve(fields, grid, recipe.scheme, recipe.tolerance)
-    return permeability, solution.fields["pressure"].astype(np.float32)
+    """Size and time of what is still missing, from solving one sample of each kind, or a part of it."""
+    tasks = [task for file in files if not _is_made(file) for task in _tasks(file)]
+    kinds = {task.file.recipe.per_sample: task.file.recipe for task in tasks}
+    cost = {kind: recipe.measure_cost() for kind, recipe in kinds.items()}
+    seconds = sum(task.samples * cost[task.file.recipe.per_sample] for task in tasks) / workers
+    return Estimate(sum(task.samples for task in tasks), sum(task.bytes for task in tasks), seconds)
 
 
 def _is_made(file: DatasetFile) -> bool:
@@ -167,9 +139,24 @@ def _tasks(file: DatasetFile) -> Iterator[_Task]:
 
 
 def _all_tasks(file: DatasetFile) -> Iterator[_Task]:
-    for first in range(0, file.recipe.count, SHARD_SAMPLES):
-        last = min(first + SHARD_SAMPLES, file.recipe.count)
-        yield _Task(file.recipe, first, last, file.shard_directory / f"{first:08d}.npy")
+    count, step = file.recipe.count, file.recipe.samples_per_shard
+    for first in range(0, count, step):
+        yield _Task(file, first, min(first + step, count))
+
+
+def _require_space(files: Sequence[DatasetFile], tasks: Iterable[Sequence[_Task]]) -> None:
+    """Room for the missing shards, and for the one file that is assembled while its shards are there."""
+    if not files:
+        return
+    needed = sum(task.bytes for of_file in tasks for task in of_file) + max(file.bytes for file in files)
+    directory = files[0].path.parent
+    directory.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise DiskTooSmall(
+            f"{directory} needs {_size(needed)} while data are generated, {_size(free)} are free: "
+            "choose another directory, or fewer samples, frames or cells"
+        )
 
 
 def _completed(tasks: Iterable[_Task], workers: int) -> Iterator[_Task]:
@@ -188,41 +175,36 @@ def _completed(tasks: Iterable[_Task], workers: int) -> Iterator[_Task]:
 
 
 def _make_shard(task: _Task) -> _Task:
-    samples = [make_sample(task.recipe, index) for index in range(task.first, task.last)]
+    samples = np.stack([task.file.recipe.make(index) for index in range(task.first, task.last)])
+    finite = np.isfinite(samples).all(axis=tuple(range(1, samples.ndim)))
+    if not finite.all():
+        raise UnsoundSample(
+            f"{task.file.path.name}: sample {task.first + int(np.argmin(finite))} is not finite: "
+            "choose another scheme, or milder parameters"
+        )
     with replace_atomically(task.path) as path, path.open("wb") as file:
-        np.save(file, np.array(samples, dtype=np.float32).swapaxes(0, 1))
+        np.save(file, samples)
     return task
 
 
 def _assemble(file: DatasetFile) -> None:
     """Put the shards together into the final file, then remove them."""
-    recipe = file.recipe
-    shards: Iterator[Shard] = (np.load(task.path, allow_pickle=False) for task in _all_tasks(file))
-    attributes: Attributes = {
-        "beta": recipe.source,
-        "problem": recipe.problem,
-        "scheme": recipe.scheme,
-        "family": recipe.family,
-        "parameters": json.dumps(recipe.parameters, sort_keys=True),
-        "seed": recipe.seed,
-        "first_index": 0,
-        "recipe": recipe.canonical(),
-        "recipe_sha256": recipe.sha256,
-    }
     with replace_atomically(file.path) as path:
-        write_dataset(path, recipe.count, shards, Grid(recipe.grid, recipe.extent).coordinates(), attributes)
+        file.recipe.write(path, _samples(file))
     for directory in file.path.parent.glob(f".{file.path.stem}.*/"):
         shutil.rmtree(directory)
 
 
-def _seconds_per_sample(recipe: Recipe) -> float:
-    # the first call compiles
-    make_sample(recipe, 0)
-    start = time.perf_counter()
-    make_sample(recipe, 0)
-    return time.perf_counter() - start
+def _samples(file: DatasetFile) -> Iterator[NDArray[np.float32]]:
+    for task in _all_tasks(file):
+        yield from np.load(task.path, allow_pickle=False)
 
 
-def _cells(file: DatasetFile) -> int:
-    ny, nx = file.recipe.grid
-    return ny * nx
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -3,12 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from operators import Surrogate, surrogate_from_config
-from training.batches import Batch
+from operators import AnySurrogate, surrogate_from_config
 from training.checkpoint import Checkpoint
 from training.config import Run
-from training.loss import loss
 from training.schedule import ema_decay, learning_rate
+from training.task import Task
 
 
 class Learner:
@@ -23,18 +22,14 @@ class Learner:
         self._optimizer = torch.optim.AdamW(_decay_groups(self._parameters, run), fused=True)
         self.loss_sum = torch.zeros((), device=device)
 
-    def step(
-        self, step: int, batch: Batch, spacing: tuple[float, float], extent: tuple[float, float]
-    ) -> None:
+    def step(self, step: int, task: Task) -> None:
         """One optimizer step; adds the batch's loss to ``loss_sum`` without waiting for the device."""
         optimizer = self._run.optimizer
         # whatever an operator draws is a function of the step
         torch.manual_seed(self._run.run.seed + step)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(optimizer, step)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
-            predicted = self.surrogate(batch.permeability, batch.source, extent)
-        value = loss(predicted, batch, spacing, self._run.data.scheme, self._run.loss)
+        value = task.loss(self.surrogate, step)
         self._optimizer.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self._parameters.values(), optimizer.clip_norm)
@@ -46,7 +41,7 @@ class Learner:
     def _follow(self, weight: float) -> None:
         torch._foreach_lerp_(list(self._average.values()), list(self._parameters.values()), weight)
 
-    def averaged(self) -> Surrogate:
+    def averaged(self) -> AnySurrogate:
         """A surrogate with the averaged weights, for evaluation."""
         return _with_state(self._run, self.surrogate.state_dict() | self._average).to(self._device)
 
@@ -88,12 +83,12 @@ def averaged_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
     return {**checkpoint.weights, **checkpoint.average}
 
 
-def averaged_surrogate(run: Run, checkpoint: Checkpoint) -> Surrogate:
+def averaged_surrogate(run: Run, checkpoint: Checkpoint) -> AnySurrogate:
     """The surrogate that a checkpoint would be published as."""
     return _with_state(run, averaged_state(checkpoint))
 
 
-def _with_state(run: Run, state: dict[str, Tensor]) -> Surrogate:
+def _with_state(run: Run, state: dict[str, Tensor]) -> AnySurrogate:
     surrogate = surrogate_from_config(run.operator).eval()
     surrogate.load_state_dict(state)
     return surrogate

@@ -2,16 +2,14 @@
 
 import math
 import time
-from collections.abc import Mapping
 
 from training.checkpoint import Checkpoint, save_checkpoint
 from training.config import Run
-from training.dataset import Dataset
-from training.evaluate import evaluate
 from training.journal import Journal
 from training.learner import Learner
 from training.progress import Bar
 from training.schedule import learning_rate
+from training.task import Task
 
 
 class Diverged(RuntimeError):
@@ -26,17 +24,11 @@ class Record:
         run: Run,
         text: str,
         learner: Learner,
-        validation: Mapping[str, Dataset],
+        task: Task,
         start: Checkpoint | None,
         bar: Bar,
     ) -> None:
-        self._run, self._text, self._learner, self._validation, self._bar = (
-            run,
-            text,
-            learner,
-            validation,
-            bar,
-        )
+        self._run, self._text, self._learner, self._task, self._bar = run, text, learner, task, bar
         self._journal = Journal(run.run.directory / "log.jsonl", 0 if start is None else start.step)
         self._start = time.monotonic() - (0.0 if start is None else start.seconds)
         self._saved = time.monotonic()
@@ -53,16 +45,14 @@ class Record:
 
     def validate(self, step: int) -> None:
         """Log the errors of the averaged weights on the validation splits."""
-        if not self._validation:
+        errors = self._task.validate(self._learner.averaged())
+        if not errors:
             return
-        surrogate, run = self._learner.averaged(), self._run
-        line: dict[str, float | int] = {"step": step}
-        for family, dataset in self._validation.items():
-            errors = evaluate(surrogate, dataset, run.evaluation.batch_size, run.data.scheme).summary
-            for metric in ("relative_l2_median", "relative_energy_median"):
-                line[f"{family}.{metric}"] = errors[metric]
-            self._show(**{family: errors["relative_l2_median"]})
-        self._journal.write(line)
+        shown: dict[str, float] = {}
+        for name, error in errors.items():
+            shown.setdefault(name.partition(".")[0], error)
+        self._show(**shown)
+        self._journal.write({"step": step, **errors})
 
     def checkpoint_due(self, step: int) -> bool:
         """Whether the run file asks for a checkpoint now."""

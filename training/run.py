@@ -1,14 +1,18 @@
 """The story of a run: generate, train, evaluate, report, publish."""
 
 import json
+from functools import partial
 
 import click
+import torch
 
 from model_store import open_store
+from problems import EVOLUTION_PROBLEMS
 from training.checkpoint import Checkpoint
 from training.config import Run, Split
 from training.dataset import Dataset, read_dataset
 from training.evaluate import Evaluation, evaluate
+from training.evolution_task import EvolutionTask
 from training.files import exclusive, replace_atomically
 from training.generate import estimate, generate
 from training.learner import averaged_surrogate
@@ -16,6 +20,8 @@ from training.progress import Progress
 from training.publish import move_alias, publish
 from training.report import write_report
 from training.splits import all_files, split_files, worker_count
+from training.steady_task import SteadyTask
+from training.task import Task
 from training.trainer import choose_device, train
 
 DEFAULT_STORE = "file:models"
@@ -45,8 +51,16 @@ def make_data(run: Run, progress: Progress) -> None:
 
 def make_checkpoint(run: Run, text: str, progress: Progress, *, resume: bool) -> Checkpoint:
     """Train on the training split, validating on the validation split."""
-    training = list(read_split(run, "train").values())
-    return train(run, text, training, read_split(run, "validation"), progress, resume=resume)
+    return train(run, text, partial(make_task, run), progress, resume=resume)
+
+
+def make_task(run: Run, device: torch.device) -> Task:
+    """What the run learns, with its training and validation data."""
+    if run.data.problem in EVOLUTION_PROBLEMS:
+        training = [file.path for file in split_files(run, "train").values()]
+        validation = {name: file.path for name, file in split_files(run, "validation").items()}
+        return EvolutionTask(run, training, validation, device)
+    return SteadyTask(run, list(read_split(run, "train").values()), read_split(run, "validation"), device)
 
 
 def evaluate_tests(run: Run, checkpoint: Checkpoint, progress: Progress) -> dict[str, Evaluation]:

@@ -1,18 +1,17 @@
 """The training loop."""
 
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
 import torch
 
-from training.batches import Schedule, TrainingSet
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.config import Run, parse_run
-from training.dataset import Dataset
 from training.learner import Learner
 from training.progress import Progress
 from training.record import Record
+from training.task import Task
 
 
 class CannotStart(RuntimeError):
@@ -24,21 +23,14 @@ class Interrupted(RuntimeError):
 
 
 def train(
-    run: Run,
-    text: str,
-    training: Sequence[Dataset],
-    validation: Mapping[str, Dataset],
-    progress: Progress,
-    *,
-    resume: bool,
+    run: Run, text: str, make_task: Callable[[torch.device], Task], progress: Progress, *, resume: bool
 ) -> Checkpoint:
     """Train to the last step.
 
     Args:
         run: the run.
         text: its file, for the checkpoint.
-        training: samples to train on.
-        validation: family -> samples to validate on.
+        make_task: reads the data onto the device.
         progress: makes the progress bar.
         resume: continue from the last checkpoint, if there is one.
 
@@ -49,19 +41,16 @@ def train(
     """
     device = prepare_torch(run)
     start = _starting_point(run, resume=resume)
-    learner = Learner(run, device)
+    task, learner = make_task(device), Learner(run, device)
+    task.prepare(learner.surrogate)
     if start is not None:
         learner.restore(start)
     first, last = (0 if start is None else start.step), run.optimizer.steps
-    data = TrainingSet(training, device)
-    schedule = Schedule(
-        len(data), run.optimizer.batch_size, run.run.seed, data.symmetries if run.augmentation.d4 else 1
-    )
     with progress(None, last, "train") as bar, _stop_requests() as stop:
         bar.update(first)
-        with closing(Record(run, text, learner, validation, start, bar)) as record:
+        with closing(Record(run, text, learner, task, start, bar)) as record:
             for step in range(first + 1, last + 1):
-                learner.step(step - 1, data.batch(schedule, step - 1), data.spacing, data.extent)
+                learner.step(step - 1, task)
                 bar.update(1)
                 if step % run.log.every == 0 or step == last:
                     record.loss(step)

@@ -1,23 +1,31 @@
-"""A tiny published surrogate, a server on a free port, and a worker that waits for the test."""
+"""Tiny surrogates, servers on free ports, and a worker that waits for the test."""
 
 import asyncio
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 
 import httpx
 import numpy as np
 import pytest
 import torch
+import uvicorn
 from numpy.typing import NDArray
+from torch import Tensor
 
-from model_store import Card, FieldRecord, open_store
-from operators import Surrogate, surrogate_from_config
+from model_store import Card, Catalog, FieldRecord, LoadedVersion, Reference, open_store
+from operators import EvolutionOperator, EvolutionSurrogate, Surrogate, surrogate_from_config
 from operators.axial_mno import AxialMnoConfig
+from service.batcher import Batcher
+from service.compute import Surrogates, advance_reference, solve_reference
+from service.http import create_app
+from service.models import Models
 from service.serve import Service
-from service.settings import Settings
-from service.worker import Batch, Solutions, Worker, joined
+from service.settings import Limits, Settings
+from service.solver import Queues, Solver
+from service.worker import Batch, Solutions, ThreadWorker, Worker, joined
 
 CONFIG = AxialMnoConfig(channels=8, inner_channels=8, states=2, rank=1, blocks=1)
 GRIDS = ((32, 32), (32, 48))
@@ -130,3 +138,116 @@ class GatedWorker(Worker):
 @pytest.fixture
 def gated_worker() -> type[GatedWorker]:
     return GatedWorker
+
+
+class Drift(EvolutionOperator):
+    """Moves everything by a cell along x a frame; what a block adds to hu shows where the block began."""
+
+    history = 1
+    frames = 4
+    fields = 3
+
+    def forward(
+        self,
+        history: Tensor,
+        extent: tuple[float, float],  # noqa: ARG002
+        chosen: Sequence[int] | None = None,
+    ) -> Tensor:
+        assert chosen is None
+        block = torch.stack([history[:, -1].roll(n, dims=-1) for n in range(1, self.frames + 1)], dim=1)
+        return block + 0.25 * torch.arange(1, self.frames + 1)[:, None, None, None] ** 2 * torch.tensor(
+            [0.0, 1.0, 0.0]
+        ).reshape(3, 1, 1)
+
+
+@pytest.fixture(scope="session")
+def drift() -> EvolutionSurrogate:
+    return EvolutionSurrogate(Drift(), channels=3).eval()
+
+
+@pytest.fixture(scope="session")
+def evolution_models(drift: EvolutionSurrogate) -> Models:
+    """``shallow_water@1`` on three grids, and ``short@1``, which starts from three frames."""
+    card = Card(
+        problem="shallow_water",
+        scheme="hllc-muscl-v1",
+        operator=CONFIG,  # what a card must have; nothing builds it
+        grids=((16, 24), (16, 16), (512, 512)),
+        extent=(5.0, 5.0),
+        inputs=(FieldRecord(name="h", unit="m"),),
+        outputs=(FieldRecord(name="h", unit="m"),),
+        frame_interval=0.01,
+        walls="outflow",
+        training_hull={"depth_min_min": 0.5, "depth_max_max": 3.0},
+        calibration={"perturbation_l2_q90.frame_10": 0.2, "perturbation_l2_q90.frame_20": 0.4},
+        dataset={"sha256": "0" * 64},
+        run="",
+        metrics={},
+        code_version="0",
+        created=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    three = EvolutionSurrogate(Drift(), channels=3)
+    three.operator.history = 3
+    versions = {
+        name: LoadedVersion(Reference(name, 1), card, surrogate)  # type: ignore[arg-type]
+        for name, surrogate in (("shallow_water", drift), ("short", three))
+    }
+    names = {f"{name}{suffix}": version for name, version in versions.items() for suffix in ("", "@1")}
+    return Models(names | {"shallow_water@production": versions["shallow_water"]}, Catalog([]))
+
+
+@asynccontextmanager
+async def serving(
+    models: Models, surrogates: Worker, limits: Limits, queue_bytes: int = 10**8
+) -> AsyncIterator[tuple[str, Queues]]:
+    """A server in the present event loop: its address and its queues."""
+    workers = (surrogates, ThreadWorker(solve_reference), ThreadWorker(advance_reference))
+    queues = Queues(
+        *(Batcher(each, max_batch=8, queue_bytes=queue_bytes, queue_seconds=100.0) for each in workers)
+    )
+    solver = Solver(models, queues, limits)
+    app = create_app(solver, models, limits)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
+    async with solver:
+        running = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", queues
+        server.should_exit = True
+        await running
+
+
+@pytest.fixture
+def serve() -> Callable[..., AbstractAsyncContextManager[tuple[str, Queues]]]:
+    return serving
+
+
+@pytest.fixture(scope="session")
+def rollout_address(evolution_models: Models) -> Iterator[str]:
+    """A real server in a thread, on the surrogates that drift."""
+    ready: queue.Queue[tuple[str, Callable[[], object]]] = queue.Queue()
+
+    async def answer() -> None:
+        worker = ThreadWorker(Surrogates(evolution_models.versions, torch.device("cpu")))
+        limits = Limits(body_bytes=2**20, grid_side=64, rollout_steps=100)
+        over = asyncio.Event()
+        async with serving(evolution_models, worker, limits) as (address, _):
+            loop = asyncio.get_running_loop()
+            ready.put((address, lambda: loop.call_soon_threadsafe(over.set)))
+            await over.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(answer()))
+    thread.start()
+    address, stop = ready.get(timeout=60)
+    yield address
+    stop()
+    thread.join(timeout=30)
+    assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def water() -> NDArray[np.float32]:
+    """A state (h, hu, hv) [3, 16, 24] without any symmetry; its numbers have few binary digits."""
+    rng = np.random.default_rng(5)
+    h = 1 + rng.integers(0, 64, (16, 24)) / 64
+    return np.stack([h, *(rng.integers(-16, 16, (2, 16, 24)) / 64)]).astype(np.float32)

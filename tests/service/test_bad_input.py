@@ -193,7 +193,7 @@ def test_what_comes_later_says_so(http: httpx.Client, options: dict[str, Any]) -
 def test_pictures_and_other_operations_come_later(http: httpx.Client) -> None:
     headers = {"Accept": "image/png"}
     problem(http.post(SOLVE, json={"permeability": field()}, headers=headers), 501, "not-available-yet")
-    for operation in ("rollout", "vjp", "jvp"):
+    for operation in ("vjp", "jvp"):
         problem(http.post(f"/v1/problems/darcy/{operation}"), 501, "not-available-yet")
 
 

@@ -218,7 +218,9 @@ def test_a_full_queue_refuses_at_once_and_takes_again_later(gated_worker: Any) -
         with pytest.raises(Overloaded) as refusal:
             await batcher.submit(batch_of(2.0))
         assert refusal.value.retry_after >= 1
+        going_on = asyncio.create_task(batcher.submit(batch_of(2.0), admitted=True))
         worker.gate.set()
+        assert values_of(await going_on) == [4.0]
         await asyncio.gather(*tasks)
         assert values_of(await submit(batcher, 3.0)) == [6.0]
 

@@ -11,7 +11,7 @@ from service.compute import choose_device, solve_reference
 from service.errors import InvalidField
 from service.models import Models
 from service.settings import InvalidSettings, Limits
-from service.solver import Solver, SolveRequest
+from service.solver import Queues, Solver, SolveRequest
 from service.worker import Batch, Bucket, ThreadWorker
 
 EXTREME = np.where(np.random.default_rng(0).random((16, 16)) < 0.5, 1e-300, 1e300)
@@ -34,10 +34,10 @@ def test_only_the_caller_of_an_unsolvable_field_is_refused() -> None:
     async def story() -> None:
         queues = [
             Batcher(ThreadWorker(solve_reference), max_batch=8, queue_bytes=10**9, queue_seconds=1e9)
-            for _ in range(2)
+            for _ in range(3)
         ]
         models = Models({}, None)  # type: ignore[arg-type]
-        async with Solver(models, queues[0], queues[1], Limits()) as solver:
+        async with Solver(models, Queues(*queues), Limits()) as solver:
             good = np.ones((16, 16))
             requests = [
                 SolveRequest("darcy", {"permeability": field}, "float64", method="solver")

@@ -14,10 +14,11 @@ import uvicorn
 from numpy.typing import NDArray
 
 from service.batcher import Batcher
+from service.compute import advance_reference, solve_reference
 from service.http import create_app
 from service.serve import open_models
 from service.settings import Settings
-from service.solver import Solver
+from service.solver import Queues, Solver
 from service.worker import ThreadWorker
 
 SOLVE = "/v1/problems/darcy/solve?error=none"
@@ -54,9 +55,9 @@ async def running(
     models = open_models(settings)
     queues = [
         Batcher(each, max_batch=8, queue_bytes=queue_bytes, queue_seconds=100.0)
-        for each in (worker, ThreadWorker(lambda batch: batch))  # type: ignore[arg-type,return-value]
+        for each in (worker, ThreadWorker(solve_reference), ThreadWorker(advance_reference))
     ]
-    solver = Solver(models, queues[0], queues[1], settings.limits)
+    solver = Solver(models, Queues(*queues), settings.limits)
     app = create_app(solver, models, settings.limits)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     async with solver:

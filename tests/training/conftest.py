@@ -62,7 +62,7 @@ def progress() -> SilentProgress:
     return SilentProgress()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def silent() -> type[SilentProgress]:
     return SilentProgress
 

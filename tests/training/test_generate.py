@@ -14,18 +14,12 @@ import training
 from problems import PROBLEMS, Grid
 from training.config import parse_run
 from training.dataset import read_dataset
-from training.generate import (
-    DatasetConflict,
-    DatasetFile,
-    Recipe,
-    estimate,
-    generate,
-    make_sample,
-    resolve_parameters,
-)
+from training.generate import DatasetConflict, DatasetFile, estimate, generate
+from training.recipe import resolve_parameters
 from training.splits import SPLITS, all_files, split_seed
+from training.steady_recipe import SteadyRecipe
 
-RECIPE = Recipe(
+RECIPE = SteadyRecipe(
     problem="darcy",
     family="log_normal",
     parameters={"contrast": (2.0, 100.0), "correlation_length": 0.2},
@@ -88,10 +82,10 @@ def test_labels_belong_to_the_stored_permeability(tmp_path: Path, silent: Any) -
 
 
 def test_a_sample_depends_on_its_index_alone() -> None:
-    first = make_sample(RECIPE, 3)
-    make_sample(RECIPE, 4)
-    np.testing.assert_array_equal(first, make_sample(RECIPE.model_copy(update={"count": 4}), 3))
-    assert not np.array_equal(first[0], make_sample(RECIPE, 4)[0])
+    first = RECIPE.make(3)
+    RECIPE.make(4)
+    np.testing.assert_array_equal(first, RECIPE.model_copy(update={"count": 4}).make(3))
+    assert not np.array_equal(first[0], RECIPE.make(4)[0])
 
 
 def test_ranges_are_drawn_log_uniformly() -> None:
@@ -105,7 +99,7 @@ def test_ranges_are_drawn_log_uniformly() -> None:
 
 
 def test_the_contrast_is_the_drawn_one() -> None:
-    permeability, _ = make_sample(RECIPE, 5)
+    permeability, _ = RECIPE.make(5)
     contrast = resolve_parameters(RECIPE.parameters, RECIPE.seed, 5)["contrast"]
     assert permeability.max() / permeability.min() == pytest.approx(contrast, rel=1e-5)
 

@@ -1,0 +1,327 @@
+"""The story of a rollout: validate the state, choose how to step, step block by block, judge every frame.
+
+A block is what one call of the surrogate returns. The next one is asked for when all frames of this one were
+taken, so that a slow reader has at most a block in memory and holds no thread. Blocks of several rollouts of
+one version and grid share the worker's batches, and a rollout that nobody reads any more leaves the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from operators import EvolutionSurrogate
+from problems import EvolutionProblem, Grid
+from problems import InvalidField as BrokenRule
+from service.batcher import Batcher
+from service.compute import STEP
+from service.deadline import Deadline
+from service.errors import InvalidField, NotAvailableYet
+from service.frame_trust import CalibratedError, calibrated_error, within_hull
+from service.lookup import find_evolution
+from service.models import Models, require_tested
+from service.settings import Limits
+from service.validate import Inputs, complete_state, validate_inputs, within_float32
+from service.worker import Batch, Bucket
+
+__all__ = ["Frame", "Roller", "Rollout", "RolloutMethod", "RolloutRequest"]
+
+RolloutMethod = Literal["auto", "surrogate", "solver", "hybrid"]
+
+State = Mapping[str, NDArray[Any]]
+
+# an invariant that some problems have, and what is said about it beside
+MASS, MASS_DEFECT = "mass", "mass_defect"
+
+
+@dataclass(frozen=True)
+class RolloutRequest:
+    """An initial state, or a batch of them, and how far to step.
+
+    Attributes:
+        state: fields (ny, nx) or (batch, ny, nx) by name, as they came.
+        steps: the last step, counted from the initial state.
+        every: only the steps that this divides are sent.
+        start_step: number of the step that ``state`` belongs to.
+        walls: boundary conditions; None: those of the model.
+        dtype: dtype of the answer, float32 or float64.
+        timeout_ms: the client's deadline for the last frame, from ``received`` on [ms].
+        received: ``time.perf_counter()`` when the request arrived [s].
+    """
+
+    problem: str
+    state: State
+    steps: int
+    every: int = 1
+    start_step: int = 0
+    dtype: Literal["float32", "float64"] = "float32"
+    model: str | None = None
+    method: RolloutMethod = "auto"
+    walls: str | None = None
+    timeout_ms: float | None = None
+    received: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The state after a step.
+
+    Attributes:
+        step: counted from the initial state, which is step 0.
+        time: of the step [s].
+        fields: [batch y x] by name.
+        invariants: [batch] by name.
+        error: what is known about the error at this step; None: nothing.
+    """
+
+    step: int
+    time: float
+    fields: State
+    invariants: Mapping[str, NDArray[np.float64]]
+    error: CalibratedError | None
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """How a rollout is computed, and its frames as they are.
+
+    Attributes:
+        names: fields of a frame.
+        model: the version that steps, None for the reference solver.
+        operator: id of the discrete operator that the frames approximate.
+        block: steps that are computed at once; a rollout that goes on from a multiple of it gives the same
+            frames as one that was not broken.
+        in_distribution: for each row, whether its state resembles the training data.
+        nbytes: what the frames of a block take in memory [B].
+        frames: close it to stop the computation.
+    """
+
+    names: tuple[str, ...]
+    model: str | None
+    method: Literal["surrogate", "solver"]
+    operator: str
+    walls: str
+    frame_interval: float
+    block: int
+    steps: int
+    count: int
+    in_distribution: tuple[bool, ...]
+    nbytes: int
+    frames: AsyncGenerator[Frame, None]
+
+    async def close(self) -> None:
+        """Compute no more."""
+        await self.frames.aclose()
+
+
+@dataclass(frozen=True)
+class _March:
+    """How a state is stepped: by which queue, in which bucket, how many steps at once."""
+
+    problem: EvolutionProblem
+    batcher: Batcher
+    bucket: Bucket
+    block: int
+    frame_interval: float
+    hull: Mapping[str, float] | None  # None: the method was not trained
+    calibration: Mapping[str, float]
+
+    async def advance(self, state: State, step: int, *, admitted: bool) -> State:
+        """The next block after ``state``, which is that of ``step``: fields [batch frame y x]."""
+        rows = len(next(iter(state.values())))
+        numbers = {} if self.bucket.version else {STEP: np.full(rows, step)}
+        outcome = await self.batcher.submit(Batch(self.bucket, {**state, **numbers}), admitted=admitted)
+        for why in outcome.solutions.unsolved.values():
+            raise _unsolved(self.problem, step + 1, why)
+        if outcome.batch_size == rows:
+            return outcome.solutions.fields
+        # rows of their own, or a slow reader of some would keep those of everybody in memory
+        return await asyncio.to_thread(_copied, outcome.solutions.fields)
+
+
+@final
+class Roller:
+    """Steps states with the loaded surrogates and the reference solvers."""
+
+    def __init__(self, models: Models, surrogates: Batcher, references: Batcher, limits: Limits) -> None:
+        self._models = models
+        self._surrogates = surrogates
+        self._references = references
+        self._limits = limits
+
+    async def start(self, request: RolloutRequest) -> Rollout:
+        """A rollout of which the first block is computed: what is wrong with the request is known by then.
+
+        Raises:
+            ServiceFault: one of its kinds; the frames raise them too.
+        """
+        problem = find_evolution(request.problem)
+        _check_span(request, self._limits)
+        deadline = Deadline(request.timeout_ms, request.received, "allow more time or ask for fewer steps")
+        async with deadline.kept():
+            given = complete_state(problem, request.state)
+            inputs = await asyncio.to_thread(validate_inputs, problem, given, self._limits)
+            march = self._choose(problem, request, inputs)
+            state = await asyncio.to_thread(_initial_state, inputs, march.bucket)
+            known = await asyncio.to_thread(_in_distribution, march, inputs)
+            judge = await asyncio.to_thread(_Judge, march, request.dtype, inputs.fields)
+            first = await march.advance(state, request.start_step, admitted=False)
+        return Rollout(
+            names=tuple(spec.name for spec in problem.outputs),
+            model=None if march.bucket.version is None else str(march.bucket.version),
+            method="solver" if march.bucket.version is None else "surrogate",
+            operator=march.bucket.scheme,
+            walls=march.bucket.walls or problem.walls[0],
+            frame_interval=march.frame_interval,
+            block=march.block,
+            steps=request.steps,
+            count=request.steps // request.every - request.start_step // request.every,
+            in_distribution=known,
+            nbytes=march.block * sum(values.nbytes for values in state.values()),
+            frames=_frames(march, request, judge, deadline, first),
+        )
+
+    def _choose(self, problem: EvolutionProblem, request: RolloutRequest, inputs: Inputs) -> _March:
+        if request.method == "hybrid":
+            raise NotAvailableYet("method=hybrid is for steady problems; use surrogate, solver or auto")
+        if request.walls is not None and request.walls not in problem.walls:
+            message = f"walls: expected {' or '.join(problem.walls)}, got {request.walls!r}"
+            raise InvalidField("walls", "unknown", message)
+        if request.method == "solver":
+            return self._reference(problem, request, inputs)
+        return self._surrogate(problem, request, inputs)
+
+    def _surrogate(self, problem: EvolutionProblem, request: RolloutRequest, inputs: Inputs) -> _March:
+        version = self._models.find(problem.name, request.model)
+        card, surrogate = version.card, version.surrogate
+        assert isinstance(surrogate, EvolutionSurrogate)
+        walls = card.walls or problem.walls[0]
+        if request.walls not in (None, walls):
+            message = f"{version.reference} knows walls {walls!r} only; choose another model or method=solver"
+            raise InvalidField("walls", "model", message)
+        require_tested(version, problem.inputs[0].name, inputs.grid)
+        if surrogate.history > 1:
+            message = f"{version.reference} starts from {surrogate.history} frames, a rollout from one state"
+            raise InvalidField("model", "history", f"{message}; choose another model or method=solver")
+        grid = Grid(inputs.grid, card.extent, problem.grid.origin)
+        return _March(
+            problem,
+            self._surrogates,
+            Bucket(problem.name, version.reference, card.scheme, grid, "float32", walls),
+            surrogate.frames,
+            card.frame_interval or problem.frame_interval,
+            card.training_hull,
+            card.calibration,
+        )
+
+    def _reference(self, problem: EvolutionProblem, request: RolloutRequest, inputs: Inputs) -> _March:
+        # a named model asks for the discrete operator of that model's labels
+        card = None if request.model is None else self._models.find(problem.name, request.model).card
+        extent = problem.grid.extent if card is None else card.extent
+        grid = Grid(inputs.grid, extent, problem.grid.origin)
+        scheme = problem.schemes[0] if card is None else card.scheme
+        walls = request.walls or (card and card.walls) or problem.walls[0]
+        bucket = Bucket(problem.name, None, scheme, grid, "float64", walls)
+        # a step at a time, so that it stops when its reader does
+        return _March(problem, self._references, bucket, 1, problem.frame_interval, None, {})
+
+
+@final
+class _Judge:
+    """Turns a state into the frame that leaves the service, with all that is known about it."""
+
+    def __init__(self, march: _March, dtype: str, initial: State) -> None:
+        self._march = march
+        self._dtype = dtype
+        self._mass = self._invariants(initial).get(MASS)
+
+    def frame(self, step: int, state: State) -> Frame:
+        """The frame of a step.
+
+        Raises:
+            InvalidField: its numbers mean nothing.
+        """
+        with np.errstate(over="ignore"):
+            fields = {name: values.astype(self._dtype, order="C") for name, values in state.items()}
+        for name, values in fields.items():
+            if not np.isfinite(values).all():
+                raise _unsolved(self._march.problem, step, f"{name} is not finite in {self._dtype}")
+        try:
+            invariants = self._invariants(fields)
+        except BrokenRule as error:
+            raise _unsolved(self._march.problem, step, error.message) from error
+        if self._mass is not None:
+            invariants[MASS_DEFECT] = invariants[MASS] / self._mass - 1
+        time_of_step = step * self._march.frame_interval
+        return Frame(step, time_of_step, fields, invariants, calibrated_error(self._march.calibration, step))
+
+    def _invariants(self, fields: State) -> dict[str, NDArray[np.float64]]:
+        problem, grid = self._march.problem, self._march.bucket.grid
+        # what overflows is no number in the answer either
+        with np.errstate(all="ignore"):
+            rows = [problem.invariants(row, grid) for row in _rows(fields)]
+        return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+async def _frames(
+    march: _March, request: RolloutRequest, judge: _Judge, deadline: Deadline, block: State
+) -> AsyncGenerator[Frame, None]:
+    step = request.start_step
+    while True:
+        for offset in range(march.block):
+            step += 1
+            state = {name: values[:, offset] for name, values in block.items()}
+            if step % request.every == 0:
+                yield await asyncio.to_thread(judge.frame, step, state)
+            if step == request.steps:
+                return
+        async with deadline.kept():
+            block = await march.advance(state, step, admitted=True)
+
+
+def _check_span(request: RolloutRequest, limits: Limits) -> None:
+    steps = request.steps - request.start_step
+    if steps > limits.rollout_steps:
+        message = f"steps: at most {limits.rollout_steps} a request, got {steps}; go on with start_step"
+        raise InvalidField("steps", "maximum", message)
+    if request.steps // request.every <= request.start_step // request.every:
+        message = (
+            f"steps: no multiple of every = {request.every} after start_step = {request.start_step} "
+            f"up to steps = {request.steps}; steps counts from the initial state"
+        )
+        raise InvalidField("steps", "minimum", message)
+
+
+def _copied(fields: State) -> State:
+    return {name: values.copy() for name, values in fields.items()}
+
+
+def _initial_state(inputs: Inputs, bucket: Bucket) -> State:
+    if bucket.dtype == "float32":
+        within_float32(inputs)
+    return {name: values.astype(bucket.dtype) for name, values in inputs.fields.items()}
+
+
+def _in_distribution(march: _March, inputs: Inputs) -> tuple[bool, ...]:
+    hull = march.hull
+    if hull is None:
+        return (True,) * inputs.rows
+    problem, grid = march.problem, march.bucket.grid
+    return tuple(within_hull(hull, problem.features(row, grid)) for row in _rows(inputs.fields))
+
+
+def _rows(fields: State) -> Iterator[dict[str, NDArray[np.float64]]]:
+    for row in range(len(next(iter(fields.values())))):
+        yield {name: np.asarray(values[row], dtype=np.float64) for name, values in fields.items()}
+
+
+def _unsolved(problem: EvolutionProblem, step: int, why: str) -> InvalidField:
+    """What to raise when a state has left what the problem allows."""
+    message = f"step {step}: {why}; ask for fewer steps, another model, or method=solver"
+    return InvalidField(problem.outputs[0].name, "diverged", message)

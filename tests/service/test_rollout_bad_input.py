@@ -1,0 +1,206 @@
+"""Whatever is sent to start a rollout, the answer is the contract's problem document."""
+
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+ROLLOUT = "/v1/problems/shallow_water/rollout"
+NPY = {"Content-Type": "application/x-npy"}
+ONES = np.ones((16, 16)).tolist()
+
+
+@pytest.fixture
+def http(rollout_address: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=rollout_address, timeout=60) as client:
+        yield client
+        # whatever was sent, it keeps serving
+        assert client.post(ROLLOUT, json={"state": {"h": ONES}, "steps": 1}).status_code == 200
+
+
+def npy(array: NDArray[Any], *, allow_pickle: bool = False) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=allow_pickle)
+    return stream.getvalue()
+
+
+def bad(value: float) -> list[list[float]]:
+    """Ones [16, 16], but for (3, 4)."""
+    values = np.ones((16, 16))
+    values[3, 4] = value
+    return values.tolist()  # type: ignore[no-any-return]
+
+
+def problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    document: dict[str, Any] = response.json()
+    assert (document["type"], document["status"]) == (slug, status)
+    assert document["detail"]
+    assert document["request_id"] == response.headers["X-Request-Id"]
+    return document
+
+
+@pytest.mark.parametrize(
+    ("state", "field", "rule", "index"),
+    [
+        ({"h": bad(0.0)}, "h", "exclusive_minimum", [3, 4]),
+        ({"h": bad(-1.0)}, "h", "exclusive_minimum", [3, 4]),
+        ({"h": ONES, "hu": bad(1e60)}, "hu", "float32", [3, 4]),
+        ({"h": ONES, "hu": ONES[:8]}, "h", "shape", None),
+        ({"h": [ONES]}, "h", "rank", None),
+        ({"h": ONES[0]}, "h", "rank", None),
+        ({"h": [*ONES[:5], ONES[5][:3], *ONES[6:]]}, "h", "rectangular", [5]),
+        ({"h": [*ONES[:5], [None] * 16, *ONES[6:]]}, "h", "numbers", [5, 0]),
+        ({"h": [[]]}, "h", "not empty", None),
+        ({"h": ONES[:9]}, "h", "grid", None),
+        ({"hu": ONES}, "h", "missing", None),
+        ({}, "h", "missing", None),
+        ({"h": ONES, "w": ONES}, "w", "unknown", None),
+        (ONES, "state", "missing", None),
+        (None, "state", "missing", None),
+    ],
+)
+def test_a_bad_state_names_field_rule_and_index(
+    http: httpx.Client, state: Any, field: str, rule: str, index: Any
+) -> None:
+    document = problem(http.post(ROLLOUT, json={"state": state, "steps": 3}), 422, "invalid-field")
+    assert (document["field"], document["rule"], document["index"]) == (field, rule, index)
+
+
+def test_a_batch_is_told_to_be_sent_apart(http: httpx.Client) -> None:
+    for response in (
+        http.post(ROLLOUT, json={"state": {"h": [ONES, ONES]}}),
+        http.post(ROLLOUT, content=npy(np.ones((2, 3, 16, 16))), headers=NPY),
+    ):
+        document = problem(response, 422, "invalid-field")
+        assert document["rule"] == "rank"
+        assert "a request for each" in document["detail"]
+
+
+@pytest.mark.parametrize(
+    ("array", "query", "field", "rule"),
+    [
+        (np.ones((16, 16)), "", "state", "rank"),
+        (np.ones((2, 16, 16)), "", "state", "channels"),
+        (np.ones((4, 16, 16)), "", "state", "channels"),
+        (np.ones((2, 16, 16)), "fields=h", "state", "channels"),
+        (np.ones((2, 16, 16)), "fields=h,h", "state", "channels"),
+        (np.ones((2, 16, 16)), "fields=h,w", "w", "unknown"),
+        (np.ones((2, 16, 16)), "fields=hu,hv", "h", "missing"),
+        (np.full((3, 16, 16), np.nan), "", "h", "finite"),
+        (np.ones((3, 16, 16), dtype=complex), "", "state", "dtype"),
+        (np.ones((3, 0, 16)), "", "state", "not empty"),
+    ],
+)
+def test_a_bad_array_is_refused(
+    http: httpx.Client, array: NDArray[Any], query: str, field: str, rule: str
+) -> None:
+    response = http.post(f"{ROLLOUT}?{query}", content=npy(array), headers=NPY)
+    document = problem(response, 422, "invalid-field")
+    assert (document["field"], document["rule"]) == (field, rule)
+
+
+def test_pickles_and_torn_files_are_refused_unread(http: httpx.Client) -> None:
+    objects = npy(np.ones((3, 16, 16), dtype=object), allow_pickle=True)
+    problem(http.post(ROLLOUT, content=objects, headers=NPY), 422, "invalid-field")
+    torn = npy(np.ones((3, 16, 16)))[:-1]
+    assert problem(http.post(ROLLOUT, content=torn, headers=NPY), 422, "invalid-field")["rule"] == "npy"
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"steps": -1}, "steps"),
+        ({"steps": 1.5}, "steps"),
+        ({"steps": "3"}, "steps"),
+        ({"steps": True}, "steps"),
+        ({"steps": 101}, "steps"),
+        ({"steps": 10**30}, "steps"),
+        ({"every": 0}, "every"),
+        ({"steps": 3, "every": 4}, "steps"),
+        ({"steps": 3, "start_step": 3}, "steps"),
+        ({"steps": 3, "start_step": -1}, "start_step"),
+        ({"steps": 11, "start_step": 10, "every": 5}, "steps"),
+        ({"method": "magic"}, "method"),
+        ({"walls": "brick"}, "walls"),
+        ({"walls": "periodic"}, "walls"),
+        ({"timeout_ms": 0}, "timeout_ms"),
+        ({"model": 3}, "model"),
+        ({"model": "short"}, "model"),
+        ({"stepps": 3}, "stepps"),
+        ({"error": "bound"}, "error"),
+    ],
+)
+def test_a_bad_option_is_named(http: httpx.Client, options: dict[str, Any], field: str) -> None:
+    response = http.post(ROLLOUT, json={"state": {"h": ONES}, **options})
+    document = problem(response, 422, "invalid-field")
+    assert document["field"] == field
+
+
+def test_a_far_start_is_no_long_rollout(http: httpx.Client) -> None:
+    options = {"steps": 5 * 10**6, "start_step": 5 * 10**6 - 2}
+    response = http.post(ROLLOUT, json={"state": {"h": ONES}, **options})
+    assert [json.loads(line)["step"] for line in response.text.splitlines()] == [5 * 10**6 - 1, 5 * 10**6]
+
+
+@pytest.mark.parametrize("query", ["steps=x", "steps=nan", "methd=solver", "start_step=1.5", "every=-1"])
+def test_a_bad_query_is_refused(http: httpx.Client, query: str) -> None:
+    response = http.post(f"{ROLLOUT}?{query}", content=npy(np.ones((3, 16, 16))), headers=NPY)
+    assert problem(response, 422, "invalid-field")["field"] == query.partition("=")[0]
+
+
+def test_options_beside_json_go_into_the_body(http: httpx.Client) -> None:
+    problem(http.post(f"{ROLLOUT}?steps=3", json={"state": {"h": ONES}}), 422, "invalid-field")
+
+
+def test_each_problem_is_told_its_own_operation(http: httpx.Client) -> None:
+    steady = http.post("/v1/problems/darcy/rollout", json={"state": {"permeability": ONES}})
+    assert "solve" in problem(steady, 422, "invalid-field")["detail"]
+    moving = http.post("/v1/problems/shallow_water/solve", json={"h": ONES})
+    assert "rollout" in problem(moving, 422, "invalid-field")["detail"]
+
+
+def test_unknown_names_are_404(http: httpx.Client) -> None:
+    problem(http.post("/v1/problems/navier/rollout", json={}), 404, "unknown-problem")
+    for model in ("shallow_water@9", "navier", ""):
+        response = http.post(ROLLOUT, json={"state": {"h": ONES}, "model": model})
+        problem(response, 404, "unknown-model")
+    # a problem without any model has its reference solver
+    without = http.post("/v1/problems/diffusion_reaction/rollout", json={"state": {"u": ONES, "v": ONES}})
+    assert "method=solver" in problem(without, 404, "unknown-model")["detail"]
+
+
+def test_what_comes_later_says_so(http: httpx.Client) -> None:
+    response = http.post(ROLLOUT, json={"state": {"h": ONES}, "method": "hybrid"})
+    problem(response, 501, "not-available-yet")
+
+
+def test_media_types_are_those_of_the_documentation(http: httpx.Client) -> None:
+    problem(
+        http.post(ROLLOUT, content=b"1", headers={"Content-Type": "text/csv"}), 415, "unsupported-media-type"
+    )
+    for accept in ("text/csv", "application/json", "image/png"):
+        response = http.post(ROLLOUT, json={"state": {"h": ONES}}, headers={"Accept": accept})
+        assert "x-ndjson" in problem(response, 406, "not-acceptable")["detail"]
+
+
+def test_too_much_is_413(http: httpx.Client) -> None:
+    problem(http.post(ROLLOUT, content=b"x" * (2**20 + 1), headers=NPY), 413, "payload-too-large")
+    problem(
+        http.post(ROLLOUT, content=npy(np.ones((3, 65, 16), "f2")), headers=NPY), 413, "payload-too-large"
+    )
+    many = b'{"state": {"h": [' + b"[]," * 300 + b"[]]}}"
+    headers = {"Content-Type": "application/json"}
+    assert problem(http.post(ROLLOUT, content=many, headers=headers), 422, "invalid-field")["rule"] == "rows"
+
+
+def test_a_deadline_that_cannot_be_met_is_504(http: httpx.Client) -> None:
+    response = http.post(ROLLOUT, json={"state": {"h": ONES}, "timeout_ms": 0.001})
+    problem(response, 504, "deadline-exceeded")

@@ -1,0 +1,54 @@
+"""The task of a steady problem: solutions from coefficients."""
+
+from collections.abc import Mapping, Sequence
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from operators import AnySurrogate, Surrogate
+from training.batches import Schedule, TrainingSet
+from training.config import Run
+from training.dataset import Dataset
+from training.evaluate import evaluate
+from training.loss import loss
+from training.task import Task, mixed_precision
+
+VALIDATED = ("relative_l2_median", "relative_energy_median")
+
+
+@final
+class SteadyTask(Task):
+    """Relative L2 and energy errors of random batches, each transformed by a random symmetry."""
+
+    def __init__(
+        self,
+        run: Run,
+        training: Sequence[Dataset],
+        validation: Mapping[str, Dataset],
+        device: torch.device,
+    ) -> None:
+        self._run, self._validation, self._device = run, validation, device
+        self._data = TrainingSet(training, device)
+        symmetries = self._data.symmetries if run.augmentation.d4 else 1
+        self._schedule = Schedule(len(self._data), run.optimizer.batch_size, run.run.seed, symmetries)
+
+    def prepare(self, surrogate: AnySurrogate) -> None:
+        """Nothing: the surrogate's scaling is exact."""
+
+    def loss(self, surrogate: AnySurrogate, step: int) -> Float[Tensor, ""]:
+        """See ``Task.loss``."""
+        batch = self._data.batch(self._schedule, step)
+        with mixed_precision(self._device):
+            predicted = surrogate(batch.permeability, batch.source, self._data.extent)
+        return loss(predicted, batch, self._data.spacing, self._run.data.scheme, self._run.loss)
+
+    def validate(self, surrogate: AnySurrogate) -> dict[str, float]:
+        """See ``Task.validate``."""
+        assert isinstance(surrogate, Surrogate)
+        errors: dict[str, float] = {}
+        for family, dataset in self._validation.items():
+            found = evaluate(surrogate, dataset, self._run.evaluation.batch_size, self._run.data.scheme)
+            errors |= {f"{family}.{metric}": found.summary[metric] for metric in VALIDATED}
+        return errors
