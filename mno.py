@@ -17,7 +17,7 @@ Rows = Mapping[str, tuple[str | None, str]]
 COMMANDS: Rows = {
     "serve": ("service.cli:serve", "Answer requests over HTTP."),
     "solve": ("service.cli:solve", "Solve every field of a file."),
-    "rollout": (None, "Step every initial state of a file."),
+    "rollout": ("service.cli:rollout", "Step every initial state of a file."),
     "generate": ("training.data_cli:generate", "Generate the reference data of a run."),
     "data": ("training.data_cli:data", "Look at and check data files."),
     "train": ("training.cli:train", "Train the operator of a run."),

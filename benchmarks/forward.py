@@ -75,6 +75,10 @@ def bench_forward(model: str, store: str | None, batches: str, repeats: int, thr
     catalog = open_catalog(store)
     reference = catalog.resolve(model)
     version = catalog.load(reference.name, reference.version)
+    if not isinstance(version.surrogate, Surrogate):
+        raise click.UsageError(
+            f"{reference} is an evolution model: expected a steady one, or use bench rollout"
+        )
     grid = Grid(version.card.grids[0], version.card.extent)
     click.echo(
         f"{reference} at {grid.shape[0]}x{grid.shape[1]}, float32, {torch.get_num_threads()} threads; "

@@ -1,8 +1,10 @@
 """Diffusion-reaction trajectories by SciPy's integrators.
 
-PDEBench's: Runge-Kutta 5(4) with SciPy's default relative tolerance of 1e-3, an absolute one of 1e-6 and dense
-output at the frames.
+PDEBench's: Runge-Kutta 5(4) with SciPy's default relative tolerance of 1e-3, an absolute one of 1e-6 and
+dense output at the frames.
 """
+
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -24,15 +26,16 @@ def reference(state: Fields) -> list[Fields]:
     return _integrate(state, "DOP853", 1e-9, 1e-11)
 
 
-def _integrate(state: Fields, method: str, relative: float, absolute: float) -> list[Fields]:
+def _integrate(
+    state: Fields, method: Literal["RK45", "DOP853"], relative: float, absolute: float
+) -> list[Fields]:
     problem = DiffusionReaction()
     shape, times = problem.grid.shape, problem.frame_interval * np.arange(1, problem.frame_count + 1)
-    # methods are a literal type in the stubs
     found = solve_ivp(
         _rates,
         (0.0, float(times[-1])),
         np.stack([state["u"], state["v"]]).ravel(),
-        method=method,  # type: ignore[arg-type]
+        method=method,
         t_eval=times,
         rtol=relative,
         atol=absolute,

@@ -9,16 +9,25 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from operators.autoregressive import Autoregressive, AutoregressiveConfig
 from operators.axial_mno import AxialMno, AxialMnoConfig
 from operators.diffusion_reaction_mno import DiffusionReactionMno, DiffusionReactionMnoConfig
 from operators.evolution import EvolutionOperator, EvolutionSurrogate
+from operators.latent_march import LatentMarch, LatentMarchConfig
+from operators.one_shot import OneShot, OneShotConfig
 from operators.operator import Operator, UnsupportedGrid
 from operators.shallow_water_mno import ShallowWaterMno, ShallowWaterMnoConfig
 from operators.surrogate import Surrogate
 
 # the configurations a run file or a card may hold
 OperatorConfig = Annotated[
-    AxialMnoConfig | ShallowWaterMnoConfig | DiffusionReactionMnoConfig, Field(discriminator="kind")
+    AxialMnoConfig
+    | ShallowWaterMnoConfig
+    | DiffusionReactionMnoConfig
+    | OneShotConfig
+    | LatentMarchConfig
+    | AutoregressiveConfig,
+    Field(discriminator="kind"),
 ]
 AnySurrogate = Surrogate | EvolutionSurrogate
 
@@ -26,6 +35,9 @@ _STEADY: Mapping[str, Callable[[Any], Operator]] = {"axial_mno": AxialMno}
 _EVOLUTION: Mapping[str, Callable[[Any], EvolutionOperator]] = {
     "shallow_water_mno": ShallowWaterMno,
     "diffusion_reaction_mno": DiffusionReactionMno,
+    "one_shot": OneShot,
+    "latent_march": LatentMarch,
+    "autoregressive": Autoregressive,
 }
 
 

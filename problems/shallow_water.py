@@ -23,8 +23,8 @@ from problems.evolution import EvolutionProblem
 from problems.fields import Fields, FieldSpec, InvalidField, validate_fields
 from problems.grid import Grid
 from problems.shallow_water_families import FAMILIES, REST_DEPTH
-from problems.shallow_water_march import FRAME_INTERVAL, SCHEMES, WALLS, Scheme, advance
-from problems.shallow_water_sweeps import GHOSTS, GRAVITY, MAXIMUM_SIDE, scratch
+from problems.shallow_water_march import FRAME_INTERVAL, SCHEMES, WALLS, Scheme, advance, require_sides
+from problems.shallow_water_sweeps import GHOSTS, GRAVITY, scratch
 
 DEPTH = FieldSpec("h", "h", "m", "depth of the water", exclusive_minimum=0.0)
 MOMENTUM_X = FieldSpec("hu", "hu", "m^2/s", "depth times the velocity along x")
@@ -85,9 +85,7 @@ class ShallowWater(EvolutionProblem):
         _require_known("walls", walls, self.walls)
         if start < 0:
             raise ValueError(f"start must be at least 0, got {start}")
-        if max(grid.shape) > MAXIMUM_SIDE:
-            shape = f"{grid.shape[0]} x {grid.shape[1]}"
-            raise ValueError(f"a side has at most {MAXIMUM_SIDE} cells, got {shape}: use a coarser grid")
+        require_sides(grid)
         # the generator starts at the first frame, a bad state is refused now
         values = self._stack(state, grid)
         return self._march(values, grid, SCHEMES[scheme], self.walls.index(walls), start)

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from problems import shallow_water_hllc, shallow_water_roe
-from problems.shallow_water_sweeps import GHOSTS, fastest, fill_x, fill_y
+from problems.grid import Grid
+from problems.shallow_water_sweeps import GHOSTS, MAXIMUM_SIDE, fastest, fill_x, fill_y
 from problems.steady import CannotSolve
 
 State = Float64[np.ndarray, "3 y x"]
@@ -100,6 +101,13 @@ def advance(
     if not np.isfinite(q[:, GHOSTS:-GHOSTS, GHOSTS:-GHOSTS]).all():
         raise too_fast(scheme.id, math.nan)
     return step
+
+
+def require_sides(grid: Grid) -> None:
+    """Raises ``ValueError`` for a grid narrower than the ghost cells or wider than the scratch rows."""
+    if min(grid.shape) < GHOSTS or max(grid.shape) > MAXIMUM_SIDE:
+        ny, nx = grid.shape
+        raise ValueError(f"a side has {GHOSTS} to {MAXIMUM_SIDE} cells, got {ny} x {nx}: use another grid")
 
 
 def _steps_within(left: float, rate: float, scheme: str) -> int:

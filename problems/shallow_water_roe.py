@@ -1,8 +1,8 @@
 """``roe-mc-split-v1``: Roe's solver with wave limiters, dimension-split, for the shallow water equations.
 
 The scheme of PDEBench's radial dam break: PyClaw's classic solver of order 2 with dimensional splitting. A
-step is a sweep along x and then one along y (Godunov splitting: of order 1 in principle, of a small error in
-practice). Each, in the direction s with velocity u along s and v across:
+step is a sweep along x and then one along y: Godunov splitting, which makes the scheme one of order 1, of
+order 2 along the axes only. Each, in the direction s with velocity u along s and v across:
 
 * waves of Roe's linearisation at every face, with speeds u - c, u, u + c, where u and v are means weighted
   with sqrt(h) and c^2 = g (h_l + h_r) / 2;

@@ -14,7 +14,15 @@ from torch import Tensor
 
 from problems.grid import Grid
 from problems.shallow_water_hllc import LEAST_EDGE
-from problems.shallow_water_march import COURANT, FRAME_INTERVAL, MAXIMUM_STEPS, SCHEMES, WALLS, too_fast
+from problems.shallow_water_march import (
+    COURANT,
+    FRAME_INTERVAL,
+    MAXIMUM_STEPS,
+    SCHEMES,
+    WALLS,
+    require_sides,
+    too_fast,
+)
 from problems.shallow_water_roe import TINY
 from problems.shallow_water_sweeps import DRAIN, GHOSTS, GRAVITY
 
@@ -42,6 +50,7 @@ def frames(
             f"a batch of states has the shape [batch, 3, {grid.shape[0]}, {grid.shape[1]}] of h, hu and hv "
             f"on the grid, got {list(state.shape)}"
         )
+    require_sides(grid)
     return _march(state, grid, scheme, walls, start)
 
 

@@ -1,4 +1,4 @@
-"""The commands ``mno serve`` and ``mno solve``. They import what is heavy only when they run."""
+"""The commands ``mno serve``, ``solve`` and ``rollout``. They import what is heavy only when they run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from service.settings import read_settings
 
 if TYPE_CHECKING:
     from service.models import Models
+    from service.rollout import RolloutMethod
     from service.solver import ErrorKind, Method
 
-__all__ = ["serve", "solve"]
+__all__ = ["rollout", "serve", "solve"]
 
 DEVICES = click.Choice(["auto", "cpu", "cuda"])
 
@@ -98,3 +99,52 @@ def solve(
     job = FileJob(problem, input_path, output_path, model, method, error, source, batch_size)
     summary = solve_file(job, settings, progress)
     click.echo(summary)
+
+
+@click.command()
+@click.argument("problem")
+@click.argument("input_path", metavar="INPUT", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("output_path", metavar="OUTPUT", type=click.Path(path_type=Path))
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="The last step, counted from the initial state.",
+)
+@click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Keep every N-th step.")
+@click.option(
+    "--frame",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Step that the states belong to; of trajectories (.h5), the frame to start from.",
+)
+@click.option("--model", help="name, name@alias or name@3. Default: the model named after the problem.")
+@click.option("--store", help="URL of a model store; goes before the built-in models.")
+@click.option("--method", type=click.Choice(["auto", "surrogate", "solver"]), default="auto")
+@click.option("--walls", help="Boundary conditions. Default: the model's.")
+@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--device", type=DEVICES)
+@click.pass_obj
+def rollout(
+    progress: Any,
+    /,
+    problem: str,
+    input_path: Path,
+    output_path: Path,
+    steps: int,
+    every: int,
+    frame: int,
+    model: str | None,
+    method: RolloutMethod,
+    walls: str | None,
+    batch_size: int,
+    **flags: Any,
+) -> None:
+    """Step every state of INPUT (.npy, .npz, .h5, .hdf5) into OUTPUT; interrupted work continues."""
+    from service.rollout_file import RolloutJob, rollout_file
+
+    settings = read_settings(None, os.environ, {**flags, "models": model})
+    job = RolloutJob(problem, input_path, output_path, steps, every, frame, model, method, walls, batch_size)
+    click.echo(rollout_file(job, settings, progress))

@@ -56,6 +56,15 @@ class Models:
                 return version
         raise UnknownModel(f"no model for {problem} is loaded; publish one, or ask for method=solver")
 
+    def identify(self, problem: str, wanted: str | None, *, solver: bool) -> dict[str, Any] | None:
+        """The version that answers, or whose operator the reference solver takes, with its files' hashes."""
+        if solver and wanted is None:
+            return None
+        version = self.find(problem, wanted)
+        hashes = {name: record.sha256 for name, record in version.card.files.items()}
+        # stores have equal names for different versions
+        return {"name": str(version.reference), "scheme": version.card.scheme, "sha256": hashes}
+
     def of_problem(self, problem: str) -> list[str]:
         """Loaded versions that solve ``problem``."""
         return [str(version.reference) for version in self.versions if version.card.problem == problem]

@@ -16,6 +16,7 @@ from typing import Any, Literal, final
 import numpy as np
 from numpy.typing import NDArray
 
+from model_store import LoadedVersion
 from operators import EvolutionSurrogate
 from problems import EvolutionProblem, Grid
 from problems import InvalidField as BrokenRule
@@ -30,7 +31,7 @@ from service.settings import Limits
 from service.validate import Inputs, complete_state, validate_inputs, within_float32
 from service.worker import Batch, Bucket
 
-__all__ = ["Frame", "Roller", "Rollout", "RolloutMethod", "RolloutRequest"]
+__all__ = ["Frame", "Roller", "Rollout", "RolloutMethod", "RolloutRequest", "starts_from_a_state"]
 
 RolloutMethod = Literal["auto", "surrogate", "solver", "hybrid"]
 
@@ -107,6 +108,7 @@ class Rollout:
     method: Literal["surrogate", "solver"]
     operator: str
     walls: str
+    grid: Grid
     frame_interval: float
     block: int
     steps: int
@@ -178,6 +180,7 @@ class Roller:
             method="solver" if march.bucket.version is None else "surrogate",
             operator=march.bucket.scheme,
             walls=march.bucket.walls or problem.walls[0],
+            grid=march.bucket.grid,
             frame_interval=march.frame_interval,
             block=march.block,
             steps=request.steps,
@@ -206,7 +209,7 @@ class Roller:
             message = f"{version.reference} knows walls {walls!r} only; choose another model or method=solver"
             raise InvalidField("walls", "model", message)
         require_tested(version, problem.inputs[0].name, inputs.grid)
-        if surrogate.history > 1:
+        if not starts_from_a_state(version):
             message = f"{version.reference} starts from {surrogate.history} frames, a rollout from one state"
             raise InvalidField("model", "history", f"{message}; choose another model or method=solver")
         grid = Grid(inputs.grid, card.extent, problem.grid.origin)
@@ -283,6 +286,11 @@ async def _frames(
                 return
         async with deadline.kept():
             block = await march.advance(state, step, admitted=True)
+
+
+def starts_from_a_state(version: LoadedVersion) -> bool:
+    """Whether one state, or no state at all, is enough to ask this version."""
+    return not isinstance(version.surrogate, EvolutionSurrogate) or version.surrogate.history == 1
 
 
 def _check_span(request: RolloutRequest, limits: Limits) -> None:

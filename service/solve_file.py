@@ -88,21 +88,10 @@ def _recipe(job: FileJob, fields: FieldFile, models: Models) -> dict[str, Any]:
         "input": [str(job.input.resolve()), status.st_size, status.st_mtime_ns],
         "shape": [fields.count, *fields.grid],
         "source": fields.source if job.source is None else job.source,
-        "version": _version(job, models),
+        "version": models.identify(find_steady(job.problem).name, job.model, solver=job.method == "solver"),
         "method": job.method,
         "error": job.error,
     }
-
-
-def _version(job: FileJob, models: Models) -> dict[str, Any] | None:
-    """The version that answers, or whose operator the reference solver takes, with its files' hashes."""
-    problem = find_steady(job.problem)
-    if job.method == "solver" and job.model is None:
-        return None
-    version = models.find(problem.name, job.model)
-    hashes = {name: record.sha256 for name, record in version.card.files.items()}
-    # stores have equal names for different versions
-    return {"name": str(version.reference), "scheme": version.card.scheme, "sha256": hashes}
 
 
 async def _responses(

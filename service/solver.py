@@ -23,7 +23,7 @@ from service.deadline import Deadline
 from service.errors import InvalidField, NotAvailableYet, ServiceFault
 from service.lookup import find_steady
 from service.models import Models, require_tested
-from service.rollout import Roller, Rollout, RolloutRequest
+from service.rollout import Roller, Rollout, RolloutRequest, starts_from_a_state
 from service.settings import InvalidSettings, Limits
 from service.validate import Inputs, validate_inputs, within_float32
 from service.worker import Batch, Bucket, Solutions
@@ -146,7 +146,7 @@ class Solver:
         side = min(WARM_UP_SIDE, self._limits.grid_side)
         for name in (*STEADY_PROBLEMS, *EVOLUTION_PROBLEMS):
             await self._try_out(name, (side, side), {"method": "solver"})
-        for version in self._models.versions:
+        for version in filter(starts_from_a_state, self._models.versions):
             for grid in version.card.grids:
                 await self._try_out(version.card.problem, grid, {"model": str(version.reference)})
 

@@ -4,7 +4,7 @@ import json
 import tomllib
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -81,6 +81,14 @@ class DataSection(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     workers: PositiveInt | None = None
     families: tuple[FamilySection, ...] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _size_of_the_problem(cls, given: Any) -> Any:
+        """An evolution problem has a domain of its own."""
+        if isinstance(given, dict) and "extent" not in given and given.get("problem") in EVOLUTION_PROBLEMS:
+            return given | {"extent": EVOLUTION_PROBLEMS[given["problem"]].grid.extent}
+        return given
 
     @model_validator(mode="after")
     def _usable_families(self) -> Self:

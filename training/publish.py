@@ -2,23 +2,23 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
 
 import click
 
 from model_store import Card, FieldRecord, Reference, Store
-from problems import PROBLEMS, FieldSpec, Variation, variation
+from problems import EVOLUTION_PROBLEMS, PROBLEMS, FieldSpec
 from training.checkpoint import Checkpoint
 from training.config import Limits, Run
-from training.dataset import read_dataset
+from training.hull import merge_hulls, steady_contents, trajectory_contents
 from training.learner import averaged_state
 from training.provenance import provenance
 from training.splits import split_files
 
 Metrics = Mapping[str, Mapping[str, float]]
+Calibration = Mapping[str, float]
 
 
 class LimitsMissed(RuntimeError):
@@ -26,7 +26,13 @@ class LimitsMissed(RuntimeError):
 
 
 def publish(
-    store: Store, model: str, run: Run, checkpoint: Checkpoint, metrics: Metrics, description: str
+    store: Store,
+    model: str,
+    run: Run,
+    checkpoint: Checkpoint,
+    metrics: Metrics,
+    description: str,
+    calibration: Calibration = MappingProxyType({}),
 ) -> Reference:
     """Add a version to the store, unless an earlier attempt has added it already.
 
@@ -37,12 +43,13 @@ def publish(
         checkpoint: the weights, and the text of the run file.
         metrics: family -> summary of its test split.
         description: one sentence for the card.
+        calibration: what the service's error estimates are made from, see ``training.calibration``.
 
     Raises:
         LimitsMissed: a limit of the run's ``[acceptance]`` is missed.
     """
     check_limits(run.acceptance, metrics)
-    card = make_card(run, checkpoint, metrics, description)
+    card = make_card(run, checkpoint, metrics, description, calibration)
     if (published := _published(store, model, card)) is not None:
         return published
     if (gap := provenance().gap) is not None:
@@ -71,12 +78,17 @@ def move_alias(store: Store, reference: Reference, alias: str) -> None:
     store.set_alias(reference.name, alias, reference.version, expected=current)
 
 
-def make_card(run: Run, checkpoint: Checkpoint, metrics: Metrics, description: str) -> Card:
+def make_card(
+    run: Run, checkpoint: Checkpoint, metrics: Metrics, description: str, calibration: Calibration
+) -> Card:
     """The card of the version; reads the data sets for their hashes and hull."""
     problem = PROBLEMS[run.data.problem]
+    evolution = EVOLUTION_PROBLEMS.get(run.data.problem)
     paths = [file.path for file in split_files(run, "train").values()]
-    contents = {path: _contents(path) for path in paths}
-    variations = [each for content in contents.values() for each in content.variations]
+    if evolution is None:
+        contents = {path: steady_contents(path) for path in paths}
+    else:
+        contents = {path: trajectory_contents(path, evolution, _first_frame(run)) for path in paths}
     return Card(
         description=description,
         problem=run.data.problem,
@@ -86,42 +98,25 @@ def make_card(run: Run, checkpoint: Checkpoint, metrics: Metrics, description: s
         extent=run.data.extent,
         inputs=_records(problem.inputs + problem.parameters),
         outputs=_records(problem.outputs),
-        training_hull=training_hull(variations),
+        frame_interval=None if evolution is None else evolution.frame_interval,
+        walls=None if evolution is None else run.data.walls or evolution.walls[0],
+        training_hull=merge_hulls([content.hull for content in contents.values()]),
         dataset={
             "sha256": hash_files(paths),
-            "samples": len(variations),
+            "samples": sum(content.samples for content in contents.values()),
             "files": len(paths),
             **{f"recipe_sha256.{path.name}": content.recipe for path, content in contents.items()},
         },
         run=checkpoint.run,
         metrics=metrics,
+        calibration=calibration,
         code_version=str(provenance()),
         created=datetime.now(UTC),
     )
 
 
-def training_hull(variations: Iterable[Variation]) -> dict[str, float]:
-    """The bounds of what a version has learnt from; the service compares the fields of requests with them."""
-    contrasts, jumps, roughnesses = zip(*map(astuple, variations), strict=True)
-    return {
-        "contrast_min": min(contrasts),
-        "contrast_max": max(contrasts),
-        "jump_max": max(jumps),
-        "roughness_max": max(roughnesses),
-    }
-
-
-class _Contents(NamedTuple):
-    """What a card says of one data set."""
-
-    variations: list[Variation]
-    recipe: str
-
-
-def _contents(path: Path) -> _Contents:
-    dataset = read_dataset(path)
-    recipe = str(dataset.attributes.get("recipe_sha256", "unknown"))
-    return _Contents([variation(field) for field in dataset.permeability[:, 0]], recipe)
+def _first_frame(run: Run) -> int:
+    return 0 if run.sequence is None else run.sequence.first_frame
 
 
 def _published(store: Store, model: str, card: Card) -> Reference | None:

@@ -2,12 +2,15 @@
 
 import json
 from functools import partial
+from pathlib import Path
 
 import click
 import torch
 
 from model_store import open_store
+from operators import AnySurrogate, Surrogate
 from problems import EVOLUTION_PROBLEMS
+from training.calibration import calibrate
 from training.checkpoint import Checkpoint
 from training.config import Run, Split
 from training.dataset import Dataset, read_dataset
@@ -19,12 +22,18 @@ from training.learner import averaged_surrogate
 from training.progress import Progress
 from training.publish import move_alias, publish
 from training.report import write_report
+from training.report_trajectories import write_trajectory_report
 from training.splits import all_files, split_files, worker_count
 from training.steady_task import SteadyTask
 from training.task import Task
 from training.trainer import choose_device, train
+from training.trajectories import open_trajectories
+from training.trajectory_evaluation import TrajectoryEvaluation, evaluate_trajectories
 
 DEFAULT_STORE = "file:models"
+
+# family -> how the surrogate does on its test split
+Evaluations = dict[str, Evaluation | TrajectoryEvaluation]
 
 
 def execute(run: Run, text: str, progress: Progress, *, resume: bool) -> None:
@@ -63,41 +72,62 @@ def make_task(run: Run, device: torch.device) -> Task:
     return SteadyTask(run, list(read_split(run, "train").values()), read_split(run, "validation"), device)
 
 
-def evaluate_tests(run: Run, checkpoint: Checkpoint, progress: Progress) -> dict[str, Evaluation]:
+def evaluate_tests(run: Run, checkpoint: Checkpoint, progress: Progress) -> Evaluations:
     """Evaluate the averaged weights on every test split: family -> evaluation."""
     surrogate = averaged_surrogate(run, checkpoint).to(choose_device(run.run.device))
-    tests = read_split(run, "test")
-    evaluations = {}
-    with progress(None, sum(map(len, tests.values())), "evaluate") as bar:
-        for family, dataset in tests.items():
-            evaluations[family] = evaluate(surrogate, dataset, run.evaluation.batch_size, run.data.scheme)
-            bar.update(len(dataset))
+    files = split_files(run, "test")
+    evaluations: Evaluations = {}
+    with progress(None, sum(file.recipe.count for file in files.values()), "evaluate") as bar:
+        for family, file in files.items():
+            evaluations[family] = _evaluate(run, surrogate, file.path)
+            bar.update(file.recipe.count)
     return evaluations
 
 
-def make_report(run: Run, evaluations: dict[str, Evaluation]) -> None:
+def _evaluate(run: Run, surrogate: AnySurrogate, path: Path) -> Evaluation | TrajectoryEvaluation:
+    options = run.evaluation
+    if isinstance(surrogate, Surrogate):
+        return evaluate(surrogate, read_dataset(path), options.batch_size, run.data.scheme)
+    first = None if run.sequence is None else run.sequence.first_frame
+    with open_trajectories(path) as data:
+        return evaluate_trajectories(
+            surrogate, data, first, batch_size=options.batch_size, keep=options.pictures
+        )
+
+
+def make_report(run: Run, evaluations: Evaluations) -> None:
     """Write the metrics as JSON, and the report with its pictures, into the run's directory."""
     directory = run.run.directory
     with replace_atomically(directory / "evaluation.json") as path:
         path.write_text(json.dumps(_metrics(evaluations), indent=1) + "\n")
-    if evaluations:
-        log = directory / "log.jsonl"
-        report = write_report(directory / "report", run.run.name, evaluations, run.evaluation.pictures, log)
-        click.echo(f"report: {report}")
+    if not evaluations:
+        return
+    log, place, title = directory / "log.jsonl", directory / "report", run.run.name
+    steady = {family: found for family, found in evaluations.items() if isinstance(found, Evaluation)}
+    rollouts = {
+        family: [found] for family, found in evaluations.items() if isinstance(found, TrajectoryEvaluation)
+    }
+    if steady:
+        report = write_report(place, title, steady, run.evaluation.pictures, log)
+    else:
+        report = write_trajectory_report(place, title, rollouts, log)
+    click.echo(f"report: {report}")
 
 
 def make_version(
-    run: Run,
-    checkpoint: Checkpoint,
-    evaluations: dict[str, Evaluation],
-    model: str,
-    url: str,
-    alias: str | None,
+    run: Run, checkpoint: Checkpoint, evaluations: Evaluations, model: str, url: str, alias: str | None
 ) -> None:
     """Publish the checkpoint, and point the alias at the new version."""
     store = open_store(url)
     description = "" if run.publish is None else run.publish.description
-    reference = publish(store, model, run, checkpoint, _metrics(evaluations), description)
+    learnt = {family.name for family in run.data.families if family.train}
+    rollouts = [
+        found
+        for family, found in evaluations.items()
+        if isinstance(found, TrajectoryEvaluation) and family in learnt
+    ]
+    metrics = _metrics(evaluations)
+    reference = publish(store, model, run, checkpoint, metrics, description, calibrate(rollouts))
     if alias is not None:
         move_alias(store, reference, alias)
     click.echo(f"published {reference}{f' as {model}@{alias}' if alias else ''} in {store.url}")
@@ -108,5 +138,5 @@ def read_split(run: Run, split: Split) -> dict[str, Dataset]:
     return {name: read_dataset(file.path) for name, file in split_files(run, split).items()}
 
 
-def _metrics(evaluations: dict[str, Evaluation]) -> dict[str, dict[str, float]]:
+def _metrics(evaluations: Evaluations) -> dict[str, dict[str, float]]:
     return {family: evaluation.summary for family, evaluation in evaluations.items()}

@@ -1,22 +1,79 @@
 """What holds for every operator, whatever its architecture."""
 
+from typing import get_args
+
 import pytest
 import torch
 
-from operators import OperatorConfig, Surrogate, UnsupportedGrid, surrogate_from_config
+from operators import (
+    AnySurrogate,
+    EvolutionSurrogate,
+    OperatorConfig,
+    Surrogate,
+    UnsupportedGrid,
+    evolves,
+    surrogate_from_config,
+)
+from operators.autoregressive import AutoregressiveConfig
 from operators.axial_mno import AxialMnoConfig
+from operators.diffusion_reaction_mno import DiffusionReactionMnoConfig
+from operators.latent_march import LatentMarchConfig
+from operators.one_shot import OneShotConfig
+from operators.shallow_water_mno import ShallowWaterMnoConfig
 
-# one small instance per row of the operators' table; a new architecture adds its own
+TRUNK = {"channels": 16, "inner_channels": 8, "rank": 2, "blocks": 1}
+GENERIC = {**TRUNK, "fields": 2, "history": 3, "frames": 5, "reference_spacing": 0.25}
+
+# one small instance per row of the operators' tables; a new architecture adds its own
 SMALL: dict[str, OperatorConfig] = {
-    plan: AxialMnoConfig(channels=16, inner_channels=16, states=4, rank=2, blocks=2, plan=plan, intervals=4)
-    for plan in ("axial", "cross4", "bi_raster")
+    **{
+        plan: AxialMnoConfig(
+            channels=16, inner_channels=16, states=4, rank=2, blocks=2, plan=plan, intervals=4
+        )
+        for plan in ("axial", "cross4", "bi_raster")
+    },
+    **{
+        f"shallow_water_{walls}": ShallowWaterMnoConfig(**TRUNK, context=4, hidden=6, frames=4, walls=walls)
+        for walls in ("outflow", "reflecting", "periodic")
+    },
+    "diffusion_reaction": DiffusionReactionMnoConfig(**TRUNK, context=4, hidden=6, frames=4),
+    "one_shot": OneShotConfig(**GENERIC),
+    "latent_march": LatentMarchConfig(**GENERIC),
+    "autoregressive": AutoregressiveConfig(**GENERIC),
 }
+STEADY = {name: config for name, config in SMALL.items() if not evolves(config)}
+EVOLUTION = {name: config for name, config in SMALL.items() if evolves(config)}
+
+# side lengths per cell [m]
+CELL = 0.05
 
 
-@pytest.fixture(params=SMALL.values(), ids=SMALL.keys())
-def surrogate(request: pytest.FixtureRequest) -> Surrogate:
+def _of(request: pytest.FixtureRequest) -> AnySurrogate:
     torch.manual_seed(0)
     return surrogate_from_config(request.param).eval()
+
+
+@pytest.fixture(params=STEADY.values(), ids=STEADY.keys())
+def surrogate(request: pytest.FixtureRequest) -> Surrogate:
+    found = _of(request)
+    assert isinstance(found, Surrogate)
+    return found
+
+
+@pytest.fixture(params=EVOLUTION.values(), ids=EVOLUTION.keys())
+def evolution(request: pytest.FixtureRequest) -> EvolutionSurrogate:
+    found = _of(request)
+    assert isinstance(found, EvolutionSurrogate)
+    return found
+
+
+def test_every_architecture_is_tested() -> None:
+    union, _ = get_args(OperatorConfig)
+    kinds = {config.model_fields["kind"].default for config in get_args(union)}
+    assert {config.kind for config in SMALL.values()} == kinds
+
+
+# --- steady operators
 
 
 def _permeability(batch: int = 2, ny: int = 16, nx: int = 16, seed: int = 0) -> torch.Tensor:
@@ -104,3 +161,116 @@ def test_exports_with_the_scan_as_an_opaque_operator(surrogate: Surrogate) -> No
         program = torch.export.export(surrogate, (a, source), strict=False)
     assert any("selective_scan" in str(node.target) for node in program.graph.nodes)
     torch.testing.assert_close(program.module()(a, source), surrogate(a, source), rtol=1e-5, atol=1e-7)
+
+
+# --- evolution operators
+
+
+def _history(
+    surrogate: EvolutionSurrogate, batch: int = 2, ny: int = 16, nx: int = 16, seed: int = 0
+) -> torch.Tensor:
+    """Frames that any of them takes: the first channel around 1, the others around 0."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (batch, surrogate.history, surrogate.operator.fields, ny, nx)
+    frames = 0.2 * torch.randn(shape, generator=generator).clamp(-3, 3)
+    frames[:, :, 0] += 1.0
+    return frames
+
+
+def _next(
+    surrogate: EvolutionSurrogate, history: torch.Tensor, chosen: list[int] | None = None
+) -> torch.Tensor:
+    extent = CELL * history.shape[-2], CELL * history.shape[-1]
+    following: torch.Tensor = surrogate(history, extent, chosen)
+    return following
+
+
+def test_frames_have_the_shape_of_a_known_one_and_are_finite(evolution: EvolutionSurrogate) -> None:
+    history = _history(evolution)
+    following = _next(evolution, history)
+    assert following.shape == (2, evolution.frames, *history.shape[2:])
+    assert torch.isfinite(following).all()
+
+
+def test_other_grids_need_no_other_operator(evolution: EvolutionSurrogate) -> None:
+    history = _history(evolution, ny=12, nx=28)
+    assert _next(evolution, history).shape[-2:] == (12, 28)
+
+
+@pytest.mark.parametrize("shape", [(18, 16), (16, 30)])
+def test_grids_that_do_not_divide_into_patches_are_refused(
+    evolution: EvolutionSurrogate, shape: tuple[int, int]
+) -> None:
+    with pytest.raises(UnsupportedGrid, match=f"{shape[0]} x {shape[1]}"):
+        _next(evolution, _history(evolution, ny=shape[0], nx=shape[1]))
+
+
+@pytest.mark.parametrize("chosen", [[3], [0], [1, 3], [2, 0, 3], [0, 1, 2, 3]])
+def test_chosen_frames_are_those_of_the_whole_answer(
+    evolution: EvolutionSurrogate, chosen: list[int]
+) -> None:
+    history = _history(evolution)
+    assert torch.equal(_next(evolution, history, chosen), _next(evolution, history)[:, chosen])
+
+
+def test_choosing_frames_chooses_their_gradients(evolution: EvolutionSurrogate) -> None:
+    history, names = _history(evolution), [name for name, _ in evolution.named_parameters()]
+    some = torch.autograd.grad(_next(evolution, history, [1, 3]).square().sum(), evolution.parameters())
+    all_ = torch.autograd.grad(_next(evolution, history)[:, [1, 3]].square().sum(), evolution.parameters())
+    for name, found, expected in zip(names, some, all_, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_every_parameter_of_an_evolution_gets_a_gradient(evolution: EvolutionSurrogate) -> None:
+    _next(evolution.train(), _history(evolution)).square().sum().backward()
+    missing = [
+        name
+        for name, p in evolution.named_parameters()
+        if p.grad is None or not torch.isfinite(p.grad).all() or not p.grad.any()
+    ]
+    assert missing == []
+
+
+def test_the_present_state_gets_a_gradient(evolution: EvolutionSurrogate) -> None:
+    history = _history(evolution).requires_grad_()
+    (slope,) = torch.autograd.grad(_next(evolution, history).square().sum(), history)
+    assert torch.isfinite(slope).all()
+    assert slope.any()
+
+
+def test_evolution_in_eval_is_deterministic(evolution: EvolutionSurrogate) -> None:
+    history = _history(evolution)
+    assert torch.equal(_next(evolution, history), _next(evolution, history))
+
+
+def test_a_trajectory_does_not_depend_on_its_batch(evolution: EvolutionSurrogate) -> None:
+    history = _history(evolution, batch=3)
+    alone = _next(evolution, history[1:2])
+    torch.testing.assert_close(_next(evolution, history)[1:2], alone, rtol=1e-5, atol=1e-6)
+    spoilt = history.clone()
+    spoilt[0], spoilt[2] = float("nan"), 100.0 * spoilt[2]
+    torch.testing.assert_close(_next(evolution, spoilt)[1:2], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_evolution_state_dict_round_trip_is_bit_exact(evolution: EvolutionSurrogate) -> None:
+    evolution.normalize([0.3] * len(evolution.shift), [1.7] * len(evolution.scale))
+    twin = surrogate_from_config(evolution.operator.config).eval()
+    twin.load_state_dict(evolution.state_dict())
+    history = _history(evolution)
+    assert torch.equal(_next(twin, history), _next(evolution, history))
+
+
+def test_evolution_overfits_two_trajectories(evolution: EvolutionSurrogate) -> None:
+    history = _history(evolution)
+    bend = 1 + 0.02 * torch.sin(torch.linspace(0, 6, 16))
+    with torch.no_grad():
+        target = _next(evolution, history) * bend
+    optimizer = torch.optim.Adam(evolution.train().parameters(), lr=3e-3)
+    losses = []
+    for _ in range(60):
+        loss = (_next(evolution, history) - target).norm()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]

@@ -18,6 +18,7 @@ from torch import Tensor
 from model_store import Card, Catalog, FieldRecord, LoadedVersion, Reference, open_store
 from operators import EvolutionOperator, EvolutionSurrogate, Surrogate, surrogate_from_config
 from operators.axial_mno import AxialMnoConfig
+from operators.shallow_water_mno import ShallowWaterMnoConfig
 from service.batcher import Batcher
 from service.compute import Surrogates, advance_reference, solve_reference
 from service.http import create_app
@@ -165,13 +166,18 @@ def drift() -> EvolutionSurrogate:
     return EvolutionSurrogate(Drift(), channels=3).eval()
 
 
+WATER_CONFIG = ShallowWaterMnoConfig(
+    channels=8, inner_channels=8, states=2, rank=1, blocks=1, context=4, hidden=4, frames=4
+)
+
+
 @pytest.fixture(scope="session")
-def evolution_models(drift: EvolutionSurrogate) -> Models:
-    """``shallow_water@1`` on three grids, and ``short@1``, which starts from three frames."""
-    card = Card(
+def water_card() -> Card:
+    """Of a model of shallow water on three grids."""
+    return Card(
         problem="shallow_water",
         scheme="hllc-muscl-v1",
-        operator=CONFIG,  # what a card must have; nothing builds it
+        operator=WATER_CONFIG,
         grids=((16, 24), (16, 16), (512, 512)),
         extent=(5.0, 5.0),
         inputs=(FieldRecord(name="h", unit="m"),),
@@ -186,10 +192,25 @@ def evolution_models(drift: EvolutionSurrogate) -> Models:
         code_version="0",
         created=datetime(2026, 1, 1, tzinfo=UTC),
     )
+
+
+@pytest.fixture(scope="session")
+def water_store(tmp_path_factory: pytest.TempPathFactory, water_card: Card) -> str:
+    """A store with ``shallow_water@1``, a real operator that has learnt nothing."""
+    torch.manual_seed(0)
+    url = f"file:{tmp_path_factory.mktemp('water') / 'store'}"
+    card = water_card.model_copy(update={"grids": ((16, 24), (16, 16))})
+    open_store(url).publish("shallow_water", surrogate_from_config(WATER_CONFIG).state_dict(), card)
+    return url
+
+
+@pytest.fixture(scope="session")
+def evolution_models(drift: EvolutionSurrogate, water_card: Card) -> Models:
+    """``shallow_water@1``, which drifts, and ``short@1``, which starts from three frames."""
     three = EvolutionSurrogate(Drift(), channels=3)
     three.operator.history = 3
     versions = {
-        name: LoadedVersion(Reference(name, 1), card, surrogate)  # type: ignore[arg-type]
+        name: LoadedVersion(Reference(name, 1), water_card, surrogate)
         for name, surrogate in (("shallow_water", drift), ("short", three))
     }
     names = {f"{name}{suffix}": version for name, version in versions.items() for suffix in ("", "@1")}

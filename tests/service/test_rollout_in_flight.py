@@ -12,10 +12,12 @@ import httpx
 import numpy as np
 import pytest
 
+from service.batcher import Batcher
+from service.compute import advance_reference, solve_reference
 from service.models import Models
 from service.settings import Limits
-from service.solver import Queues
-from service.worker import Batch, Solutions, Worker, joined
+from service.solver import Queues, Solver
+from service.worker import Batch, Bucket, Solutions, ThreadWorker, Worker, joined
 
 ROLLOUT = "/v1/problems/shallow_water/rollout"
 NPY = {"Content-Type": "application/x-npy", "Accept": "application/x-npy-stream"}
@@ -29,6 +31,7 @@ class SteppedWorker(Worker):
 
     def __init__(self) -> None:
         self.rows: list[int] = []
+        self.buckets: list[Bucket] = []
         self.permits = asyncio.Semaphore(0)
         self.asked = 0
 
@@ -37,6 +40,7 @@ class SteppedWorker(Worker):
         self.asked += 1
         await self.permits.acquire()
         self.rows.append(batch.rows)
+        self.buckets.append(batch.bucket)
         if POISON in batch.fields["h"]:
             raise ArithmeticError("poisoned")
         steps = np.arange(1, BLOCK + 1, dtype=np.float32)[:, None, None]
@@ -306,3 +310,19 @@ def test_who_reads_nothing_is_let_go(tell: Callable[..., None]) -> None:
         await stalled.aclose()
 
     tell(story, stall_seconds=0.05, inflight_bytes=5 * 3 * 4 * WIDE[0] * WIDE[1] + 1000)
+
+
+def test_the_warm_up_steps_every_model_on_every_grid(evolution_models: Models) -> None:
+    async def story() -> None:
+        worker = SteppedWorker()
+        worker.permit(100)
+        workers = (worker, ThreadWorker(solve_reference), ThreadWorker(advance_reference))
+        queues = Queues(
+            *(Batcher(each, max_batch=8, queue_bytes=10**8, queue_seconds=9.0) for each in workers)
+        )
+        async with Solver(evolution_models, queues, Limits(grid_side=512)) as solver:
+            await solver.warm_up()
+        # but for the one that needs more frames than a rollout starts from
+        assert [bucket.grid.shape for bucket in worker.buckets] == [(16, 24), (16, 16), (512, 512)]
+
+    asyncio.run(story())

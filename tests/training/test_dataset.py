@@ -66,8 +66,19 @@ def test_foreign_files_are_read(tmp_path: Path) -> None:
     assert found.contrast == pytest.approx([1.0, 1.0])
 
 
+def test_a_file_as_published_is_read(tmp_path: Path) -> None:
+    """PDEBench's attribute beta alone, and the times that its merged files may have kept."""
+    path = _foreign(tmp_path / "2D_DarcyFlow_beta10.0_Train.hdf5", **{"t-coordinate": np.ones(2, "f4")})
+    assert len(read_dataset(path)) == 2
+
+
 @pytest.mark.parametrize(
-    ("changes", "named"), [({"nu": None}, "nu"), ({"tensor": np.ones((3, 1, 4, 4), "f4")}, "tensor")]
+    ("changes", "named"),
+    [
+        ({"nu": None}, "nu"),
+        ({"tensor": np.ones((3, 1, 4, 4), "f4")}, "tensor"),
+        ({"y-coordinate": np.ones(3, "f4")}, "cell centres"),
+    ],
 )
 def test_other_layouts_are_refused(tmp_path: Path, changes: dict[str, object], named: str) -> None:
     path = _foreign(tmp_path / "bad.hdf5", **changes)

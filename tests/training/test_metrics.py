@@ -29,6 +29,21 @@ def test_max_error() -> None:
     assert metrics.max_error(PREDICTED, REFERENCE) == pytest.approx([4.0])
 
 
+def test_crmse() -> None:
+    assert metrics.crmse(PREDICTED, REFERENCE) == pytest.approx([0.25])
+
+
+def test_brmse() -> None:
+    # every cell is a corner, in two of the lines: 2 * 25 over 2 * 2 + 2 * 2
+    assert metrics.brmse(PREDICTED, REFERENCE) == pytest.approx([2.5])
+
+
+def test_frmse() -> None:
+    # of a 2 x 2 grid the quadrant has the mean alone; the low band is its shell alone
+    found = metrics.frmse(PREDICTED, REFERENCE)
+    assert found == {"low": pytest.approx([0.25]), "mid": [0.0], "high": [0.0]}
+
+
 def test_relative_energy() -> None:
     ones = np.ones((1, 1, 2, 2))
     reference = np.array([[[[1.0, 0.0], [0.0, 0.0]]]])
@@ -55,6 +70,17 @@ def test_relative_energy_weighs_faces_by_the_harmonic_mean() -> None:
 def test_score_has_every_metric() -> None:
     scores = metrics.score(PREDICTED, REFERENCE, np.ones_like(REFERENCE), (0.5, 0.5), "tpfa-harmonic-v1")
     assert tuple(scores) == metrics.METRICS
+
+
+def test_quantiles_of_infinite_errors() -> None:
+    errors = np.array([1.0, 2.0, np.inf, np.inf])
+    assert [metrics.quantile(errors, fraction) for fraction in (0.0, 1 / 3, 0.5, 1.0)] == [
+        1,
+        2,
+        np.inf,
+        np.inf,
+    ]
+    assert metrics.quantile(errors[:, None] * np.ones(2), 1 / 6).tolist() == [1.5, 1.5]
 
 
 def test_summary() -> None:

@@ -10,10 +10,10 @@ import torch
 from click.testing import CliRunner
 
 from model_store import open_store
-from training.cli import evaluate as evaluate_command
 from training.cli import publish as publish_command
 from training.dataset import read_dataset
 from training.evaluate import evaluate, predict
+from training.evaluate_cli import evaluate as evaluate_command
 from training.learner import averaged_surrogate
 from training.provenance import provenance
 from training.publish import LimitsMissed, check_limits, hash_files
@@ -88,13 +88,6 @@ def test_evaluate_command(finished: Any, published: bool, tmp_path: Path) -> Non
     values = dict(line.split() for line in result.output.splitlines() if not line.startswith("report"))
     assert float(values["relative_l2_median"]) == pytest.approx(measured["relative_l2_median"], rel=1e-4)
     assert (tmp_path / "report" / "report.md").exists()
-
-
-def test_compatible_metrics_are_not_available_yet(finished: Any) -> None:
-    arguments = ["darcy", str(finished.run.checkpoint_path), "--compat", "mno"]
-    result = CliRunner().invoke(evaluate_command, arguments)
-    assert result.exit_code == 2
-    assert "not available yet" in result.output
 
 
 def test_publish_command(finished: Any, silent: Any, tmp_path: Path) -> None:

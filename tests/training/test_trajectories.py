@@ -149,7 +149,7 @@ def _damaged(path: Path, what: str) -> Path:
             case "other problem":
                 file.attrs["problem"] = "wave"
             case "backwards":
-                file["0900/grid/x"][:] = file["0900/grid/x"][::-1]
+                file["0900/grid/x"][:] = file["0900/grid/x"][()][::-1]
             case "no groups":
                 for key in list(file):
                     del file[key]
