@@ -4,9 +4,11 @@ Classic solver, Roe's Riemann solver with entropy fix, MC limiter, dimensional s
 BSD licence; Ketcheson et al. 2012).
 """
 
+import contextlib
 import importlib
 import importlib.util
 import logging
+import tempfile
 
 import numpy as np
 
@@ -23,7 +25,9 @@ def is_installed() -> bool:
 
 def trajectory(state: Fields) -> list[Fields]:
     """The frames after the initial state."""
-    pyclaw, riemann = (importlib.import_module(f"clawpack.{name}") for name in ("pyclaw", "riemann"))
+    # on import it opens a log file in the working directory
+    with tempfile.TemporaryDirectory() as directory, contextlib.chdir(directory):
+        pyclaw, riemann = (importlib.import_module(f"clawpack.{name}") for name in ("pyclaw", "riemann"))
     logging.getLogger("pyclaw").setLevel(logging.ERROR)
     problem = ShallowWater()
     solver = pyclaw.ClawSolver2D(riemann.shallow_roe_with_efix_2D)
@@ -32,14 +36,15 @@ def trajectory(state: Fields) -> list[Fields]:
     solver.cfl_desired, solver.cfl_max = 0.9, 1.0
     solver.all_bcs = pyclaw.BC.extrap
     (y, x), (ly, lx), (ny, nx) = problem.grid.origin, problem.grid.extent, problem.grid.shape
-    axes = (pyclaw.Dimension(x, x + lx, nx, name="x"), pyclaw.Dimension(y, y + ly, ny, name="y"))
-    values = pyclaw.State(pyclaw.Domain(axes), len(_COMPONENTS))
+    axes = [pyclaw.Dimension(x, x + lx, nx, name="x"), pyclaw.Dimension(y, y + ly, ny, name="y")]
+    domain = pyclaw.Domain(axes)
+    values = pyclaw.State(domain, len(_COMPONENTS))
     values.problem_data["grav"] = 1.0
     for component, name in enumerate(_COMPONENTS):
         # PyClaw's axes are x, y
         values.q[component] = state[name].T
     controller = pyclaw.Controller()
-    controller.solution = pyclaw.Solution(values, values.grid)
+    controller.solution = pyclaw.Solution(values, domain)
     controller.solver = solver
     controller.tfinal = problem.frame_interval * problem.frame_count
     controller.num_output_times = problem.frame_count

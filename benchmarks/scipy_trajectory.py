@@ -32,7 +32,7 @@ def _integrate(
     problem = DiffusionReaction()
     shape, times = problem.grid.shape, problem.frame_interval * np.arange(1, problem.frame_count + 1)
     found = solve_ivp(
-        _rates,
+        rates,
         (0.0, float(times[-1])),
         np.stack([state["u"], state["v"]]).ravel(),
         method=method,
@@ -43,7 +43,7 @@ def _integrate(
     return [{"u": u, "v": v} for u, v in found.y.T.reshape(-1, 2, *shape)]
 
 
-def _rates(_time: float, values: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+def rates(_time: float, values: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
     grid = DiffusionReaction.grid
     state = values.reshape(2, *grid.shape)
     weight = 1.0 / grid.spacing[0] ** 2

@@ -21,8 +21,9 @@ def _cosines(
     """Cosines of the expansion at the cell centres times the square roots of their variances."""
     wavenumber = np.pi * np.arange(_MODES) / side
     amplitude = np.exp(-((length * wavenumber) ** 2) / 4)
-    amplitude[1:] *= math.sqrt(2)
     amplitude /= math.sqrt(np.sum(amplitude**2))
+    # the mean of a cosine squared is 1/2
+    amplitude[1:] *= math.sqrt(2)
     return np.asarray(np.cos(coordinate[:, None] * wavenumber) * amplitude)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 import time
 from collections.abc import Generator, Iterator, Mapping
@@ -148,7 +149,9 @@ def _frames(response: httpx.Response, origin: _Origin) -> Iterator[Frame]:
         )
 
 
-def _since_the_start(invariants: dict[str, float], origin: _Origin) -> dict[str, float]:
+def _since_the_start(given: Mapping[str, float | None], origin: _Origin) -> dict[str, float]:
+    # JSON has no number for what overflowed
+    invariants = {name: math.nan if value is None else value for name, value in given.items()}
     if DEFECT not in invariants:
         return invariants
     return invariants | {DEFECT: (1 + invariants[DEFECT]) * (1 + origin.mass_defect) - 1}

@@ -140,11 +140,17 @@ class _March:
         numbers = {} if self.bucket.version else {STEP: np.full(rows, step)}
         outcome = await self.batcher.submit(Batch(self.bucket, {**state, **numbers}), admitted=admitted)
         for why in outcome.solutions.unsolved.values():
-            raise _unsolved(self.problem, step + 1, why)
+            raise self.diverged(step + 1, why)
         if outcome.batch_size == rows:
             return outcome.solutions.fields
         # rows of their own, or a slow reader of some would keep those of everybody in memory
         return await asyncio.to_thread(_copied, outcome.solutions.fields)
+
+    def diverged(self, step: int, why: str) -> InvalidField:
+        """What to raise when a state has left what the problem allows."""
+        way_out = "another model, or method=solver" if self.bucket.version else "or start from a tamer state"
+        message = f"step {step}: {why}; ask for fewer steps, {way_out}"
+        return InvalidField(self.problem.outputs[0].name, "diverged", message)
 
 
 @final
@@ -254,11 +260,11 @@ class _Judge:
             fields = {name: values.astype(self._dtype, order="C") for name, values in state.items()}
         for name, values in fields.items():
             if not np.isfinite(values).all():
-                raise _unsolved(self._march.problem, step, f"{name} is not finite in {self._dtype}")
+                raise self._march.diverged(step, f"{name} is not finite in {self._dtype}")
         try:
             invariants = self._invariants(fields)
         except BrokenRule as error:
-            raise _unsolved(self._march.problem, step, error.message) from error
+            raise self._march.diverged(step, error.message) from error
         if self._mass is not None:
             invariants[MASS_DEFECT] = invariants[MASS] / self._mass - 1
         time_of_step = step * self._march.frame_interval
@@ -327,9 +333,3 @@ def _in_distribution(march: _March, inputs: Inputs) -> tuple[bool, ...]:
 def _rows(fields: State) -> Iterator[dict[str, NDArray[np.float64]]]:
     for row in range(len(next(iter(fields.values())))):
         yield {name: np.asarray(values[row], dtype=np.float64) for name, values in fields.items()}
-
-
-def _unsolved(problem: EvolutionProblem, step: int, why: str) -> InvalidField:
-    """What to raise when a state has left what the problem allows."""
-    message = f"step {step}: {why}; ask for fewer steps, another model, or method=solver"
-    return InvalidField(problem.outputs[0].name, "diverged", message)

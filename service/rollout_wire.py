@@ -33,6 +33,8 @@ __all__ = ["Lines", "Records", "StreamForm", "choose_stream_form", "read_rollout
 NDJSON: Final = "application/x-ndjson"
 NPY_STREAM: Final = "application/x-npy-stream"
 DEFAULT_STEPS: Final = 100
+# steps are counted in 32 bits where they leave Python
+LAST_STEP: Final = 2**31 - 1
 WAY_OUT: Final = "a rollout starts from one state; send a request for each"
 
 
@@ -41,9 +43,9 @@ class RolloutOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: int = Field(DEFAULT_STEPS, ge=1)
+    steps: int = Field(DEFAULT_STEPS, ge=1, le=LAST_STEP)
     every: int = Field(1, ge=1)
-    start_step: int = Field(0, ge=0)
+    start_step: int = Field(0, ge=0, le=LAST_STEP)
     model: str | None = None
     method: RolloutMethod = "auto"
     walls: str | None = None

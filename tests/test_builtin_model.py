@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 import model_store
 from model_store import LoadedVersion, builtin_store
-from problems import PROBLEMS, Grid
+from problems import PROBLEMS, STEADY_PROBLEMS, Grid
 from service.certify import in_hull
 from training.config import parse_run
 from training.splits import all_files
 
-DARCY, GRID, SCHEME = PROBLEMS["darcy"], Grid((128, 128)), "tpfa-harmonic-v1"
+DARCY, GRID, SCHEME = STEADY_PROBLEMS["darcy"], Grid((128, 128)), "tpfa-harmonic-v1"
 SEED = 99
 # what the reference solution may itself be wrong by
 REFERENCE_ERROR = 1e-9
@@ -66,10 +66,11 @@ def assert_bounded(found: Errors) -> None:
     assert (found["energy"] <= found["bound"] + REFERENCE_ERROR).all()
 
 
-def test_the_package_ships_darcy_in_production() -> None:
+def test_the_package_ships_a_model_of_each_problem_in_production() -> None:
     store = builtin_store()
-    assert store.models() == ["darcy"]
-    assert store.resolve("darcy@production").version == store.aliases("darcy")["production"]
+    assert store.models() == sorted(PROBLEMS)
+    for name in PROBLEMS:
+        assert store.resolve(f"{name}@production").version == store.aliases(name)["production"]
 
 
 def test_it_is_small() -> None:

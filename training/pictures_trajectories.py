@@ -157,7 +157,8 @@ def error_title(evaluation: TrajectoryEvaluation, kept: Kept, frame: int, channe
         fraction, of = evaluation.curves["perturbation_l2"][kept.index, frame], "of the perturbation"
     else:
         fraction, of = evaluation.curves["nrmse"][kept.index, frame, channel], "in L2"
-    return f"error, {100.0 * fraction:.2g} % {of}"
+    # two digits, but never 1.4e+02
+    return f"error, {float(f'{100.0 * fraction:.2g}'):g} % {of}"
 
 
 def _specs(evaluation: TrajectoryEvaluation) -> list[FieldSpec]:

@@ -183,6 +183,19 @@ def test_the_reference_solver_streams_its_frames_in_float64(rollout_address: str
             np.testing.assert_allclose(values, exact[field], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", list(EVOLUTION_PROBLEMS))
+def test_the_reference_solver_goes_on_where_it_stopped(rollout_address: str, name: str) -> None:
+    problem = EVOLUTION_PROBLEMS[name]
+    rng = np.random.default_rng(2)
+    given = {spec.name: rng.uniform(0.5, 1.0, (12, 20)) for spec in problem.inputs}
+    with Client(rollout_address) as client:
+        whole = list(client.rollout(name, given, steps=4, method="solver"))
+        rest = list(client.rollout(name, whole[0].fields, steps=4, start_step=1, method="solver"))
+    assert [frame.step for frame in rest] == [2, 3, 4]
+    for frame, same in zip(rest, whole[1:], strict=True):
+        assert all(np.array_equal(frame.fields[field], same.fields[field]) for field in given)
+
+
 def test_walls_are_the_solver_s_to_choose(rollout_address: str, water: NDArray[np.float32]) -> None:
     with Client(rollout_address) as client:
         mass = {

@@ -127,6 +127,7 @@ def test_pickles_and_torn_files_are_refused_unread(http: httpx.Client) -> None:
         ({"steps": 3, "every": 4}, "steps"),
         ({"steps": 3, "start_step": 3}, "steps"),
         ({"steps": 3, "start_step": -1}, "start_step"),
+        ({"steps": 2**31 - 1, "start_step": 2**31, "method": "solver"}, "start_step"),
         ({"steps": 11, "start_step": 10, "every": 5}, "steps"),
         ({"method": "magic"}, "method"),
         ({"walls": "brick"}, "walls"),
@@ -204,3 +205,12 @@ def test_too_much_is_413(http: httpx.Client) -> None:
 def test_a_deadline_that_cannot_be_met_is_504(http: httpx.Client) -> None:
     response = http.post(ROLLOUT, json={"state": {"h": ONES}, "timeout_ms": 0.001})
     problem(response, 504, "deadline-exceeded")
+
+
+def test_a_state_that_no_solver_can_step_is_refused_at_once(http: httpx.Client) -> None:
+    fast = {"h": ONES, "hu": bad(1e12)}
+    response = http.post(ROLLOUT, json={"state": fast, "steps": 3, "method": "solver"})
+    document = problem(response, 422, "invalid-field")
+    assert document["rule"] == "diverged"
+    assert "step 1" in document["detail"]
+    assert "method=solver" not in document["detail"]

@@ -282,6 +282,25 @@ def test_a_full_queue_refuses_new_rollouts_and_lets_the_one_under_way_go_on(
     tell(story, queue_bytes=3 * 16 * 16 * 4)
 
 
+def test_a_rollout_under_way_is_not_refused_by_a_queue_that_is_full_meanwhile(
+    tell: Callable[..., None],
+) -> None:
+    async def story(service: Service) -> None:
+        service.worker.permit(2)
+        # more than the sockets hold: it asks for no more until it is read
+        waiting = await service.open(grid=WIDE, steps=2 * BLOCK)
+        await (await service.open(steps=BLOCK)).aread()
+        filling = asyncio.create_task(service.open(1.0))
+        await until(lambda: service.worker.asked == 3)
+        reading = asyncio.create_task(waiting.aread())
+        await until(lambda: service.queues.surrogates.waiting == 1)
+        service.worker.permit(100)
+        assert len(depths(await reading)) == 2 * BLOCK
+        assert depths(await (await filling).aread())[-1] == 13.0
+
+    tell(story, queue_bytes=3 * 16 * 16 * 4)
+
+
 def test_a_stream_holds_its_block_s_memory_until_it_ends(tell: Callable[..., None]) -> None:
     held = len(body(1.0)) + BLOCK * 3 * 16 * 16 * 4
 

@@ -180,7 +180,7 @@ grid = [16, 16]
 label_grid = [64, 64]
 frames = 20
 scheme = "hllc-muscl-v1"
-walls = "reflecting"
+walls = "outflow"
 workers = 2
 
 [[data.families]]
@@ -190,6 +190,8 @@ train = 60
 
 [operator]
 kind = "shallow_water_mno"
+
+[sequence]
 
 [optimizer]
 learning_rate = 1e-3
