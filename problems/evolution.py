@@ -18,7 +18,8 @@ class EvolutionProblem(Problem):
         frame_interval: time between two frames [s].
         frame_count: frames after the initial state in PDEBench's data.
         walls: names of the boundary conditions, the default one first.
-        rest: the state in which nothing happens, by field; errors are measured against what departs from it.
+        rest: by field, what errors are measured against: the departure from it. Still water for one problem,
+            zero, which is not its steady state, for another.
         vectors: pairs of fields that are the components (along x, along y) of a vector.
     """
 
@@ -49,6 +50,7 @@ class EvolutionProblem(Problem):
 
         Raises:
             InvalidField: a field breaks one of its rules.
+            CannotSolve: the scheme has no frame that can be trusted.
         """
 
     @abstractmethod

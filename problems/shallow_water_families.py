@@ -38,7 +38,7 @@ REST_DEPTH = 1.0
 
 _SHORTER_SIDE = 5.0
 _MOST = 4
-_LEAST_DEPTH, _HIGHEST_TROUGH, _LOWEST_CREST, _GREATEST_DEPTH = 0.7, 1.0, 1.1, 3.0
+_LEAST_DEPTH, _LOWEST_CREST, _GREATEST_DEPTH = 0.7, 1.1, 3.0
 _DISC_RADII = (0.2, 0.9)
 _BUMP_WIDTHS = (0.15, 0.8)
 _DIP_SHARE = 0.25
@@ -145,7 +145,7 @@ def _bumps(rng: np.random.Generator, grid: Grid) -> Float64[np.ndarray, "y x"]:
     number, (center_y, center_x) = _places(rng, grid)
     width = rng.uniform(*_BUMP_WIDTHS, _MOST) * min(grid.extent) / _SHORTER_SIDE
     crest = rng.uniform(_LOWEST_CREST - REST_DEPTH, _GREATEST_DEPTH - REST_DEPTH, _MOST)
-    trough = rng.uniform(_LEAST_DEPTH - REST_DEPTH, _HIGHEST_TROUGH - REST_DEPTH, _MOST)
+    trough = rng.uniform(_LEAST_DEPTH - REST_DEPTH, 0.0, _MOST)
     height = np.where(rng.random(_MOST) < _DIP_SHARE, trough, crest)
     lattice = Grid((_LATTICE, _LATTICE), grid.extent, grid.origin)
     bumps = (center_y[:number], center_x[:number], width[:number], height[:number])
