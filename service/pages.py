@@ -114,8 +114,9 @@ _FRAMES = (
     "in_distribution; of the invariants, mass_defect counts from the state that was sent, and error is null "
     "where nothing is known. application/x-npy-stream: records, each of eight bytes with a length "
     "(little-endian) and as many bytes; a frame is a record of JSON (step, time, invariants, error, "
-    "in_distribution) and one of .npy (channel, y, x); the stream ends with a record of length 0. A failure after the stream began is "
-    'a last line or record {"error": problem document} without a step, and no record of length 0'
+    "in_distribution) and one of .npy (channel, y, x); the stream ends with a record of length 0. A failure "
+    'after the stream began is a last line or record {"error": problem document} without a step, and no '
+    "record of length 0"
 )
 
 _ROLLOUT_HEADERS: dict[str, str] = {

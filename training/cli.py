@@ -1,4 +1,4 @@
-"""The commands ``generate``, ``train`` and ``publish``."""
+"""The commands ``train`` and ``publish``."""
 
 from pathlib import Path
 
@@ -14,14 +14,6 @@ _RUN_FILE = click.argument("run_file", type=_FILE, metavar="RUN.toml")
 _STORE = click.option(
     "--store", envvar="MNO_STORE", metavar="URL", help="A model store, such as file:models."
 )
-
-
-@click.command()
-@_RUN_FILE
-@click.pass_obj
-def generate(progress: Progress, run_file: Path) -> None:
-    """Generate the reference data of RUN.toml; continues an interrupted generation."""
-    story.make_data(_read(run_file)[0], progress)
 
 
 @click.command()

@@ -116,6 +116,11 @@ def test_a_resumed_rollout_is_the_tail_of_the_unbroken_one(
     assert [frame["step"] for frame in rest] == list(range(9, 15))
     assert [frame["time"] for frame in rest] == [frame["time"] for frame in whole[8:]]
     assert np.array_equal(stacked(rest), stacked(whole[8:]))
+    rest = lines(
+        http.post(ROLLOUT, json={"state": whole[3]["fields"], "steps": 14, "start_step": 4, "every": 3})
+    )
+    assert [frame["step"] for frame in rest] == [6, 9, 12]
+    assert np.array_equal(stacked(rest), stacked(whole[5::3]))
     # the middle of a block is another beginning
     other = lines(http.post(ROLLOUT, json={"state": whole[5]["fields"], "steps": 14, "start_step": 6}))
     assert not np.array_equal(stacked(other), stacked(whole[6:]))

@@ -119,6 +119,7 @@ def test_compatible_numbers(silent: Any, store: str, dataset: Path, compat: str)
     assert found == pytest.approx(dict(expected), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_baselines_and_report(silent: Any, store: str, dataset: Path, tmp_path: Path) -> None:
     report = ["--report", tmp_path / "report", "--baselines", "--training", dataset]
     result = run(silent, "water@1", dataset, *report, "--store", store)

@@ -50,6 +50,7 @@ def with_title(figure: Figure, title: str) -> Axes:
     return next(axes for axes in figure.axes if axes.get_title().startswith(title))
 
 
+@pytest.mark.slow
 def test_report_and_its_pictures(evaluation: TrajectoryEvaluation, tmp_path: Path) -> None:
     other = replace(evaluation, forecast="solver, 128 x 128", kept=())
     path = write_trajectory_report(tmp_path / "report", "a model", {"wide": [evaluation, other]})
