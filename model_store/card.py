@@ -49,6 +49,7 @@ class Card(_Record):
         extent: side lengths (Ly, Lx) of its training data [m].
         frame_interval: time between two frames of an evolution problem [s].
         walls: boundary conditions of an evolution problem.
+        first_frame: the earliest frame of a trajectory from which its rollouts were trained and calibrated.
         training_hull: bounds of the training inputs, such as ``contrast_max`` and ``jump_max``.
         dataset: of the training data, at least its ``sha256``.
         run: the whole text of the run file.
@@ -68,6 +69,7 @@ class Card(_Record):
     outputs: tuple[FieldRecord, ...]
     frame_interval: PositiveFloat | None = None
     walls: str | None = None
+    first_frame: int = Field(default=0, ge=0)
     training_hull: Mapping[str, float] = {}
     dataset: Mapping[str, str | int | float]
     run: str

@@ -32,7 +32,7 @@ OperatorConfig = Annotated[
 AnySurrogate = Surrogate | EvolutionSurrogate
 
 _STEADY: Mapping[str, Callable[[Any], Operator]] = {"axial_mno": AxialMno}
-_EVOLUTION: Mapping[str, Callable[[Any], EvolutionOperator]] = {
+_EVOLUTION: Mapping[str, type[EvolutionOperator]] = {
     "shallow_water_mno": ShallowWaterMno,
     "diffusion_reaction_mno": DiffusionReactionMno,
     "one_shot": OneShot,
@@ -44,6 +44,11 @@ _EVOLUTION: Mapping[str, Callable[[Any], EvolutionOperator]] = {
 def evolves(config: OperatorConfig) -> bool:
     """Whether it is the configuration of an evolution operator."""
     return config.kind in _EVOLUTION
+
+
+def holds_equations(config: OperatorConfig) -> bool:
+    """Whether the operator computes with physical units, so that nothing may be standardised around it."""
+    return evolves(config) and _EVOLUTION[config.kind].holds_equations
 
 
 def surrogate_from_config(config: OperatorConfig) -> AnySurrogate:
@@ -63,5 +68,6 @@ __all__ = [
     "Surrogate",
     "UnsupportedGrid",
     "evolves",
+    "holds_equations",
     "surrogate_from_config",
 ]

@@ -6,6 +6,7 @@ latent state (``LatentMarch``), or by feeding an operator its own output (``Auto
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -19,7 +20,10 @@ class EvolutionOperator(nn.Module, ABC):
         history: frames that it needs, the last one being the present.
         frames: frames that one call returns.
         fields: channels of a frame.
+        holds_equations: it computes with the equations of its problem, in physical units.
     """
+
+    holds_equations: ClassVar[bool] = False
 
     history: int
     frames: int

@@ -65,6 +65,7 @@ class ShallowWaterMnoConfig(BaseModel):
 class ShallowWaterMno(EvolutionOperator):
     """Coarse prediction of a block of frames, corrected by S6 tokens and a local network."""
 
+    holds_equations = True
     history = 1
     fields = CHANNELS
 

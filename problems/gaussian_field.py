@@ -34,6 +34,8 @@ def gaussian_field(rng: np.random.Generator, length: float, grid: Grid) -> Float
         raise ValueError(
             f"correlation_length must be at least 0.03 of the longer side {side:g} m, got {length:g}"
         )
-    (y, x), (ly, lx) = grid.coordinates(), grid.extent
+    # distances from the walls, wherever the origin lies: about the middle of the domain cosines are symmetric
+    y, x = (centres - first for centres, first in zip(grid.coordinates(), grid.origin, strict=True))
+    ly, lx = grid.extent
     coefficients = rng.standard_normal((_MODES, _MODES))
     return np.asarray(_cosines(y, ly, length) @ coefficients @ _cosines(x, lx, length).T)

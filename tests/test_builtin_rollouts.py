@@ -118,8 +118,9 @@ def test_shallow_water_is_nearer_to_the_fine_solution_than_the_solver_on_its_gri
         errors["solver"].append(perturbation_error(solve("shallow_water", state, 128, 100), reference))
     assert np.mean(errors["model"]) < 0.9 * np.mean(errors["solver"])
     assert max(errors["model"]) < 0.15
-    limit = version("shallow_water").card.metrics["wide"]["perturbation_l2_max"]
-    assert np.mean(errors["model"]) <= limit
+    stated = version("shallow_water").card.metrics["wide"]["perturbation_l2_mean"]
+    # four draws of a family whose errors differ tenfold
+    assert np.mean(errors["model"]) <= 2.5 * stated
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ STRIDE = 5
 
 
 def calibrate(evaluations: Iterable[TrajectoryEvaluation]) -> dict[str, float]:
-    """``<metric>_q90.frame_<steps>`` -> quantile of the error that many frames after the given one.
+    """``<metric>_q90.frame_<steps>`` -> quantile of the error so many frames after the last given one.
 
     Args:
         evaluations: of the families that the version has learnt from, from their test splits.

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from operators import OperatorConfig, evolves
+from operators import OperatorConfig, evolves, holds_equations
 from problems import EVOLUTION_PROBLEMS
 from training.metrics import SUMMARY_NAMES
 from training.trajectory_metrics import summary_names
@@ -148,7 +148,7 @@ class SequenceSection(_Section):
     gradient: Literal["block", "rollout"] = "block"
     # how many frames of a block a step compares, the last one among them; all of them by default
     frames_per_block: PositiveInt | None = None
-    # the earliest frame that is given, and the share of the rollouts that begin there
+    # the earliest last given frame, and the share of the rollouts that continue it
     first_frame: NonNegativeInt = 0
     initial_share: Fraction = 0.1
     # white noise on the given frames, relative to their perturbation
@@ -244,25 +244,54 @@ class Run(_Section):
         return self
 
     @model_validator(mode="after")
-    def _operator_agrees_with_data(self) -> Self:
-        for name in ("scheme", "walls", "frame_interval"):
-            chosen, data = getattr(self.operator, name, None), getattr(self.data, name, None)
-            if chosen is not None and data is not None and chosen != data:
-                raise ValueError(f"operator.{name} is {chosen}, but data.{name} is {data}")
-        return self
-
-    @model_validator(mode="after")
     def _operator_fits_problem(self) -> Self:
         evolution = self.data.problem in EVOLUTION_PROBLEMS
         if evolves(self.operator) != evolution:
             kind = "an evolution" if evolution else "a steady"
-            raise ValueError(
-                f"{self.data.problem} is {kind} problem, operator.kind {self.operator.kind} is not"
-            )
+            raise ValueError(f"operator.kind {self.operator.kind}: {self.data.problem} is {kind} problem")
         if evolution and self.sequence is None:
             raise ValueError("an evolution problem needs a [sequence] section")
         if not evolution and self.sequence is not None:
             raise ValueError(f"{self.data.problem} is steady: leave [sequence] out")
+        if evolution and "loss" in self.model_fields_set:
+            raise ValueError("[loss] is for steady problems; an evolution problem has one loss: leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _operator_agrees_with_data(self) -> Self:
+        for name, data in self._facts_of_the_data().items():
+            chosen = getattr(self.operator, name, data)
+            if chosen != data:
+                raise ValueError(f"operator.{name} is {chosen}, but the data's is {data}")
+        return self
+
+    def _facts_of_the_data(self) -> dict[str, str | float]:
+        """What an operator may have built in."""
+        problem = EVOLUTION_PROBLEMS.get(self.data.problem)
+        if problem is None:
+            return {"scheme": self.data.scheme}
+        walls = self.data.walls or problem.walls[0]
+        return {"scheme": self.data.scheme, "walls": walls, "frame_interval": problem.frame_interval}
+
+    @model_validator(mode="after")
+    def _rollouts_fit_into_the_data(self) -> Self:
+        if self.sequence is None:
+            return self
+        history, block = getattr(self.operator, "history", 1), getattr(self.operator, "frames", 1)
+        last = self.data.frames or EVOLUTION_PROBLEMS[self.data.problem].frame_count
+        needed = self.sequence.first_frame + self.sequence.most_blocks * block
+        if needed > last:
+            raise ValueError(
+                f"sequence.curriculum: {self.sequence.most_blocks} blocks of {block} frames after frame "
+                f"{self.sequence.first_frame} end at frame {needed}, but data.frames is {last}"
+            )
+        if self.sequence.first_frame < history - 1:
+            raise ValueError(
+                f"sequence.first_frame: with a history of {history} frames the last given one is at least "
+                f"{history - 1}, got {self.sequence.first_frame}"
+            )
+        if self.sequence.normalize and holds_equations(self.operator):
+            raise ValueError(f"operator.kind {self.operator.kind} takes physical units: leave normalize out")
         return self
 
     @property

@@ -47,6 +47,7 @@ class EvolutionTask(Task):
             samples=len(self._data),
             frames=self._data.frames,
             first_frame=run.sequence.first_frame,
+            history=getattr(run.operator, "history", 1),
             batch_size=run.optimizer.batch_size,
             seed=run.run.seed,
             symmetries=self._data.symmetries if run.augmentation.d4 else 1,

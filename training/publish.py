@@ -100,6 +100,7 @@ def make_card(
         outputs=_records(problem.outputs),
         frame_interval=None if evolution is None else evolution.frame_interval,
         walls=None if evolution is None else run.data.walls or evolution.walls[0],
+        first_frame=_first_frame(run),
         training_hull=merge_hulls([content.hull for content in contents.values()]),
         dataset={
             "sha256": hash_files(paths),

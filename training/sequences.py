@@ -21,16 +21,18 @@ class SequenceSchedule(NamedTuple):
     Attributes:
         samples: number of trajectories.
         frames: of a trajectory, the initial state included.
-        first_frame: the earliest frame that a stretch may begin with.
+        first_frame: the earliest frame that may be the last given one.
+        history: given frames.
         batch_size: stretches per step.
         seed: of everything that is drawn.
         symmetries: number of symmetries.
-        initial_share: share of the stretches that begin at ``first_frame``.
+        initial_share: share of the stretches that continue ``first_frame``.
     """
 
     samples: int
     frames: int
     first_frame: int
+    history: int
     batch_size: int
     seed: int
     symmetries: int
@@ -52,9 +54,9 @@ class SequenceSchedule(NamedTuple):
     def starts_at(self, step: int, length: int) -> NDArray[np.int64]:
         """First frames of stretches of ``length`` frames."""
         rng = self._rng(_START, step)
-        latest = self.frames - length
-        starts = rng.integers(self.first_frame, latest + 1, size=self.batch_size)
-        return np.where(rng.random(self.batch_size) < self.initial_share, self.first_frame, starts)
+        earliest, latest = self.first_frame - (self.history - 1), self.frames - length
+        starts = rng.integers(earliest, latest + 1, size=self.batch_size)
+        return np.where(rng.random(self.batch_size) < self.initial_share, earliest, starts)
 
     def chosen_at(self, step: int, frames: int, count: int) -> tuple[int, ...]:
         """``count`` of the frames of a block, the last one among them."""

@@ -15,6 +15,57 @@ from training.run import execute
 
 SMOKE = (Path(training.__file__).parent / "runs" / "darcy_smoke.toml").read_text()
 
+# an evolution run of seconds: four trajectories of nine frames
+EVOLUTION_SMOKE = """
+[run]
+name = "dams"
+directory = "runs/dams"
+seed = 3
+device = "cpu"
+threads = 1
+
+[data]
+directory = "data/dams"
+problem = "shallow_water"
+grid = [16, 16]
+extent = [5.0, 5.0]
+frames = 8
+scheme = "hllc-muscl-v1"
+walls = "outflow"
+workers = 1
+
+[[data.families]]
+name = "dams"
+family = "dams"
+train = 4
+validation = 2
+
+[operator]
+kind = "shallow_water_mno"
+channels = 8
+inner_channels = 8
+rank = 2
+blocks = 1
+context = 4
+hidden = 4
+frames = 2
+
+[optimizer]
+learning_rate = 2e-3
+steps = 6
+batch_size = 3
+ema_decay = 0.9
+
+[sequence]
+curriculum = [{ step = 0, blocks = 1 }, { step = 3, blocks = 2 }]
+initial_share = 0.2
+noise = 0.01
+
+[log]
+every = 2
+validate_every = 3
+"""
+
 
 class SilentBar:
     """A progress bar that calls ``at`` with the count after every update."""
@@ -79,6 +130,11 @@ def in_directory(text: str, directory: Path) -> str:
 @pytest.fixture
 def smoke_text(tmp_path: Path) -> str:
     return in_directory(SMOKE, tmp_path)
+
+
+@pytest.fixture
+def evolution_text(tmp_path: Path) -> str:
+    return in_directory(EVOLUTION_SMOKE, tmp_path)
 
 
 @pytest.fixture(scope="session")

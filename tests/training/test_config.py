@@ -21,7 +21,7 @@ def test_run_files_of_the_package_are_valid(path: Path) -> None:
     [
         ("[optimizer]", "[optimizer]\nmomentum = 0.9", "optimizer.momentum"),
         ("[run]", "[unknown]\n[run]", "unknown"),
-        ("channels = 16", "chanels = 16", "operator.chanels"),
+        ("channels = 16", "chanels = 16", "operator.axial_mno.chanels"),
         ("batch_size = 8\nema", "batch_size = 0\nema", "optimizer.batch_size"),
         ("learning_rate = 2e-3", "learning_rate = -1.0", "optimizer.learning_rate"),
         ("warmup_steps = 2", "warmup_steps = 12", "optimizer"),
@@ -51,3 +51,61 @@ def test_recipe_ignores_what_does_not_change_the_weights(smoke_text: str) -> Non
     recipe = parse_run(smoke_text).training_recipe()
     assert parse_run(elsewhere).training_recipe() == recipe
     assert parse_run(otherwise).training_recipe() != recipe
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place"),
+    [
+        ("{ step = 0, blocks = 1 }, ", "", "sequence"),
+        ("[{ step = 0, blocks = 1 }, { step = 3, blocks = 2 }]", "[]", "sequence"),
+        ("step = 3", "step = 0", "sequence"),
+        ("blocks = 2 }", "blocks = 0 }", "sequence.curriculum.1.blocks"),
+        ("step = 3", "steps = 3", "sequence.curriculum.1.steps"),
+        ("noise = 0.01", "noise = -0.01", "sequence.noise"),
+        ("noise = 0.01", 'gradient = "none"', "sequence.gradient"),
+        ("noise = 0.01", "frames_per_block = 0", "sequence.frames_per_block"),
+        ("noise = 0.01", "first_frame = -1", "sequence.first_frame"),
+        ("initial_share = 0.2", "initial_share = 1.0", "sequence.initial_share"),
+        ("[sequence]", "[sequence]\nteacher = 1", "sequence.teacher"),
+        ('walls = "outflow"', 'walls = "periodic"', "walls"),
+        ('kind = "shallow_water_mno"', 'kind = "axial_mno"', "operator"),
+        ("frames = 2\n", 'scheme = "roe-mc-split-v1"\n', "operator.shallow_water_mno.scheme"),
+    ],
+)
+def test_bad_evolution_runs_are_refused(evolution_text: str, old: str, new: str, place: str) -> None:
+    assert old in evolution_text
+    parse_run(evolution_text)
+    with pytest.raises(InvalidRun) as caught:
+        parse_run(evolution_text.replace(old, new))
+    assert place in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_evolution_problem_needs_a_sequence(evolution_text: str) -> None:
+    start, end = evolution_text.index("[sequence]"), evolution_text.index("[log]")
+    with pytest.raises(InvalidRun, match=r"needs a \[sequence\] section"):
+        parse_run(evolution_text[:start] + evolution_text[end:])
+
+
+def test_a_steady_problem_has_no_sequence(smoke_text: str) -> None:
+    with pytest.raises(InvalidRun, match=r"darcy is steady: leave \[sequence\] out"):
+        parse_run(smoke_text + "\n[sequence]\n")
+
+
+def test_a_steady_problem_has_no_evolution_operator(smoke_text: str) -> None:
+    first, last = (smoke_text.index(name) for name in ("[operator]", "[optimizer]"))
+    operator = '[operator]\nkind = "one_shot"\nfields = 1\nreference_spacing = 0.1\n\n'
+    with pytest.raises(InvalidRun, match=r"darcy is a steady problem, operator\.kind one_shot is not"):
+        parse_run(smoke_text[:first] + operator + smoke_text[last:])
+
+
+def test_curriculum_rises_by_its_steps(evolution_text: str) -> None:
+    sequence = parse_run(evolution_text).sequence
+    assert sequence is not None
+    assert [sequence.blocks_at(step) for step in range(6)] == [1, 1, 1, 2, 2, 2]
+    assert sequence.most_blocks == 2
+
+
+def test_the_sequence_belongs_to_the_recipe(evolution_text: str) -> None:
+    recipe = parse_run(evolution_text).training_recipe()
+    assert parse_run(evolution_text.replace("noise = 0.01", "noise = 0.02")).training_recipe() != recipe
