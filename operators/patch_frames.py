@@ -23,12 +23,12 @@ class PatchFramesConfig(BaseModel):
 
     # channels of a frame
     fields: int = Field(gt=0)
-    history: int = Field(default=1, gt=0)
-    frames: int = Field(default=10, gt=0)
     # the boundary conditions that it learns; a run compares them with its data's
-    walls: str | None = None
+    walls: str
     # spacing of the patches at which ``delta`` is taken as it is [m]
     reference_spacing: float = Field(gt=0)
+    history: int = Field(default=1, gt=0)
+    frames: int = Field(default=10, gt=0)
     channels: int = Field(default=64, gt=0)
     inner_channels: int = Field(default=64, gt=0)
     states: int = Field(default=4, gt=0)

@@ -13,6 +13,7 @@ times faster and less exact, by splitting (``diffusion_reaction_strang``).
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import final
 
@@ -34,11 +35,24 @@ _LARGEST = 100.0
 ACTIVATOR = FieldSpec("u", "u", "1", "activator", minimum=-_LARGEST, maximum=_LARGEST)
 INHIBITOR = FieldSpec("v", "v", "1", "inhibitor", minimum=-_LARGEST, maximum=_LARGEST)
 
-# id -> the state one frame later, of u, v, grid and the number of the frame
-SCHEMES: Mapping[str, Callable[[_Field, _Field, Grid, int], tuple[_Field, _Field]]] = MappingProxyType(
+
+@dataclass(frozen=True)
+class Scheme:
+    """A scheme of finite volumes.
+
+    Attributes:
+        steps: their number to the next frame, of the number of the frame, grid, max |u| and max |v|.
+        advance: the state one frame later, of u, v, grid and the number of the frame.
+    """
+
+    steps: Callable[[int, Grid, float, float], int]
+    advance: Callable[[_Field, _Field, Grid, int], tuple[_Field, _Field]]
+
+
+SCHEMES: Mapping[str, Scheme] = MappingProxyType(
     {
-        diffusion_reaction_rk4.SCHEME: diffusion_reaction_rk4.advance,
-        diffusion_reaction_strang.SCHEME: diffusion_reaction_strang.advance,
+        module.SCHEME: Scheme(module.steps, module.advance)
+        for module in (diffusion_reaction_rk4, diffusion_reaction_strang)
     }
 )
 
@@ -81,13 +95,22 @@ class DiffusionReaction(EvolutionProblem):
     ) -> Iterator[Fields]:
         """The state every 0.05 s; steps are shorter in the first frames, where it may be rough."""
         u, v = self._validated(state, grid)
-        if scheme is not None and scheme not in SCHEMES:
-            raise ValueError(f"unknown scheme {scheme}, expected one of {', '.join(SCHEMES)}")
         if walls is not None and walls not in self.walls:
             raise ValueError(f"unknown walls {walls}, expected one of {', '.join(self.walls)}")
+        return _march(self._scheme(scheme, start).advance, u, v, grid, start)
+
+    def cell_steps(self, state: Fields, grid: Grid, scheme: str | None = None, start: int = 0) -> int:
+        """Cells times steps that the next frame takes, exactly."""
+        u, v = self._validated(state, grid)
+        largest_u, largest_v = float(np.abs(u).max()), float(np.abs(v).max())
+        return self._scheme(scheme, start).steps(start, grid, largest_u, largest_v) * u.size
+
+    def _scheme(self, scheme: str | None, start: int) -> Scheme:
+        if scheme is not None and scheme not in SCHEMES:
+            raise ValueError(f"unknown scheme {scheme}, expected one of {', '.join(SCHEMES)}")
         if start < 0:
             raise ValueError(f"start must be at least 0, the number of a frame, got {start}")
-        return _march(SCHEMES[scheme or self.schemes[0]], u, v, grid, start)
+        return SCHEMES[scheme or self.schemes[0]]
 
     def invariants(self, state: Fields, grid: Grid) -> Mapping[str, float]:
         """Means of u and v; they obey ``<u>' = <u - u^3> - k - <v>`` and ``<v>' = <u> - <v>``."""

@@ -33,8 +33,9 @@ _ROUGH_STEPS, _SMOOTH_STEPS = 20, 5
 _ROUGH_LIMIT, _SMOOTH_LIMIT = 1.6, 2.4
 
 
-def steps(frame: int, stiffness: float) -> int:
-    """Steps from ``frame`` to the next for a stiffness [1/s]."""
+def steps(frame: int, grid: Grid, largest_u: float, largest_v: float) -> int:
+    """Steps from ``frame`` to the next for max |u| and max |v|."""
+    stiffness = stiffness_of_diffusion(grid) + stiffness_of_reaction(largest_u, largest_v)
     least, limit = (_ROUGH_STEPS, _ROUGH_LIMIT) if frame < _ROUGH_FRAMES else (_SMOOTH_STEPS, _SMOOTH_LIMIT)
     return max(least, math.ceil(FRAME_INTERVAL * stiffness / limit))
 
@@ -43,10 +44,7 @@ def advance(
     u: Float64[np.ndarray, "y x"], v: Float64[np.ndarray, "y x"], grid: Grid, frame: int
 ) -> tuple[Float64[np.ndarray, "y x"], Float64[np.ndarray, "y x"]]:
     """The state one frame after ``frame``."""
-    count = steps(
-        frame,
-        stiffness_of_diffusion(grid) + stiffness_of_reaction(float(np.abs(u).max()), float(np.abs(v).max())),
-    )
+    count = steps(frame, grid, float(np.abs(u).max()), float(np.abs(v).max()))
     u, v = u.copy(), v.copy()
     hy, hx = grid.spacing
     constants = (DIFFUSIVITY_U, DIFFUSIVITY_V, CONSTANT, hy**-2.0, hx**-2.0)

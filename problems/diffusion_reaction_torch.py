@@ -1,9 +1,11 @@
 """The schemes of ``diffusion_reaction`` for batches of states on any device of torch.
 
-The same finite volumes and the same steps as the compiled kernels, in the precision of the state. Exact
-diffusion is here a product with two matrices, one along each direction: on a GPU these cost nothing.
+The same finite volumes and the same steps as the compiled kernels, in the precision of the state. Every sample
+takes the steps that it would take alone, so it does not depend on the others of its batch. Exact diffusion is
+here a product with two matrices, one along each direction: on a GPU these cost nothing.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
@@ -14,14 +16,8 @@ import torch
 from jaxtyping import Float
 
 from problems import diffusion_reaction_rk4, diffusion_reaction_strang
-from problems.diffusion_reaction_equation import (
-    CONSTANT,
-    DIFFUSIVITY_U,
-    DIFFUSIVITY_V,
-    FRAME_INTERVAL,
-    stiffness_of_diffusion,
-    stiffness_of_reaction,
-)
+from problems.diffusion_reaction import SCHEMES
+from problems.diffusion_reaction_equation import CONSTANT, DIFFUSIVITY_U, DIFFUSIVITY_V, FRAME_INTERVAL
 from problems.grid import Grid
 
 State = Float[torch.Tensor, "batch channel y x"]
@@ -30,33 +26,37 @@ State = Float[torch.Tensor, "batch channel y x"]
 def frames(state: State, grid: Grid, scheme: str, start: int = 0) -> Iterator[State]:
     """States (u, v) at the frames ``start + 1``, ``start + 2``, ..., without end.
 
-    All samples of a batch take the steps of the one that needs the shortest.
-
     Raises:
         ValueError: the scheme or the shape is not what it should be.
     """
-    if scheme not in SCHEMES:
-        raise ValueError(f"unknown scheme {scheme}, expected one of {', '.join(SCHEMES)}")
+    if scheme not in _ADVANCE:
+        raise ValueError(f"unknown scheme {scheme}, expected one of {', '.join(_ADVANCE)}")
     if state.ndim != 4 or state.shape[1:] != (2, *grid.shape):
         raise ValueError(
             f"a batch of states has the shape [batch, 2, {grid.shape[0]}, {grid.shape[1]}] of u and v on "
             f"the grid, got {list(state.shape)}"
         )
-    return _march(state, grid, SCHEMES[scheme], start)
+    return _march(state, grid, scheme, start)
 
 
-def _march(
-    state: State, grid: Grid, advance: Callable[[State, Grid, int, float], State], frame: int
-) -> Iterator[State]:
-    while True:
-        largest_u, largest_v = state.abs().amax(dim=(0, 2, 3)).tolist()
-        state = advance(state, grid, frame, stiffness_of_reaction(largest_u, largest_v))
-        frame += 1
+def _march(state: State, grid: Grid, scheme: str, start: int) -> Iterator[State]:
+    for frame in itertools.count(start):
+        state = _advance(state, grid, scheme, frame)
         yield state
 
 
-def _advance_by_runge_kutta(state: State, grid: Grid, frame: int, stiffness: float) -> State:
-    count = diffusion_reaction_rk4.steps(frame, stiffness_of_diffusion(grid) + stiffness)
+def _advance(state: State, grid: Grid, scheme: str, frame: int) -> State:
+    """From frame number ``frame`` to the next, samples of as many steps together."""
+    largest = state.abs().amax(dim=(2, 3)).tolist()
+    counts = [SCHEMES[scheme].steps(frame, grid, *maxima) for maxima in largest]
+    after = torch.empty_like(state)
+    for count in set(counts):
+        samples = [sample for sample, own in enumerate(counts) if own == count]
+        after[samples] = _ADVANCE[scheme](state[samples], grid, count)
+    return after
+
+
+def _advance_by_runge_kutta(state: State, grid: Grid, count: int) -> State:
     diffusivity = state.new_tensor([DIFFUSIVITY_U, DIFFUSIVITY_V])[:, None, None]
 
     def rates(at: State) -> State:
@@ -89,8 +89,7 @@ def _reaction(state: State) -> State:
     return torch.stack([u - u**3 - CONSTANT - v, u - v], dim=1)
 
 
-def _advance_by_splitting(state: State, grid: Grid, frame: int, stiffness: float) -> State:
-    count = diffusion_reaction_strang.steps(frame, stiffness)
+def _advance_by_splitting(state: State, grid: Grid, count: int) -> State:
     step = FRAME_INTERVAL / count
     along_y, along_x = _diffusions(grid, step, state.dtype, state.device)
     state = _runge_kutta(_reaction, state, step / 2)
@@ -121,8 +120,8 @@ def _diffusion(cells: int, a: float) -> Float[torch.Tensor, "cells cells"]:
     return torch.from_numpy(modes.T @ (decay[:, None] * modes))
 
 
-# id -> the states one frame later, of states, grid, number of the frame and stiffness of the reaction
-SCHEMES: Mapping[str, Callable[[State, Grid, int, float], State]] = MappingProxyType(
+# id -> the states one frame later, of states, grid and number of steps
+_ADVANCE: Mapping[str, Callable[[State, Grid, int], State]] = MappingProxyType(
     {
         diffusion_reaction_rk4.SCHEME: _advance_by_runge_kutta,
         diffusion_reaction_strang.SCHEME: _advance_by_splitting,

@@ -54,6 +54,24 @@ class EvolutionProblem(Problem):
         """
 
     @abstractmethod
+    def cell_steps(self, state: Fields, grid: Grid, scheme: str | None = None, start: int = 0) -> int:
+        """Cells times steps that the next frame takes: what a server bounds before it begins.
+
+        Cheap, since nothing is solved: as many steps as ``state`` asks for behind those walls that ask for
+        the most. A scheme that looks again on the way may take some more, or fewer.
+
+        Args:
+            state: cell averages [y x] at frame ``start``.
+            grid: of the state.
+            scheme: one of ``schemes``.
+            start: number of the frame that ``state`` belongs to.
+
+        Raises:
+            InvalidField: a field breaks one of its rules.
+            CannotSolve: the scheme would need more steps than it may take.
+        """
+
+    @abstractmethod
     def invariants(self, state: Fields, grid: Grid) -> Mapping[str, float]:
         """Integrals and extremes that tell a wrong state, such as the mass and the least depth."""
 

@@ -23,12 +23,22 @@ from problems.evolution import EvolutionProblem
 from problems.fields import Fields, FieldSpec, InvalidField, validate_fields
 from problems.grid import Grid
 from problems.shallow_water_families import FAMILIES, REST_DEPTH
-from problems.shallow_water_march import FRAME_INTERVAL, SCHEMES, WALLS, Scheme, advance, require_sides
+from problems.shallow_water_march import (
+    FRAME_INTERVAL,
+    SCHEMES,
+    WALLS,
+    Scheme,
+    advance,
+    expected_steps,
+    require_sides,
+)
 from problems.shallow_water_sweeps import GHOSTS, GRAVITY, scratch
 
 DEPTH = FieldSpec("h", "h", "m", "depth of the water", exclusive_minimum=0.0)
 MOMENTUM_X = FieldSpec("hu", "hu", "m^2/s", "depth times the velocity along x")
 MOMENTUM_Y = FieldSpec("hv", "hv", "m^2/s", "depth times the velocity along y")
+
+_INSIDE = (slice(None), slice(GHOSTS, -GHOSTS), slice(GHOSTS, -GHOSTS))
 
 
 @final
@@ -81,26 +91,43 @@ class ShallowWater(EvolutionProblem):
             CannotSolve: waves become too fast, or the Roe scheme breaks down next to nearly dry ground.
         """
         scheme, walls = scheme or self.schemes[0], walls or self.walls[0]
-        _require_known("scheme", scheme, self.schemes)
         _require_known("walls", walls, self.walls)
-        if start < 0:
-            raise ValueError(f"start must be at least 0, got {start}")
-        require_sides(grid)
         # the generator starts at the first frame, a bad state is refused now
-        values = self._stack(state, grid)
-        return self._march(values, grid, SCHEMES[scheme], self.walls.index(walls), start)
+        padded = self._padded(state, grid, scheme, start)
+        return self._march(padded, grid, SCHEMES[scheme], self.walls.index(walls), start)
 
     def _march(
-        self, values: Float64[np.ndarray, "3 y x"], grid: Grid, scheme: Scheme, walls: int, start: int
+        self, padded: Float64[np.ndarray, "3 y x"], grid: Grid, scheme: Scheme, walls: int, start: int
     ) -> Iterator[Fields]:
-        inside = (slice(None), slice(GHOSTS, -GHOSTS), slice(GHOSTS, -GHOSTS))
-        # the corners are read but not used: they hold water, so that nothing divides by 0
-        padded = np.ones((3, grid.shape[0] + 2 * GHOSTS, grid.shape[1] + 2 * GHOSTS))
-        padded[inside] = values
         work = scratch()
         for frame in itertools.count(start):
             advance(padded, work, grid.spacing, scheme, walls, frame)
-            yield self._name(padded[inside].copy())
+            yield self._name(padded[_INSIDE].copy())
+
+    def cell_steps(self, state: Fields, grid: Grid, scheme: str | None = None, start: int = 0) -> int:
+        """Cells times steps that the next frame takes if waves stay as fast as they are.
+
+        Raises:
+            InvalidField: a field breaks one of its rules.
+            CannotSolve: waves are too fast.
+        """
+        scheme = scheme or self.schemes[0]
+        padded = self._padded(state, grid, scheme, start)
+        steps = expected_steps(padded, scratch(), grid.spacing, SCHEMES[scheme])
+        return steps * grid.shape[0] * grid.shape[1]
+
+    def _padded(
+        self, state: Fields, grid: Grid, scheme: str, start: int
+    ) -> Float64[np.ndarray, "3 y x"]:
+        """The state with room for ghost cells, once the request is known to be sound."""
+        _require_known("scheme", scheme, self.schemes)
+        if start < 0:
+            raise ValueError(f"start must be at least 0, got {start}")
+        require_sides(grid)
+        # the corners are read but not used: they hold water, so that nothing divides by 0
+        padded = np.ones((3, grid.shape[0] + 2 * GHOSTS, grid.shape[1] + 2 * GHOSTS))
+        padded[_INSIDE] = self._stack(state, grid)
+        return padded
 
     def invariants(self, state: Fields, grid: Grid) -> Mapping[str, float]:
         """Mass [m^3], momentum [m^4/s] and energy [m^5/s^2] per unit of density, range of the depth [m]."""

@@ -22,8 +22,8 @@ WALLS = ("outflow", "reflecting", "periodic")
 """Names of the walls, by their numbers in the kernels."""
 COURANT = 0.9
 """Largest Courant number of a step; waves may grow faster within it, up to 1."""
-MAXIMUM_STEPS = 1000
-"""Most steps from a frame to the next."""
+MAXIMUM_STEPS = 200
+"""Most steps from a frame to the next: enough for waves of 5 m/s where 5 m are ``MAXIMUM_SIDE`` cells."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ def advance(
     while step < steps:
         fill_x(q, walls)
         fill_y(q, walls)
-        speed_y, speed_x = fastest(q, work)
-        remaining = _steps_within(left, max(speed_y / spacing[0], speed_x / spacing[1]), scheme.id)
+        remaining = _steps_within(left, _rate(q, work, spacing), scheme.id, step)
         dt, steps = left / remaining, step + remaining
         if scheme.alternating and (frame + step) % 2:
             scheme.sweep_y(q, work, dt / spacing[0])
@@ -103,6 +102,22 @@ def advance(
     return step
 
 
+def expected_steps(
+    q: State, work: Float64[np.ndarray, " n"], spacing: tuple[float, float], scheme: Scheme
+) -> int:
+    """Steps to the next frame if waves stay as fast as they are; for the arguments see ``advance``.
+
+    Behind periodic walls, whose two sides meet: nowhere else are waves faster.
+
+    Raises:
+        CannotSolve: waves are too fast.
+    """
+    walls = WALLS.index("periodic")
+    fill_x(q, walls)
+    fill_y(q, walls)
+    return _steps_within(FRAME_INTERVAL, _rate(q, work, spacing), scheme.id, 0)
+
+
 def require_sides(grid: Grid) -> None:
     """Raises ``ValueError`` for a grid narrower than the ghost cells or wider than the scratch rows."""
     if min(grid.shape) < GHOSTS or max(grid.shape) > MAXIMUM_SIDE:
@@ -110,11 +125,21 @@ def require_sides(grid: Grid) -> None:
         raise ValueError(f"a side has {GHOSTS} to {MAXIMUM_SIDE} cells, got {ny} x {nx}: use another grid")
 
 
-def _steps_within(left: float, rate: float, scheme: str) -> int:
-    """Least number of equal steps in the time ``left`` [s] where waves cross ``rate`` cells per second."""
+def _rate(q: State, work: Float64[np.ndarray, " n"], spacing: tuple[float, float]) -> float:
+    """Cells that the fastest wave crosses per second, along x or along y; the ghost cells are filled."""
+    speed_y, speed_x = fastest(q, work)
+    return float(max(speed_y / spacing[0], speed_x / spacing[1]))
+
+
+def _steps_within(left: float, rate: float, scheme: str, taken: int) -> int:
+    """Least number of equal steps in the time ``left`` [s] where waves cross ``rate`` cells per second.
+
+    Raises:
+        CannotSolve: with those ``taken`` before, they are too many.
+    """
     # what rounding adds to the time that is left shall not cost a step
     steps = left * rate / COURANT - 1e-9
-    if not steps <= MAXIMUM_STEPS:
+    if not taken + steps <= MAXIMUM_STEPS:
         raise too_fast(scheme, rate)
     return max(1, math.ceil(steps))
 

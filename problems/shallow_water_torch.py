@@ -67,10 +67,11 @@ def _advance(state: State, grid: Grid, scheme: str, walls: str, frame: int) -> S
     left = torch.full(state.shape[:1], FRAME_INTERVAL, dtype=torch.float64, device=state.device)
     for step in itertools.count():
         rates = torch.stack([_rate(state, dim, grid, walls) for dim in (-2, -1)]).amax(dim=0)
-        if not bool((left * rates <= COURANT * MAXIMUM_STEPS).all()):
-            raise too_fast(scheme, float(rates.max()))
         # what rounding adds to the time that is left shall not cost a step
-        remaining = torch.ceil(left * rates / COURANT - 1e-9).clamp_min(1.0)
+        steps = left * rates / COURANT - 1e-9
+        if not bool((step + steps <= MAXIMUM_STEPS).all()):
+            raise too_fast(scheme, float(rates.max()))
+        remaining = torch.ceil(steps).clamp_min(1.0)
         # a sample that has arrived makes steps of no length, which leave it as it is
         dt = left / remaining
         for dim in (-2, -1) if alternating and (frame + step) % 2 else (-1, -2):

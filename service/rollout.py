@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from model_store import LoadedVersion
 from operators import EvolutionSurrogate
-from problems import EvolutionProblem, Grid
+from problems import CannotSolve, EvolutionProblem, Grid
 from problems import InvalidField as BrokenRule
 from service.batcher import Batcher
 from service.compute import STEP
@@ -176,6 +176,8 @@ class Roller:
             given = complete_state(problem, request.state)
             inputs = await asyncio.to_thread(validate_inputs, problem, given, self._limits)
             march = self._choose(problem, request, inputs)
+            if march.bucket.version is None:
+                await asyncio.to_thread(_check_cost, march, inputs, request.start_step, self._limits)
             state = await asyncio.to_thread(_initial_state, inputs, march.bucket)
             known = await asyncio.to_thread(_in_distribution, march, inputs)
             judge = await asyncio.to_thread(_Judge, march, request.dtype, inputs.fields)
@@ -310,6 +312,22 @@ def _check_span(request: RolloutRequest, limits: Limits) -> None:
             f"up to steps = {request.steps}; steps counts from the initial state"
         )
         raise InvalidField("steps", "minimum", message)
+
+
+def _check_cost(march: _March, inputs: Inputs, step: int, limits: Limits) -> None:
+    """Refuse a state of which the reference solver would need too long for one step."""
+    problem, bucket = march.problem, march.bucket
+    for row in _rows(inputs.fields):
+        try:
+            cost = problem.cell_steps(row, bucket.grid, bucket.scheme, step)
+        except (BrokenRule, CannotSolve) as error:
+            raise march.diverged(step + 1, str(error)) from error
+        if cost > limits.cell_steps:
+            message = (
+                f"a step of {problem.name} from this state takes {cost:.2g} cell updates, "
+                f"at most {limits.cell_steps:.2g} are allowed; send a coarser grid or a tamer state"
+            )
+            raise InvalidField(problem.inputs[0].name, "cost", message)
 
 
 def _copied(fields: State) -> State:

@@ -75,7 +75,13 @@ def rollout_file(job: RolloutJob, settings: Settings, progress: Callable[..., An
 
 def _for_files(settings: Settings, job: RolloutJob) -> Settings:
     side = settings.limits.grid_side
-    limits = Limits(batch=job.batch_size, grid_side=side, rollout_steps=max(job.steps, 1), body_bytes=2**40)
+    limits = Limits(
+        batch=job.batch_size,
+        grid_side=side,
+        rollout_steps=job.steps,
+        body_bytes=2**40,
+        cell_steps=2**62,
+    )
     batching = Batching(max_batch=job.batch_size, queue_bytes=2**40, queue_seconds=1e9)
     return settings.model_copy(update={"limits": limits, "batching": batching})
 

@@ -22,7 +22,14 @@ from operators.one_shot import OneShotConfig
 from operators.shallow_water_mno import ShallowWaterMnoConfig
 
 TRUNK = {"channels": 16, "inner_channels": 8, "rank": 2, "blocks": 1}
-GENERIC = {**TRUNK, "fields": 2, "history": 3, "frames": 5, "reference_spacing": 0.25}
+GENERIC = {
+    **TRUNK,
+    "fields": 2,
+    "walls": "periodic",
+    "reference_spacing": 0.25,
+    "history": 3,
+    "frames": 5,
+}
 
 # one small instance per row of the operators' tables; a new architecture adds its own
 SMALL: dict[str, OperatorConfig] = {

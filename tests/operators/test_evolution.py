@@ -51,12 +51,22 @@ def test_a_rollout_goes_on_from_its_own_frames(frames: int) -> None:
     assert found[:6] == [1.0, 2.0, 4.0, 7.0, 13.0, 24.0]
 
 
+def _config(fields: int, history: int, frames: int) -> AutoregressiveConfig:
+    return AutoregressiveConfig(
+        fields=fields,
+        walls="outflow",
+        reference_spacing=0.1,
+        history=history,
+        frames=frames,
+        channels=8,
+        inner_channels=8,
+        blocks=1,
+    )
+
+
 def test_a_rollout_is_repeated_calls() -> None:
     torch.manual_seed(0)
-    config = AutoregressiveConfig(
-        fields=2, history=3, frames=2, reference_spacing=0.1, channels=8, inner_channels=8, blocks=1
-    )
-    surrogate = surrogate_from_config(config).eval()
+    surrogate = surrogate_from_config(_config(fields=2, history=3, frames=2)).eval()
     assert isinstance(surrogate, EvolutionSurrogate)
     known = torch.randn(1, 3, 2, 8, 8)
     for block in islice(surrogate.blocks(known, SQUARE), 3):
@@ -86,10 +96,7 @@ def test_without_normalizers_nothing_is_changed() -> None:
 
 def _autoregressive() -> Autoregressive:
     torch.manual_seed(0)
-    config = AutoregressiveConfig(
-        fields=1, history=2, frames=3, reference_spacing=0.1, channels=8, inner_channels=8, blocks=1
-    )
-    return Autoregressive(config).eval()
+    return Autoregressive(_config(fields=1, history=2, frames=3)).eval()
 
 
 def test_an_operator_without_increments_stands_still() -> None:

@@ -1,5 +1,6 @@
 """Whatever is sent to start a rollout, the answer is the contract's problem document."""
 
+import asyncio
 import io
 import json
 from collections.abc import Iterator
@@ -9,6 +10,11 @@ import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+from service.compute import solve_reference
+from service.models import Models
+from service.settings import Limits
+from service.worker import ThreadWorker
 
 ROLLOUT = "/v1/problems/shallow_water/rollout"
 NPY = {"Content-Type": "application/x-npy"}
@@ -205,6 +211,23 @@ def test_too_much_is_413(http: httpx.Client) -> None:
 def test_a_deadline_that_cannot_be_met_is_504(http: httpx.Client) -> None:
     response = http.post(ROLLOUT, json={"state": {"h": ONES}, "timeout_ms": 0.001})
     problem(response, 504, "deadline-exceeded")
+
+
+def test_a_step_that_would_take_too_long_is_refused(evolution_models: Models, serve: Any) -> None:
+    async def story() -> None:
+        worker = ThreadWorker(solve_reference)
+        async with (
+            serve(evolution_models, worker, Limits(cell_steps=16 * 16)) as (address, _),
+            httpx.AsyncClient(base_url=address, timeout=60) as client,
+        ):
+            request = {"state": {"h": ONES}, "steps": 1, "method": "solver"}
+            assert (await client.post(ROLLOUT, json=request)).status_code == 200
+            fast = {"state": {"h": ONES, "hu": bad(50.0)}, "steps": 1, "method": "solver"}
+            document = problem(await client.post(ROLLOUT, json=fast), 422, "invalid-field")
+            assert document["rule"] == "cost"
+            assert "coarser grid" in document["detail"]
+
+    asyncio.run(story())
 
 
 def test_a_state_that_no_solver_can_step_is_refused_at_once(http: httpx.Client) -> None:

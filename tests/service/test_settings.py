@@ -22,6 +22,7 @@ def test_flags_win_over_variables_over_the_file_over_defaults(tmp_path: Path) ->
 def test_the_defaults_are_the_contract_s() -> None:
     settings = read_settings(None, {})
     assert (settings.host, settings.http_port) == ("127.0.0.1", 8080)
+    assert settings.limits.rollout_steps == 1000
     assert (settings.limits.body_bytes, settings.limits.batch, settings.limits.grid_side) == (
         2**26,
         256,

@@ -67,7 +67,13 @@ def test_recipe_ignores_what_does_not_change_the_weights(smoke_text: str) -> Non
         ("noise = 0.01", "first_frame = -1", "sequence.first_frame"),
         ("initial_share = 0.2", "initial_share = 1.0", "sequence.initial_share"),
         ("[sequence]", "[sequence]\nteacher = 1", "sequence.teacher"),
-        ('walls = "outflow"', 'walls = "periodic"', "walls"),
+        ('walls = "outflow"', 'walls = "periodic"', "operator.walls is outflow, but the data's is periodic"),
+        ("frames = 2\n", 'walls = "periodic"\n', "operator.walls is periodic, but the data's is outflow"),
+        ("frames = 2\n", "frame_interval = 0.1\n", "operator.frame_interval is 0.1, but the data's is 0.01"),
+        ("frames = 8", "frames = 3", "end at frame 4, but data.frames is 3"),
+        ("noise = 0.01", "first_frame = 5", "end at frame 9, but data.frames is 8"),
+        ("noise = 0.01", "normalize = true", "takes physical units: leave normalize out"),
+        ("[log]", "[loss]\nenergy = 1.0\n\n[log]", "one loss: leave it out"),
         ('kind = "shallow_water_mno"', 'kind = "axial_mno"', "operator"),
         ("frames = 2\n", 'scheme = "roe-mc-split-v1"\n', "operator.shallow_water_mno.scheme"),
     ],
@@ -94,9 +100,28 @@ def test_a_steady_problem_has_no_sequence(smoke_text: str) -> None:
 
 def test_a_steady_problem_has_no_evolution_operator(smoke_text: str) -> None:
     first, last = (smoke_text.index(name) for name in ("[operator]", "[optimizer]"))
-    operator = '[operator]\nkind = "one_shot"\nfields = 1\nreference_spacing = 0.1\n\n'
-    with pytest.raises(InvalidRun, match=r"darcy is a steady problem, operator\.kind one_shot is not"):
+    operator = '[operator]\nkind = "one_shot"\nfields = 1\nwalls = "outflow"\nreference_spacing = 0.1\n\n'
+    with pytest.raises(InvalidRun, match=r"operator\.kind one_shot: darcy is a steady problem"):
         parse_run(smoke_text[:first] + operator + smoke_text[last:])
+
+
+def test_a_history_lies_within_the_trajectory(evolution_text: str) -> None:
+    start, end = evolution_text.index("[operator]"), evolution_text.index("[optimizer]")
+    operator = """[operator]
+kind = "autoregressive"
+fields = 3
+walls = "outflow"
+reference_spacing = 1.25
+history = 3
+frames = 2
+
+"""
+    text = evolution_text[:start] + operator + evolution_text[end:]
+    with pytest.raises(
+        InvalidRun, match="with a history of 3 frames the last given one is at least 2, got 0"
+    ):
+        parse_run(text)
+    parse_run(text.replace("[sequence]", "[sequence]\nfirst_frame = 2"))
 
 
 def test_curriculum_rises_by_its_steps(evolution_text: str) -> None:

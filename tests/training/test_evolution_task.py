@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from operators import EvolutionOperator, EvolutionSurrogate, surrogate_from_config
+from operators.autoregressive import AutoregressiveConfig
 from problems import Grid
 from training.config import Run, parse_run
 from training.evolution_task import EvolutionTask
@@ -67,11 +68,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _run(text: str, **sequence: Any) -> Run:
-    """The run with another sequence section: one block, no noise, unless told otherwise."""
-    run = parse_run(text)
-    section = {"curriculum": [{"step": 0, "blocks": 1}], "noise": 0.0, **sequence}
-    return Run.model_validate({**run.model_dump(), "sequence": section})
+def _run(text: str, *, history: int | None = None, **sequence: Any) -> Run:
+    """The run with another sequence section: one block, no noise, unless told otherwise.
+
+    Given a history it is the run of an operator that knows no physics.
+    """
+    first_frame = 0 if history is None else history - 1
+    section = {"curriculum": [{"step": 0, "blocks": 1}], "first_frame": first_frame, **sequence}
+    changes: dict[str, Any] = {"sequence": section}
+    if history is not None:
+        changes["operator"] = AutoregressiveConfig(
+            fields=3, walls="outflow", reference_spacing=1.0, history=history, frames=2
+        )
+    return Run.model_validate({**parse_run(text).model_dump(exclude_unset=True), **changes})
 
 
 def _task(text: str, data: Path, **sequence: Any) -> EvolutionTask:
@@ -95,7 +104,8 @@ def test_a_perfect_surrogate_has_no_loss(
     evolution_text: str, data: Path, gradient: str, blocks: int, history: int, frames_per_block: int | None
 ) -> None:
     sequence = {"gradient": gradient, "frames_per_block": frames_per_block, **_blocks(blocks)}
-    task, (surrogate, operator) = _task(evolution_text, data, **sequence), _surrogate(FACTOR, history=history)
+    task = _task(evolution_text, data, history=history, **sequence)
+    surrogate, operator = _surrogate(FACTOR, history=history)
     for step in range(3):
         assert task.loss(surrogate, step).item() < 1e-5
     assert len(operator.given) == 3 * blocks
@@ -128,7 +138,7 @@ def test_frames_that_are_not_chosen_do_not_count(evolution_text: str, data: Path
 
 
 def test_a_longer_history_computes_the_frames_between(evolution_text: str, data: Path) -> None:
-    task = _task(evolution_text, data, frames_per_block=1, **_blocks(2))
+    task = _task(evolution_text, data, history=2, frames_per_block=1, **_blocks(2))
     surrogate, operator = _surrogate(FACTOR, frames=3, history=2)
     task.loss(surrogate, 0)
     assert operator.chosen == [(0, 1, 2), (0, 1, 2)]
@@ -190,7 +200,7 @@ def test_normalizers_are_the_moments_of_the_data(evolution_text: str, data: Path
     surrogate, _ = _surrogate(FACTOR)
     _task(evolution_text, data).prepare(surrogate)
     assert surrogate.scale.tolist() == [1.0, 1.0, 1.0]
-    _task(evolution_text, data, normalize=True).prepare(surrogate)
+    _task(evolution_text, data, history=1, normalize=True).prepare(surrogate)
     # uniform on (-0.4, 0.4), decaying
     size = 0.4 / 3**0.5 * np.sqrt(np.mean(FACTOR ** (2.0 * np.arange(FRAMES + 1))))
     assert surrogate.shift.tolist() == pytest.approx([1.0, 0.0, 0.0], abs=0.02)

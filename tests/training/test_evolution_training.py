@@ -18,6 +18,7 @@ GENERIC = """
 [operator]
 kind = "{kind}"
 fields = 3
+walls = "outflow"
 history = {history}
 frames = 2
 reference_spacing = 1.25
@@ -90,14 +91,17 @@ def test_generic_operators_learn(evolution_text: str, silent: Any, kind: str) ->
     _train(text, silent)
     # of the curriculum's first stage
     losses = [line["loss"] for line in _log(text) if "loss" in line][:30]
-    print(kind, [sum(losses[i : i + 10]) for i in (0, 10, 20)], losses[:3])
-    assert sum(losses[-10:]) < 0.85 * sum(losses[:10])
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
 
 
 def test_normalizers_come_from_the_data_and_are_kept(evolution_text: str, silent: Any) -> None:
     text = _with_operator(evolution_text, "one_shot", 1)
-    shift, scale = (_train(text, silent).weights[name] for name in ("shift", "scale"))
+    weights = _train(text, silent).weights
     with open_trajectories(parse_run(text).data.directory / "train_dams.h5") as data:
         values = data.load()
-    torch.testing.assert_close(shift, torch.from_numpy(values.mean((0, 1, 3, 4))), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(scale, torch.from_numpy(values.std((0, 1, 3, 4))), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        weights["shift"], torch.from_numpy(values.mean((0, 1, 3, 4))), rtol=1e-4, atol=1e-4
+    )
+    torch.testing.assert_close(
+        weights["scale"], torch.from_numpy(values.std((0, 1, 3, 4))), rtol=1e-3, atol=0
+    )

@@ -13,7 +13,14 @@ from training.sequences import SequenceSchedule, SequenceSet, transform_state
 MOMENTUM = [(1, 2)]
 
 SCHEDULE = SequenceSchedule(
-    samples=10, frames=9, first_frame=2, batch_size=4, seed=5, symmetries=SQUARE, initial_share=0.0
+    samples=10,
+    frames=9,
+    first_frame=2,
+    history=1,
+    batch_size=4,
+    seed=5,
+    symmetries=SQUARE,
+    initial_share=0.0,
 )
 
 
@@ -54,12 +61,17 @@ def test_stretches_lie_within_the_trajectory() -> None:
     assert set(starts) == set(range(2, 7))
     # a stretch as long as what is left has one place
     assert set(SCHEDULE.starts_at(0, 7)) == {2}
+    # of two given frames the last one counts
+    longer = SCHEDULE._replace(history=2)
+    assert {start for at in range(200) for start in longer.starts_at(at, 3)} == set(range(1, 7))
 
 
 def test_a_share_of_the_stretches_begins_at_the_beginning() -> None:
     schedule = SCHEDULE._replace(initial_share=0.75, frames=1000)
-    starts = np.concatenate([schedule.starts_at(at, 3) for at in range(500)])
-    assert np.mean(starts == 2) == pytest.approx(0.75, abs=0.03)
+    for history, first in ((1, 2), (3, 0)):
+        continued = schedule._replace(history=history)
+        starts = np.concatenate([continued.starts_at(at, 4) for at in range(500)])
+        assert np.mean(starts == first) == pytest.approx(0.75, abs=0.03)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
