@@ -86,12 +86,12 @@ def time_rollouts(
 ) -> Iterator[str]:
     """A line for every batch size."""
     yield "seconds per trajectory, medians of interleaved runs"
-    yield f"{'batch':>6} {'model CPU':>11} {'model wall':>11} {'solver CPU':>11} {'solver wall':>11}"
+    yield f"{'batch':>6} {'model CPU':>12} {'model wall':>12} {'solver CPU':>12} {'solver wall':>12}"
     states = rollout.initial_states(max(batches))
     for batch in batches:
         found = _time_batch(surrogate, rollout, states[:batch], repeats)
         cells = [
-            f"{median(times) / batch:>11.3f}" for name in found for times in zip(*found[name], strict=True)
+            f"{median(times) / batch:>12.3f}" for name in found for times in zip(*found[name], strict=True)
         ]
         yield f"{batch:>6} {' '.join(cells)}"
 
@@ -167,7 +167,6 @@ def _load(model: str, store: str | None) -> tuple[Reference, Card, EvolutionSurr
             f"{reference} is a steady model: expected an evolution one, or use bench forward"
         )
     if version.surrogate.history > 1:
-        raise click.UsageError(
-            f"{reference} starts from {version.surrogate.history} frames: expected a model that starts from one"
-        )
+        history = version.surrogate.history
+        raise click.UsageError(f"{reference} starts from {history} frames: expected a model that needs one")
     return reference, version.card, version.surrogate

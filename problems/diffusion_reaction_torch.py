@@ -1,8 +1,8 @@
 """The schemes of ``diffusion_reaction`` for batches of states on any device of torch.
 
-The same finite volumes and the same steps as the compiled kernels, in the precision of the state. Every sample
-takes the steps that it would take alone, so it does not depend on the others of its batch. Exact diffusion is
-here a product with two matrices, one along each direction: on a GPU these cost nothing.
+The same finite volumes and the same steps as the compiled kernels, in the precision of the state. Every
+sample takes the steps that it would take alone, so it does not depend on the others of its batch. Exact
+diffusion is here a product with two matrices, one along each direction: on a GPU these cost nothing.
 """
 
 import itertools

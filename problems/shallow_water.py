@@ -116,9 +116,7 @@ class ShallowWater(EvolutionProblem):
         steps = expected_steps(padded, scratch(), grid.spacing, SCHEMES[scheme])
         return steps * grid.shape[0] * grid.shape[1]
 
-    def _padded(
-        self, state: Fields, grid: Grid, scheme: str, start: int
-    ) -> Float64[np.ndarray, "3 y x"]:
+    def _padded(self, state: Fields, grid: Grid, scheme: str, start: int) -> Float64[np.ndarray, "3 y x"]:
         """The state with room for ghost cells, once the request is known to be sound."""
         _require_known("scheme", scheme, self.schemes)
         if start < 0:

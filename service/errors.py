@@ -18,6 +18,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 __all__ = [
     "DeadlineExceeded",
     "InvalidField",
@@ -32,6 +34,9 @@ __all__ = [
     "UnsupportedMedia",
     "WorkFailed",
 ]
+
+# characters of what was sent that an answer quotes
+LONGEST_QUOTE: Final = 80
 
 
 class ServiceFault(Exception):

@@ -11,6 +11,7 @@ from typing import final
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from service.abortable import abort_of
 from service.faults import describe_fault
 from service.rollout import Rollout
 from service.rollout_wire import StreamForm, rollout_headers
@@ -38,15 +39,18 @@ class FrameStream(Response):
         leaving = asyncio.ensure_future(_disconnected(receive))
         try:
             await asyncio.wait({streaming, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if streaming.done():
-                streaming.result()
+            if streaming.done() and not streaming.result() and (abort := abort_of(scope)):
+                # else the server would wait, before it closes, until all that was sent is read
+                abort()
+                await leaving
         finally:
             for task in (streaming, leaving):
                 task.cancel()
             # whoever asked for the response releases what it holds when this returns
             await asyncio.gather(streaming, leaving, return_exceptions=True)
 
-    async def _stream(self, scope: Scope, send: Send) -> None:
+    async def _stream(self, scope: Scope, send: Send) -> bool:
+        """Send all parts; whether the client took them in time."""
         start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         await send(start)
         async with aclosing(self._parts(scope)) as parts:
@@ -55,9 +59,9 @@ class FrameStream(Response):
                     async with asyncio.timeout(self._stall_seconds):
                         await send({"type": "http.response.body", "body": data, "more_body": more})
                 except TimeoutError:
-                    # the server closes a connection whose response has no end
                     log.info("a client left a frame unread for %s s", self._stall_seconds)
-                    return
+                    return False
+        return True
 
     async def _parts(self, scope: Scope) -> AsyncGenerator[tuple[bytes, bool], None]:
         """Bytes to send, and whether there are more."""

@@ -31,17 +31,22 @@ class CalibratedError:
     coverage: float
 
 
-def calibrated_error(calibration: Mapping[str, float], step: int) -> CalibratedError | None:
-    """The error at a step, between the frames that the card speaks of; None beyond the last of them."""
+def calibrated_error(calibration: Mapping[str, float], steps: int) -> CalibratedError | None:
+    """The error after so many steps, between the frames of the card's; None beyond the last of them.
+
+    Args:
+        calibration: of the card; its frames count from the last given one.
+        steps: since the given state, or since the card's first frame where that is earlier.
+    """
     found = [(match, value) for key, value in calibration.items() if (match := _KEY.fullmatch(key))]
     if not found:
         return None
     points = sorted((int(match[3]), value) for match, value in found)
     frames, values = zip(*points, strict=True)
-    if step > frames[-1]:
+    if steps > frames[-1]:
         return None
     # errors grow: before the first of the frames its own error is on the safe side
-    upper = float(np.interp(step, frames, values))
+    upper = float(np.interp(steps, frames, values))
     return CalibratedError("calibrated", found[0][0][1], upper, int(found[0][0][2]) / 100)
 
 

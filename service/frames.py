@@ -100,7 +100,8 @@ def follow(
                     # that of the initial state holds, not that of the state it went on from
                     first = first or frame
                     frame = replace(frame, in_distribution=first.in_distribution)
-                    if frame.step % int(response.headers["Mno-Block"]) == 0:
+                    # the service counts its blocks from the step that it was asked to start from
+                    if (frame.step - start_step) % int(response.headers["Mno-Block"]) == 0:
                         origin = _after(frame)
                     if frame.step > newest:
                         newest, failures = frame.step, 0

@@ -10,7 +10,7 @@ import model_store
 from model_store import Catalog, LoadedVersion, Reference, StoreError
 from operators import evolves
 from problems import EVOLUTION_PROBLEMS, PROBLEMS
-from service.errors import InvalidField, UnknownModel, UnsupportedGrid
+from service.errors import LONGEST_QUOTE, InvalidField, UnknownModel, UnsupportedGrid
 from service.settings import InvalidSettings
 
 __all__ = ["Models", "load_models", "require_tested"]
@@ -37,9 +37,8 @@ class Models:
         if wanted is None:
             return self._default(problem)
         if wanted not in self._loaded:
-            raise UnknownModel(
-                f"{wanted!r} is not loaded; expected one of {sorted(self._loaded) or 'none at all'}"
-            )
+            loaded = sorted(self._loaded) or "none at all"
+            raise UnknownModel(f"{wanted[:LONGEST_QUOTE]!r} is not loaded; expected one of {loaded}")
         version = self._loaded[wanted]
         if version.card.problem != problem:
             message = (

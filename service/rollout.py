@@ -23,7 +23,7 @@ from problems import InvalidField as BrokenRule
 from service.batcher import Batcher
 from service.compute import STEP
 from service.deadline import Deadline
-from service.errors import InvalidField, NotAvailableYet
+from service.errors import LONGEST_QUOTE, InvalidField, NotAvailableYet
 from service.frame_trust import CalibratedError, calibrated_error, within_hull
 from service.lookup import find_evolution
 from service.models import Models, require_tested
@@ -96,8 +96,8 @@ class Rollout:
         names: fields of a frame.
         model: the version that steps, None for the reference solver.
         operator: id of the discrete operator that the frames approximate.
-        block: steps that are computed at once; a rollout that goes on from a multiple of it gives the same
-            frames as one that was not broken.
+        block: steps that are computed at once, counted from the start; a rollout that goes on from the end of
+            a block gives the same frames as one that was not broken.
         in_distribution: for each row, whether its state resembles the training data.
         nbytes: what the frames of a block take in memory [B].
         frames: close it to stop the computation.
@@ -124,33 +124,62 @@ class Rollout:
 
 @dataclass(frozen=True)
 class _March:
-    """How a state is stepped: by which queue, in which bucket, how many steps at once."""
+    """How a state is stepped: by which queue, in which bucket, how many steps at once.
+
+    Attributes:
+        hull: of the training states; None: the method was not trained.
+        calibrated_from: the step from which the frames of ``calibration`` count.
+        most_cell_steps: cells times steps that a frame may take; None: each takes the same.
+        single: the caller sent one state, not a batch.
+    """
 
     problem: EvolutionProblem
     batcher: Batcher
     bucket: Bucket
     block: int
     frame_interval: float
-    hull: Mapping[str, float] | None  # None: the method was not trained
+    hull: Mapping[str, float] | None
     calibration: Mapping[str, float]
+    calibrated_from: int
+    most_cell_steps: int | None
+    single: bool
 
     async def advance(self, state: State, step: int, *, admitted: bool) -> State:
         """The next block after ``state``, which is that of ``step``: fields [batch frame y x]."""
+        if self.most_cell_steps is not None:
+            await asyncio.to_thread(self._check_cost, state, step, self.most_cell_steps)
         rows = len(next(iter(state.values())))
         numbers = {} if self.bucket.version else {STEP: np.full(rows, step)}
         outcome = await self.batcher.submit(Batch(self.bucket, {**state, **numbers}), admitted=admitted)
-        for why in outcome.solutions.unsolved.values():
-            raise self.diverged(step + 1, why)
+        for row, why in outcome.solutions.unsolved.items():
+            raise self.diverged(step + 1, row, why)
         if outcome.batch_size == rows:
             return outcome.solutions.fields
         # rows of their own, or a slow reader of some would keep those of everybody in memory
         return await asyncio.to_thread(_copied, outcome.solutions.fields)
 
-    def diverged(self, step: int, why: str) -> InvalidField:
-        """What to raise when a state has left what the problem allows."""
+    def diverged(self, step: int, row: int, why: str) -> InvalidField:
+        """What to raise when the state of a row has left what the problem allows."""
         way_out = "another model, or method=solver" if self.bucket.version else "or start from a tamer state"
         message = f"step {step}: {why}; ask for fewer steps, {way_out}"
-        return InvalidField(self.problem.outputs[0].name, "diverged", message)
+        return InvalidField(
+            self.problem.outputs[0].name, "diverged", message, None if self.single else (row,)
+        )
+
+    def _check_cost(self, state: State, step: int, most: int) -> None:
+        """Refuse a state of which the reference solver would need too long for one frame."""
+        problem, bucket, cost = self.problem, self.bucket, 0
+        for row, fields in enumerate(_rows(state)):
+            try:
+                cost += problem.cell_steps(fields, bucket.grid, bucket.scheme, step)
+            except (BrokenRule, CannotSolve) as error:
+                raise self.diverged(step + 1, row, str(error)) from error
+        if cost > most:
+            message = (
+                f"step {step + 1} of {problem.name} from this state takes {cost:.2g} cell updates, "
+                f"at most {most:.2g} are allowed; send a coarser grid or a tamer state, or fewer steps"
+            )
+            raise InvalidField(problem.inputs[0].name, "cost", message)
 
 
 @final
@@ -173,14 +202,12 @@ class Roller:
         _check_span(request, self._limits)
         deadline = Deadline(request.timeout_ms, request.received, "allow more time or ask for fewer steps")
         async with deadline.kept():
-            given = complete_state(problem, request.state)
+            given = complete_state(problem, request.state, request.start_step)
             inputs = await asyncio.to_thread(validate_inputs, problem, given, self._limits)
             march = self._choose(problem, request, inputs)
-            if march.bucket.version is None:
-                await asyncio.to_thread(_check_cost, march, inputs, request.start_step, self._limits)
-            state = await asyncio.to_thread(_initial_state, inputs, march.bucket)
+            state = await asyncio.to_thread(_initial_state, problem, inputs, march.bucket)
             known = await asyncio.to_thread(_in_distribution, march, inputs)
-            judge = await asyncio.to_thread(_Judge, march, request.dtype, inputs.fields)
+            judge = await asyncio.to_thread(_Judge, march, request.dtype, request.start_step, inputs.fields)
             first = await march.advance(state, request.start_step, admitted=False)
         return Rollout(
             names=tuple(spec.name for spec in problem.outputs),
@@ -202,7 +229,7 @@ class Roller:
         if request.method == "hybrid":
             raise NotAvailableYet("method=hybrid is for steady problems; use surrogate, solver or auto")
         if request.walls is not None and request.walls not in problem.walls:
-            message = f"walls: expected {' or '.join(problem.walls)}, got {request.walls!r}"
+            message = f"walls: expected {' or '.join(problem.walls)}, got {request.walls[:LONGEST_QUOTE]!r}"
             raise InvalidField("walls", "unknown", message)
         if request.method == "solver":
             return self._reference(problem, request, inputs)
@@ -229,6 +256,9 @@ class Roller:
             card.frame_interval or problem.frame_interval,
             card.training_hull,
             card.calibration,
+            min(request.start_step, card.first_frame),
+            None,
+            inputs.single,
         )
 
     def _reference(self, problem: EvolutionProblem, request: RolloutRequest, inputs: Inputs) -> _March:
@@ -240,17 +270,18 @@ class Roller:
         walls = request.walls or (card and card.walls) or problem.walls[0]
         bucket = Bucket(problem.name, None, scheme, grid, "float64", walls)
         # a step at a time, so that it stops when its reader does
-        return _March(problem, self._references, bucket, 1, problem.frame_interval, None, {})
+        interval, most = problem.frame_interval, self._limits.cell_steps
+        return _March(problem, self._references, bucket, 1, interval, None, {}, 0, most, inputs.single)
 
 
 @final
 class _Judge:
     """Turns a state into the frame that leaves the service, with all that is known about it."""
 
-    def __init__(self, march: _March, dtype: str, initial: State) -> None:
+    def __init__(self, march: _March, dtype: str, start_step: int, initial: State) -> None:
         self._march = march
         self._dtype = dtype
-        self._mass = self._invariants(initial).get(MASS)
+        self._mass = self._invariants(start_step, initial).get(MASS)
 
     def frame(self, step: int, state: State) -> Frame:
         """The frame of a step.
@@ -261,22 +292,27 @@ class _Judge:
         with np.errstate(over="ignore"):
             fields = {name: values.astype(self._dtype, order="C") for name, values in state.items()}
         for name, values in fields.items():
-            if not np.isfinite(values).all():
-                raise self._march.diverged(step, f"{name} is not finite in {self._dtype}")
-        try:
-            invariants = self._invariants(fields)
-        except BrokenRule as error:
-            raise self._march.diverged(step, error.message) from error
+            finite = np.isfinite(values).all(axis=(1, 2))
+            if not finite.all():
+                why = f"{name} is not finite in {self._dtype}"
+                raise self._march.diverged(step, int(np.argmin(finite)), why)
+        invariants = self._invariants(step, fields)
         if self._mass is not None:
             invariants[MASS_DEFECT] = invariants[MASS] / self._mass - 1
         time_of_step = step * self._march.frame_interval
-        return Frame(step, time_of_step, fields, invariants, calibrated_error(self._march.calibration, step))
+        error = calibrated_error(self._march.calibration, step - self._march.calibrated_from)
+        return Frame(step, time_of_step, fields, invariants, error)
 
-    def _invariants(self, fields: State) -> dict[str, NDArray[np.float64]]:
+    def _invariants(self, step: int, fields: State) -> dict[str, NDArray[np.float64]]:
         problem, grid = self._march.problem, self._march.bucket.grid
-        # what overflows is no number in the answer either
-        with np.errstate(all="ignore"):
-            rows = [problem.invariants(row, grid) for row in _rows(fields)]
+        rows: list[Mapping[str, float]] = []
+        for state in _rows(fields):
+            try:
+                # what overflows is no number in the answer either
+                with np.errstate(all="ignore"):
+                    rows.append(problem.invariants(state, grid))
+            except BrokenRule as error:
+                raise self._march.diverged(step, len(rows), error.message) from error
         return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -314,29 +350,13 @@ def _check_span(request: RolloutRequest, limits: Limits) -> None:
         raise InvalidField("steps", "minimum", message)
 
 
-def _check_cost(march: _March, inputs: Inputs, step: int, limits: Limits) -> None:
-    """Refuse a state of which the reference solver would need too long for one step."""
-    problem, bucket = march.problem, march.bucket
-    for row in _rows(inputs.fields):
-        try:
-            cost = problem.cell_steps(row, bucket.grid, bucket.scheme, step)
-        except (BrokenRule, CannotSolve) as error:
-            raise march.diverged(step + 1, str(error)) from error
-        if cost > limits.cell_steps:
-            message = (
-                f"a step of {problem.name} from this state takes {cost:.2g} cell updates, "
-                f"at most {limits.cell_steps:.2g} are allowed; send a coarser grid or a tamer state"
-            )
-            raise InvalidField(problem.inputs[0].name, "cost", message)
-
-
 def _copied(fields: State) -> State:
     return {name: values.copy() for name, values in fields.items()}
 
 
-def _initial_state(inputs: Inputs, bucket: Bucket) -> State:
+def _initial_state(problem: EvolutionProblem, inputs: Inputs, bucket: Bucket) -> State:
     if bucket.dtype == "float32":
-        within_float32(inputs)
+        within_float32(problem, inputs)
     return {name: values.astype(bucket.dtype) for name, values in inputs.fields.items()}
 
 

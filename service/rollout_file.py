@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +17,7 @@ from problems import EvolutionProblem, Grid
 from service.errors import InvalidField
 from service.lookup import find_evolution
 from service.models import Models
-from service.rollout import Rollout, RolloutMethod, RolloutRequest
+from service.rollout import RolloutMethod, RolloutRequest
 from service.serve import build_solver, open_models
 from service.settings import Batching, Limits, Settings
 from service.solver import Solver
@@ -27,6 +28,8 @@ from service.state_file import StateFile, open_state_file, write_trajectories
 __all__ = ["RolloutJob", "rollout_file"]
 
 FIELDS, UPPER, KNOWN = "fields", "error_upper", "in_distribution"
+# what the calibrated errors are called
+NORMS = {"perturbation_l2": "relative L2 error of the perturbation", "relative_l2": "relative L2 error"}
 
 
 @dataclass(frozen=True)
@@ -143,30 +146,27 @@ async def _roll_out_batch(
     for channel, spec in enumerate(problem.outputs):
         fields[rows, 0, channel] = given.get(spec.name, 0.0)
     upper[rows, 0] = np.nan
-    rollout = await _start(job, states, rows, given, fields.dtype, solver)
-    at = 0
-    async with aclosing(rollout.frames) as frames:
-        async for frame in frames:
-            at += 1
-            for channel, name in enumerate(rollout.names):
-                fields[rows, at, channel] = frame.fields[name]
-            upper[rows, at] = np.nan if frame.error is None else frame.error.upper
-            bar.update(rows.stop - rows.start)
+    error = None
+    with _samples_named(job, states, rows):
+        rollout = await solver.roll_out(_request(job, given, fields.dtype))
+        at = 0
+        async with aclosing(rollout.frames) as frames:
+            async for frame in frames:
+                at += 1
+                for channel, name in enumerate(rollout.names):
+                    fields[rows, at, channel] = frame.fields[name]
+                error = frame.error
+                upper[rows, at] = np.nan if error is None else error.upper
+                bar.update(rows.stop - rows.start)
     staging.arrays[KNOWN][rows] = rollout.in_distribution
     known = {"model": rollout.model, "scheme": rollout.operator, "walls": rollout.walls}
     measures = {"frame_interval": rollout.frame_interval, "extent": rollout.grid.extent}
-    staging.note({"done": rows.stop, **known, **measures})
+    meaning = {} if error is None else {"norm": error.norm, "coverage": error.coverage}
+    staging.note({"done": rows.stop, **known, **measures, "error": meaning})
 
 
-async def _start(
-    job: RolloutJob,
-    states: StateFile,
-    rows: slice,
-    given: Mapping[str, NDArray[Any]],
-    dtype: np.dtype[Any],
-    solver: Solver,
-) -> Rollout:
-    request = RolloutRequest(
+def _request(job: RolloutJob, given: Mapping[str, NDArray[Any]], dtype: np.dtype[Any]) -> RolloutRequest:
+    return RolloutRequest(
         job.problem,
         given,
         job.steps,
@@ -177,14 +177,19 @@ async def _start(
         job.method,
         job.walls,
     )
+
+
+@contextmanager
+def _samples_named(job: RolloutJob, states: StateFile, rows: slice) -> Iterator[None]:
+    """Say which sample of the file a fault in a batch speaks of."""
     try:
-        return await solver.roll_out(request)
+        yield
     except InvalidField as error:
         if not error.index:
             raise
         sample, *place = error.index
-        key = states.keys[rows.start + sample]
-        message = f"{job.input}: sample {key}, cell {tuple(place)}: {error}"
+        where = f"sample {states.keys[rows.start + sample]}" + (f", cell {tuple(place)}" if place else "")
+        message = f"{job.input}: {where}: {error}"
         raise InvalidField(error.field, error.rule, message, (rows.start + sample, *place)) from error
 
 
@@ -209,13 +214,18 @@ def _finish(job: RolloutJob, problem: EvolutionProblem, states: StateFile, stagi
         ly, lx = staging.progress["extent"]
         grid = Grid(states.grid, (ly, lx), problem.grid.origin)
         write_trajectories(path, problem, _samples(states, arrays[FIELDS]), grid, times, notes)
+        with h5py.File(path, "r+") as file:
+            # beside each trajectory: PDEBench's loaders take all that lies beside its group for another one
+            for row, key in enumerate(states.keys):
+                file[key][UPPER] = arrays[UPPER][row]
+                file[key].attrs[KNOWN] = arrays[KNOWN][row]
 
     def write_npy(path: Path) -> None:
         staging.copy(FIELDS, path)
 
     write = {".npy": write_npy, ".npz": write_npz}.get(job.output.suffix.lower(), write_hdf5)
     staging.finish(write)
-    line = _summary(job, arrays, notes["model"])
+    line = _summary(job, arrays, notes["model"], staging.progress["error"])
     staging.remove()
     return line
 
@@ -224,14 +234,15 @@ def _samples(states: StateFile, fields: NDArray[Any]) -> Iterator[tuple[str, NDA
     return zip(states.keys, fields, strict=True)
 
 
-def _summary(job: RolloutJob, arrays: Mapping[str, NDArray[Any]], model: str) -> str:
+def _summary(
+    job: RolloutJob, arrays: Mapping[str, NDArray[Any]], model: str, meaning: Mapping[str, Any]
+) -> str:
     count, frames = arrays[UPPER].shape
     line = f"{job.output}: {count} rollouts of {frames - 1} frames by {model or 'the reference solver'}"
     if not arrays[KNOWN].all():
-        line += f"; {count - int(arrays[KNOWN].sum())} of the states are unlike the training data"
-    upper = arrays[UPPER][0, -1]
-    return (
-        line
-        if np.isnan(upper)
-        else f"{line}; the error of the last frame is at most {upper:.2g} (calibrated)"
-    )
+        return f"{line}; {count - int(arrays[KNOWN].sum())} of the states are unlike the training data"
+    if not meaning:
+        return line
+    norm, share = NORMS.get(meaning["norm"], meaning["norm"]), f"{100 * meaning['coverage']:.0f} %"
+    upper = f"at most {arrays[UPPER][0, -1]:.2g} in {share} of states like those in training"
+    return f"{line}; {norm} of the last frame {upper} (calibrated, no guarantee)"

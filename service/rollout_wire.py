@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from problems import EvolutionProblem
 from service.codec import array_from_lists, decode_json, decode_npy, encode_json, encode_npy
-from service.errors import InvalidField, NotAcceptable, UnsupportedMedia
+from service.errors import LONGEST_QUOTE, InvalidField, NotAcceptable, UnsupportedMedia
 from service.rollout import Frame, Rollout, RolloutMethod, RolloutRequest
 from service.settings import Limits
 from service.validate import AT_REST
@@ -170,9 +170,9 @@ def _from_json(
     if not isinstance(given, dict):
         expected = ", ".join(f'"{spec.name}": [[...]]' for spec in problem.inputs)
         raise InvalidField("state", "missing", f"state: expected an object {{{expected}}}")
-    state = {name: array_from_lists(name, values) for name, values in given.items()}
+    state = {name: array_from_lists(name[:LONGEST_QUOTE], values) for name, values in given.items()}
     for name, values in state.items():
-        _require_rank(name, values, 2, "(y, x)")
+        _require_rank(name[:LONGEST_QUOTE], values, 2, "(y, x)")
     options = read_options(RolloutOptions, ["state"], document, strict=True)
     return RolloutRequest(problem.name, state, **vars(options), received=received)
 
@@ -204,7 +204,9 @@ def _channels(problem: EvolutionProblem, named: str | None, count: int) -> list[
     needed = [name for name in every if name not in AT_REST]
     names = named.split(",") if named is not None else needed if count == len(needed) else every
     if len(names) != count or len(set(names)) != count:
-        expected = named or " or ".join(sorted({",".join(needed), ",".join(every)}, key=len))
+        expected = (named or "")[:LONGEST_QUOTE] or " or ".join(
+            sorted({",".join(needed), ",".join(every)}, key=len)
+        )
         message = f"state: expected the channels {expected}, got {count}; name them with fields=..."
         raise InvalidField("state", "channels", message)
     return names

@@ -16,6 +16,7 @@ import uvicorn
 
 from model_store import open_catalog
 from operators.scan import set_default_backend
+from service.abortable import AbortableProtocol
 from service.batcher import Batcher
 from service.compute import Surrogates, advance_reference, choose_device, solve_reference
 from service.http import create_app
@@ -82,6 +83,7 @@ class Service:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
+                http=AbortableProtocol,
                 access_log=False,
                 log_level="warning",
                 lifespan="off",

@@ -40,7 +40,9 @@ class Limits(BaseModel):
     grid_side: int = Field(default=1024, gt=0, description="cells along one side of a grid")
     rollout_steps: int = Field(default=1000, gt=0, description="steps of one rollout")
     cell_steps: int = Field(
-        default=3 * 10**8, gt=0, description="cells times steps of the reference solver within one frame"
+        default=3 * 10**8,
+        gt=0,
+        description="cells times steps of the reference solver within one frame of a rollout",
     )
     stall_seconds: float = Field(
         default=60.0, gt=0, description="how long a client may leave a frame of its rollout unread"

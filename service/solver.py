@@ -21,7 +21,7 @@ from service.batcher import Batcher, Outcome
 from service.certify import error_bounds, in_hull
 from service.deadline import Deadline
 from service.errors import InvalidField, NotAvailableYet, ServiceFault
-from service.lookup import find_steady
+from service.lookup import find_problem, find_steady
 from service.models import Models, require_tested
 from service.rollout import Roller, Rollout, RolloutRequest, starts_from_a_state
 from service.settings import InvalidSettings, Limits
@@ -239,7 +239,7 @@ def _refuse_what_comes_later(request: SolveRequest) -> None:
 
 def _batch(inputs: Inputs, bucket: Bucket) -> Batch:
     if bucket.dtype == "float32":
-        within_float32(inputs)
+        within_float32(find_problem(bucket.problem), inputs)
     return Batch(bucket, {name: values.astype(bucket.dtype) for name, values in inputs.fields.items()})
 
 

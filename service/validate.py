@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from problems import FieldSpec, Problem
 from problems import InvalidField as BrokenRule
-from service.errors import InvalidField, TooLarge
+from service.errors import LONGEST_QUOTE, InvalidField, TooLarge
 from service.settings import Limits
 
 __all__ = ["AT_REST", "Inputs", "complete_state", "validate_inputs", "within_float32"]
@@ -60,23 +60,36 @@ def validate_inputs(problem: Problem, given: Mapping[str, Any], limits: Limits) 
     return Inputs(fields, single)
 
 
-def complete_state(problem: Problem, given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The fields of a state, those that are zero at rest added; a field that the problem lacks is refused."""
+def complete_state(problem: Problem, given: Mapping[str, NDArray[Any]], step: int) -> dict[str, NDArray[Any]]:
+    """The fields of the state of a step; at step 0, those that are zero at rest are added.
+
+    Raises:
+        InvalidField: a field that the problem lacks, or one that is left out after step 0.
+    """
     names = [spec.name for spec in problem.inputs]
-    for name in given:
-        if name not in names:
-            message = f"{name!r} is no field of {problem.name}: expected {', '.join(names)}"
-            raise InvalidField(name, "unknown", message)
+    for name in (given_name[:LONGEST_QUOTE] for given_name in given if given_name not in names):
+        message = f"{name!r} is no field of {problem.name}: expected {', '.join(names)}"
+        raise InvalidField(name, "unknown", message)
     missing = [name for name in names if name in AT_REST and name not in given]
+    if missing and step:
+        message = f"the state of step {step} needs {' and '.join(missing)}: rest is assumed at step 0 only"
+        raise InvalidField(missing[0], "missing", f"{message}; send them, or start from step 0")
     shape = next((values.shape for values in given.values()), ())
     return {**given, **{name: np.full(shape, AT_REST[name]) for name in missing}}
 
 
-def within_float32(inputs: Inputs) -> None:
-    """Refuse numbers that a float32 surrogate would read as zero or infinity."""
+def within_float32(problem: Problem, inputs: Inputs) -> None:
+    """Refuse numbers that a float32 surrogate would read as infinity, or as a zero that means another thing.
+
+    A parameter scales the answer, and a positive field has no zero; in any other field, such as a momentum,
+    what is too small for float32 is as good as zero.
+    """
+    may_vanish = {spec.name for spec in problem.inputs if spec.exclusive_minimum != 0}
     for name, values in inputs.fields.items():
         size = np.abs(values)
-        bad = (size > FLOAT32.max) | ((size < FLOAT32.tiny) & (values != 0))
+        bad = size > FLOAT32.max
+        if name not in may_vanish:
+            bad |= (size < FLOAT32.tiny) & (values != 0)
         if bad.any():
             index = _callers_index(np.unravel_index(int(np.argmax(bad)), bad.shape), values, inputs.single)
             message = (

@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from problems import ErrorBound, Problem
 from service.codec import array_from_lists, decode_json, decode_npy, encode_json, encode_npy
-from service.errors import InvalidField, NotAcceptable, NotAvailableYet, UnsupportedMedia
+from service.errors import LONGEST_QUOTE, InvalidField, NotAcceptable, NotAvailableYet, UnsupportedMedia
 from service.settings import Limits
 from service.solver import ErrorKind, Method, SolveRequest, SolveResponse
 
@@ -39,7 +39,6 @@ __all__ = [
 JSON: Final = "application/json"
 NPY: Final = "application/x-npy"
 PNG: Final = "image/png"
-LONGEST_QUOTE: Final = 80
 # what a byte of JSON may take while it is parsed: "300," becomes 56 bytes of objects and arrays
 JSON_WEIGHT: Final = 16
 # proxies and clients take 8 KiB of headers, and there are others

@@ -1,5 +1,6 @@
 """The README's commands and code do what they say."""
 
+import json
 import os
 import re
 import select
@@ -42,31 +43,52 @@ def port() -> Iterator[int]:
     assert server.returncode == 0
 
 
+def _shell(containing: str, port: int, directory: Path) -> str:
+    """What a block of commands says."""
+    commands = _block("sh", containing).replace("8080", str(port)).replace(".venv/bin/python", sys.executable)
+    return _output(["bash", "-euc", commands], directory)
+
+
+def _python(containing: str, port: int, directory: Path) -> str:
+    """What a block of Python says."""
+    code = _block("python", containing).replace("8080", str(port))
+    return _output([sys.executable, "-c", code], directory)
+
+
+def _output(command: list[str], directory: Path) -> str:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
 @pytest.mark.slow
 def test_curl_and_client_get_the_pressure(port: int, tmp_path: Path) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    shell = _block("sh", "curl").replace("8080", str(port)).replace(".venv/bin/python", sys.executable)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    asked = subprocess.run(
-        ["bash", "-euc", shell], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    assert "200 OK" in asked.stdout
-    assert "mno-error-estimate" in asked.stdout.lower()
+    asked = _shell("darcy/solve", port, tmp_path)
+    assert "200 OK" in asked
+    assert "mno-error-estimate" in asked.lower()
     assert (tmp_path / "pressure.npy").stat().st_size > 128 * 128 * 4
 
-    code = _block("python", "Client(").replace("8080", str(port))
-    said = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    said = _python("client.solve", port, tmp_path)
     assert "(128, 128)" in said
     error = float(said.split("pressure error")[-1])
     assert 0 < error < 0.015
+
+
+@pytest.mark.slow
+def test_curl_and_client_get_the_frames(port: int, tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    asked = _shell("shallow_water/rollout", port, tmp_path)
+    assert "200 OK" in asked
+    frames = [json.loads(line) for line in (tmp_path / "frames.ndjson").read_text().splitlines()]
+    assert [frame["step"] for frame in frames] == [10, 20]
+    assert len(frames[0]["fields"]["h"]) == 128
+
+    said = _python("client.rollout", port, tmp_path).splitlines()
+    assert len(said) == 5
+    assert said[-1].startswith("t = 1.00 s")
 
 
 def test_the_picture_is_there() -> None:

@@ -117,6 +117,15 @@ def test_limiter_by_hand() -> None:
     torch.testing.assert_close(limited[0, 0, :, 0], torch.tensor([-0.3, 0.1]).expand(3, 2))
 
 
+def test_limiter_leaves_what_a_cell_can_give() -> None:
+    depth = torch.full((1, 1, 4, 4), 1.0)
+    generator = torch.Generator().manual_seed(0)
+    flux_y, flux_x = (0.2 * torch.rand(1, 1, 3, *shape, generator=generator) for shape in ((3, 4), (4, 3)))
+    limited = shallow_water_mno._limited(depth, flux_y, flux_x)
+    assert torch.equal(limited[0], flux_y)
+    assert torch.equal(limited[1], flux_x)
+
+
 def test_activity_is_the_largest_jump_nearby() -> None:
     states = torch.zeros(1, 3, 12, 12)
     states[0, 0, 6, 6] = 2.0

@@ -206,6 +206,16 @@ def test_depth_stays_positive_next_to_dry_ground(walls: Walls, film: float) -> N
     assert compiled[:, :, 0].min() > 0
 
 
+@pytest.mark.parametrize("walls", WALLS)
+def test_a_cell_gives_away_less_than_it_has(walls: Walls) -> None:
+    """A step far beyond the stable one would leave negative depths."""
+    state, ratio = _rough(), torch.full((1, 1, 1), 2.0, dtype=torch.float64)
+    stepped = step(state, (ratio, ratio), walls, x_first=True)[:, 0]
+    assert stepped.min() > 0
+    if walls != "outflow":
+        np.testing.assert_allclose(stepped.sum(), state[:, 0].sum(), rtol=1e-13)
+
+
 # --- steps within a frame
 
 

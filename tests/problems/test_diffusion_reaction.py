@@ -284,6 +284,39 @@ def test_rough_and_large_states_stay_bounded_wherever_they_start(scheme, start):
     assert np.abs(found).max() <= 100.0
 
 
+@pytest.mark.parametrize("size", [0.3, 4.0])
+@pytest.mark.parametrize("start", [0, 3, 5, 50])
+def test_the_cost_is_that_of_the_steps_taken(size, start):
+    """So many steps and no other number make the next frame, to the bit."""
+    grid = Grid((9, 13), (0.2, 0.3))
+    state = noise(grid, size=size)
+    weights = [spacing**-2.0 for spacing in grid.spacing]
+
+    def by_runge_kutta(count):
+        u, v = state["u"].copy(), state["v"].copy()
+        rk4.integrate(u, v, 0.05 / count, count, (*CONSTANTS, *weights))
+        return np.stack([u, v])
+
+    def by_splitting(count):
+        return np.stack(strang.split(state["u"], state["v"], grid, 0.05 / count, count))
+
+    for scheme, advance in ((rk4.SCHEME, by_runge_kutta), (strang.SCHEME, by_splitting)):
+        count, left = divmod(PROBLEM.cell_steps(state, grid, scheme, start), 9 * 13)
+        assert left == 0
+        found = run(state, grid, scheme, 1, start)[0]
+        np.testing.assert_array_equal(found, advance(count))
+        assert not np.array_equal(found, advance(count + 1))
+        assert not np.array_equal(found, advance(count - 1))
+
+
+def test_a_wild_state_costs_many_steps():
+    """3 u^2 = 3e4 /s and 4 Dv (1 / hy^2 + 1 / hx^2) = 10486 /s, 0.05 s, steps of 1.6 of their inverse."""
+    grid = Grid((4, 4), (4 * 2 / 1024, 4 * 2 / 1024))
+    wild = {"u": np.full((4, 4), -100.0), "v": np.zeros((4, 4))}
+    assert PROBLEM.cell_steps(wild, grid, "fv5-rk4-v1") == 1266 * 16
+    assert PROBLEM.cell_steps(wild, grid, "fv5-strang-v1") == 3000 * 16
+
+
 def test_features_by_hand():
     u, v = np.array([[1.0, -1.0], [2.0, 0.0]]), np.array([[0.5, -3.0], [0.0, 0.0]])
     features = PROBLEM.features({"u": u, "v": v}, Grid((2, 2)))

@@ -213,14 +213,26 @@ class TestEveryEvolutionProblem:
         assert all(np.array_equal(named[name], default[name]) for name in named)
 
     @each(EVOLUTION_PROBLEMS)
+    def test_the_cost_of_a_frame_is_a_number_of_steps_of_all_cells(self, problem):
+        state, grid = self.state(problem)
+        copy = {name: field.copy() for name, field in state.items()}
+        costs = [problem.cell_steps(state, grid, scheme) for scheme in problem.schemes]
+        cells = math.prod(grid.shape)
+        assert all(type(cost) is int and cost >= cells and cost % cells == 0 for cost in costs)
+        assert problem.cell_steps(state, grid) == costs[0]
+        for name, field in state.items():
+            np.testing.assert_array_equal(field, copy[name])
+
+    @each(EVOLUTION_PROBLEMS)
     def test_bad_requests_are_refused_at_once(self, problem):
         state, grid = self.state(problem)
-        with pytest.raises(ValueError, match="unknown scheme nonsense, expected one of"):
-            problem.frames(state, grid, "nonsense")
+        for read in (problem.frames, problem.cell_steps):
+            with pytest.raises(ValueError, match="unknown scheme nonsense, expected one of"):
+                read(state, grid, "nonsense")
+            with pytest.raises(ValueError, match="start must be at least 0"):
+                read(state, grid, start=-1)
         with pytest.raises(ValueError, match="unknown walls nonsense, expected one of"):
             problem.frames(state, grid, walls="nonsense")
-        with pytest.raises(ValueError, match="start must be at least 0"):
-            problem.frames(state, grid, start=-1)
 
     @each(EVOLUTION_PROBLEMS)
     def test_bad_states_are_refused_at_once(self, problem):
@@ -235,6 +247,6 @@ class TestEveryEvolutionProblem:
             (lacking, grid, f"{name} is missing"),
             ({**state, name: spoilt}, grid, rf"{name} must be finite, got nan at \(1, 2\)"),
         ):
-            for read in (problem.frames, problem.invariants, problem.features):
+            for read in (problem.frames, problem.cell_steps, problem.invariants, problem.features):
                 with pytest.raises(InvalidField, match=match):
                     read(bad, where)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from problems import EVOLUTION_PROBLEMS, CannotSolve, Grid, InvalidField
+from problems import shallow_water_march as marching
+from problems.shallow_water_sweeps import GHOSTS, scratch
 
 PROBLEM = EVOLUTION_PROBLEMS["shallow_water"]
 SCHEMES = pytest.mark.parametrize("scheme", PROBLEM.schemes)
@@ -447,6 +449,52 @@ def test_frames_are_the_callers_own():
     assert_same(state, copy, 0)
 
 
+# cost -------------------------------------------------------------------------------------------------------
+
+
+def steps_taken(state, grid, scheme, walls):
+    """Steps of one frame, by taking them."""
+    padded = np.ones((3, *(side + 2 * GHOSTS for side in grid.shape)))
+    padded[:, GHOSTS:-GHOSTS, GHOSTS:-GHOSTS] = [state[name] for name in ("h", "hu", "hv")]
+    number = marching.WALLS.index(walls)
+    return marching.advance(padded, scratch(), grid.spacing, marching.SCHEMES[scheme], number, 0)
+
+
+def test_the_cost_of_a_uniform_flow():
+    """|u| + sqrt(g h) is 5 m/s along x, 3 m/s along y."""
+    h = np.full((8, 10), 4.0)
+    state = state_of(h, 3 * h, -h)
+    # 5 m/s over 0.001 m, 0.01 s: 50 cells, of which a step may cross 0.9
+    assert PROBLEM.cell_steps(state, Grid((8, 10), (1.0, 0.01))) == 56 * 80
+    # 3 m/s over 0.00125 m: 24 cells
+    assert PROBLEM.cell_steps(state, Grid((8, 10), (0.01, 1.0))) == 27 * 80
+    assert PROBLEM.cell_steps(state, Grid((8, 10), (8.0, 10.0))) == 80
+
+
+@SCHEMES
+@WALLS
+@pytest.mark.parametrize(("extent", "least"), [((3.6, 5.0), 1), ((0.36, 0.5), 2), ((0.1, 0.14), 5)])
+def test_the_cost_is_that_of_the_steps_taken(scheme, walls, extent, least):
+    grid = Grid(GRID.shape, extent)
+    for family in ("dams", "bumps", "momentum", "pdebench"):
+        state = PROBLEM.sample(family, {}, 5, 0, grid)
+        taken = steps_taken(state, grid, scheme, walls)
+        assert taken >= least
+        # where waves gain or lose speed on the way, some steps more or fewer
+        assert PROBLEM.cell_steps(state, grid, scheme) / math.prod(grid.shape) == pytest.approx(taken, abs=1)
+
+
+def test_the_cost_is_that_of_the_walls_that_take_the_most():
+    """The deep and the shallow end of a slope meet behind periodic walls only, as a breaking dam."""
+    grid = Grid((4, 40), (0.1, 0.1))
+    h = np.linspace(0.1, 2.0, 40) ** 2 + np.zeros(grid.shape)
+    state = state_of(h, 0 * h, 0 * h)
+    taken = {walls: steps_taken(state, grid, "hllc-muscl-v1", walls) for walls in PROBLEM.walls}
+    assert taken["periodic"] > max(taken["outflow"], taken["reflecting"])
+    # |c - c'| + (c + c') / 2 = 2.95 m/s, with c = 2 m/s and c' = 0.1 m/s, over 0.0025 m, 0.01 s, 0.9
+    assert PROBLEM.cell_steps(state, grid) == 14 * 160
+
+
 # numbers, bad input -----------------------------------------------------------------------------------------
 
 
@@ -490,8 +538,22 @@ def test_the_roe_scheme_says_when_it_breaks_down():
 def test_waves_that_are_too_fast_are_refused(scheme):
     state = lively()
     state["hu"][3, 4] = 1e6
-    with pytest.raises(CannotSolve, match=r"waves must cross at most 90000 cells per second, got [0-9.]+e\+"):
-        march(state, GRID, 1, scheme)
+    for begin in (lambda: march(state, GRID, 1, scheme), lambda: PROBLEM.cell_steps(state, GRID, scheme)):
+        with pytest.raises(
+            CannotSolve, match=r"waves must cross at most 18000 cells per second, got [0-9.]+e\+"
+        ):
+            begin()
+
+
+def test_waves_that_become_too_fast_within_a_frame_are_refused():
+    """Over a thin film: the front of a breaking dam begins at 3/2 of sqrt(g h) and ends at twice that."""
+    spacing = 1.5 * 0.01 / (0.9 * 190)
+    grid = Grid((3, 400), (3 * spacing, 400 * spacing))
+    still = np.zeros(grid.shape)
+    film = state_of(np.where(np.arange(400) < 200, 1.0, 1e-6) + still, still, still)
+    assert PROBLEM.cell_steps(film, grid) == 190 * still.size
+    with pytest.raises(CannotSolve, match="at most 18000 cells per second"):
+        march(film, grid, 1)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from model_store import Card, Catalog, FieldRecord, LoadedVersion, Reference, op
 from operators import EvolutionOperator, EvolutionSurrogate, Surrogate, surrogate_from_config
 from operators.axial_mno import AxialMnoConfig
 from operators.shallow_water_mno import ShallowWaterMnoConfig
+from service.abortable import AbortableProtocol
 from service.batcher import Batcher
 from service.compute import Surrogates, advance_reference, solve_reference
 from service.http import create_app
@@ -219,7 +220,11 @@ def evolution_models(drift: EvolutionSurrogate, water_card: Card) -> Models:
 
 @asynccontextmanager
 async def serving(
-    models: Models, surrogates: Worker, limits: Limits, queue_bytes: int = 10**8
+    models: Models,
+    surrogates: Worker,
+    limits: Limits,
+    queue_bytes: int = 10**8,
+    protocol: Callable[..., AbortableProtocol] = AbortableProtocol,
 ) -> AsyncIterator[tuple[str, Queues]]:
     """A server in the present event loop: its address and its queues."""
     workers = (surrogates, ThreadWorker(solve_reference), ThreadWorker(advance_reference))
@@ -228,7 +233,7 @@ async def serving(
     )
     solver = Solver(models, queues, limits)
     app = create_app(solver, models, limits)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, http=protocol, port=0, log_level="warning", lifespan="off"))
     async with solver:
         running = asyncio.create_task(server.serve())
         while not server.started:

@@ -134,6 +134,17 @@ def test_a_broken_stream_goes_on_as_if_it_had_not_broken(how: Any, every: int) -
     assert [request.url.params.get("model") for request in service.asked] == [None, "water@3", "water@3"]
 
 
+@pytest.mark.parametrize("how", BREAKS)
+def test_blocks_count_from_where_the_rollout_began(how: Any) -> None:
+    service = Service([(6, how), (4, how)])
+    with service.client() as client:
+        frames = list(client.rollout("shallow_water", STATE, steps=24, start_step=5))
+    assert [frame.step for frame in frames] == list(range(6, 25))
+    for frame in frames:
+        assert np.array_equal(frame.fields["h"], STATE[0] * 2.0 ** (frame.step - 5))
+    assert [int(request.url.params["start_step"]) for request in service.asked] == [5, 9, 13]
+
+
 def test_a_stream_that_breaks_without_any_frame_is_given_up() -> None:
     service = Service([(2, None), (0, None)])
     with service.client(retries=1) as client:

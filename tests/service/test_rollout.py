@@ -1,10 +1,12 @@
 """Rollouts over the network: streamed equals published, known to be whole, resumable, in both encodings."""
 
+import asyncio
 import gzip
 import io
 import json
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -13,9 +15,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from model_store import Catalog
 from operators import EvolutionSurrogate
 from problems import EVOLUTION_PROBLEMS, Grid
 from service.client import Client
+from service.compute import Surrogates
+from service.models import Models
+from service.settings import Limits
+from service.worker import ThreadWorker
 
 ROLLOUT = "/v1/problems/shallow_water/rollout"
 NPY = {"Content-Type": "application/x-npy"}
@@ -143,6 +150,27 @@ def test_each_frame_says_what_is_known_about_it(http: httpx.Client, water: NDArr
     assert frames[20]["invariants"]["mass"] == pytest.approx(h.sum() * (5 / 16) * (5 / 24))
     assert frames[20]["invariants"]["mass_defect"] == 0.0
     assert all(frame["in_distribution"] for frame in frames)
+
+
+@pytest.mark.parametrize(("start_step", "upper"), [(0, 0.4), (5, 0.3), (10, 0.2), (15, 0.2)])
+def test_the_calibration_counts_from_the_first_frame_of_the_training(
+    evolution_models: Models, serve: Any, water: NDArray[np.float32], start_step: int, upper: float
+) -> None:
+    version = evolution_models.find("shallow_water", None)
+    later = replace(version, card=version.card.model_copy(update={"first_frame": 10}))
+    models = Models({"shallow_water": later}, Catalog([]))
+
+    async def story() -> None:
+        worker = ThreadWorker(Surrogates(models.versions, torch.device("cpu")))
+        async with (
+            serve(models, worker, Limits()) as (address, _),
+            httpx.AsyncClient(base_url=address, timeout=60) as client,
+        ):
+            options = {"steps": 20, "start_step": start_step, "every": 20}
+            (frame,) = lines(await client.post(ROLLOUT, json={"state": state(water), **options}))
+        assert frame["error"]["upper"] == pytest.approx(upper)
+
+    asyncio.run(story())
 
 
 def test_a_state_unlike_those_of_the_training_is_flagged(

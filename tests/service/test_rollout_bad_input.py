@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from problems import EVOLUTION_PROBLEMS, Grid
 from service.compute import solve_reference
 from service.models import Models
 from service.settings import Limits
@@ -68,6 +70,9 @@ def problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
         ({"hu": ONES}, "h", "missing", None),
         ({}, "h", "missing", None),
         ({"h": ONES, "w": ONES}, "w", "unknown", None),
+        ({"h": ONES, "w" * 10**5: ONES}, "w" * 80, "unknown", None),
+        ({"h": ONES, "w" * 10**5: "x"}, "w" * 80, "numbers", None),
+        ({"h": ONES, "w" * 10**5: [ONES]}, "w" * 80, "rank", None),
         (ONES, "state", "missing", None),
         (None, "state", "missing", None),
     ],
@@ -77,6 +82,33 @@ def test_a_bad_state_names_field_rule_and_index(
 ) -> None:
     document = problem(http.post(ROLLOUT, json={"state": state, "steps": 3}), 422, "invalid-field")
     assert (document["field"], document["rule"], document["index"]) == (field, rule, index)
+    assert len(document["detail"]) < 1000
+
+
+@pytest.mark.parametrize("option", ["walls", "model", "method"])
+def test_no_option_is_quoted_at_length(http: httpx.Client, option: str) -> None:
+    response = http.post(ROLLOUT, json={"state": {"h": ONES}, option: "x" * 10**5})
+    assert 400 <= response.status_code < 500
+    assert len(response.content) < 1000
+
+
+def test_after_the_beginning_nothing_is_at_rest(http: httpx.Client) -> None:
+    options = {"steps": 4, "start_step": 3}
+    for state, missing in (({"h": ONES}, "hu"), ({"h": ONES, "hu": ONES}, "hv")):
+        response = http.post(ROLLOUT, json={"state": state, **options})
+        document = problem(response, 422, "invalid-field")
+        assert (document["field"], document["rule"]) == (missing, "missing")
+        assert "step 0" in document["detail"]
+
+
+def test_a_momentum_too_small_for_float32_is_none(http: httpx.Client) -> None:
+    y, x = np.meshgrid(np.linspace(-1, 1, 16), np.linspace(-1, 1, 16), indexing="ij")
+    tail = np.exp(-300 * (x**2 + y**2))
+    assert 0 < tail.min() < 1e-200
+    response = http.post(ROLLOUT, json={"state": {"h": ONES, "hu": tail.tolist()}, "steps": 4})
+    assert response.status_code == 200, response.text
+    depth = problem(http.post(ROLLOUT, json={"state": {"h": bad(1e-40)}}), 422, "invalid-field")
+    assert (depth["field"], depth["rule"], depth["index"]) == ("h", "float32", [3, 4])
 
 
 def test_a_batch_is_told_to_be_sent_apart(http: httpx.Client) -> None:
@@ -153,7 +185,7 @@ def test_a_bad_option_is_named(http: httpx.Client, options: dict[str, Any], fiel
 
 def test_a_far_start_is_no_long_rollout(http: httpx.Client) -> None:
     options = {"steps": 5 * 10**6, "start_step": 5 * 10**6 - 2}
-    response = http.post(ROLLOUT, json={"state": {"h": ONES}, **options})
+    response = http.post(ROLLOUT, json={"state": {"h": ONES, "hu": ONES, "hv": ONES}, **options})
     assert [json.loads(line)["step"] for line in response.text.splitlines()] == [5 * 10**6 - 1, 5 * 10**6]
 
 
@@ -226,6 +258,33 @@ def test_a_step_that_would_take_too_long_is_refused(evolution_models: Models, se
             document = problem(await client.post(ROLLOUT, json=fast), 422, "invalid-field")
             assert document["rule"] == "cost"
             assert "coarser grid" in document["detail"]
+
+    asyncio.run(story())
+
+
+def test_a_later_step_that_would_take_too_long_ends_the_stream(evolution_models: Models, serve: Any) -> None:
+    async def story() -> None:
+        shallow_water = EVOLUTION_PROBLEMS["shallow_water"]
+        grid = Grid((16, 16), shallow_water.grid.extent, shallow_water.grid.origin)
+        x = grid.coordinates()[1]
+        # an almost dry half is flooded, and the water gets faster
+        dam = np.where(x < 0, 300.0, 0.01) * np.ones((16, 1))
+        state = {"h": dam, "hu": np.zeros((16, 16)), "hv": np.zeros((16, 16))}
+        costs = [shallow_water.cell_steps(state, grid)]
+        for step, after in enumerate(itertools.islice(shallow_water.frames(state, grid), 19), start=1):
+            costs.append(shallow_water.cell_steps(dict(after), grid, start=step))
+        most = costs[0]
+        late = next(step for step, cost in enumerate(costs, start=1) if cost > most)
+        async with (
+            serve(evolution_models, ThreadWorker(solve_reference), Limits(cell_steps=most)) as (address, _),
+            httpx.AsyncClient(base_url=address, timeout=60) as client,
+        ):
+            request = {"state": {"h": dam.tolist()}, "steps": 20, "method": "solver"}
+            response = await client.post(ROLLOUT, json=request)
+            *frames, failure = [json.loads(line) for line in response.text.splitlines()]
+        assert [frame["step"] for frame in frames] == list(range(1, late))
+        assert (failure["error"]["status"], failure["error"]["rule"]) == (422, "cost")
+        assert f"step {late} " in failure["error"]["detail"]
 
     asyncio.run(story())
 

