@@ -149,7 +149,7 @@ def bench_rollout(
     grid = Grid(card.grids[0], card.extent, problem.grid.origin)
     click.echo(
         f"{reference} at {grid.shape[0]}x{grid.shape[1]}, {frames} frames after frame {first_frame}, "
-        f"float32, {torch.get_num_threads()} threads; {card.scheme} float64, one thread; family {FAMILY}, "
+        f"float32, {torch.get_num_threads()} threads; {card.scheme}, one thread; family {FAMILY}, "
         f"brought to frame {first_frame} by {card.scheme}; {platform.machine()}"
     )
     rollout = Rollout(problem, grid, card.scheme, card.walls, first_frame, frames)
