@@ -69,6 +69,9 @@ def _march(state, out, ratio_y, ratio_x, walls):
         steps = _steps(rows, ratio_y, ratio_x)
         part_y, part_x = np.float32(ratio_y / steps), np.float32(ratio_x / steps)
         for done in range(int(steps)):
+            # thin water may have gained speed in the step before
+            if done > 0:
+                _bound_speed(rows)
             if (frame + done) % 2 == 0:
                 _sweep(rows, part_x, walls, work)
                 _turn(rows, columns)

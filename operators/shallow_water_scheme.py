@@ -61,6 +61,8 @@ def frames(
         state = _no_faster(state)
         steps = _steps(state.detach(), ratios)
         for done in range(int(steps.max())):
+            # thin water may have gained speed in the step before
+            state = state if done == 0 else _no_faster(state)
             parts = tuple(ratio / steps[:, None, None] for ratio in ratios)
             stepped = step(state, (parts[0], parts[1]), walls, x_first=(frame + done) % 2 == 0)
             state = torch.where((done < steps)[:, None, None, None], stepped, state)

@@ -265,13 +265,17 @@ class Run(_Section):
                 raise ValueError(f"operator.{name} is {chosen}, but the data's is {data}")
         return self
 
-    def _facts_of_the_data(self) -> dict[str, str | float]:
+    def _facts_of_the_data(self) -> dict[str, str | float | int]:
         """What an operator may have built in."""
         problem = EVOLUTION_PROBLEMS.get(self.data.problem)
         if problem is None:
             return {"scheme": self.data.scheme}
-        walls = self.data.walls or problem.walls[0]
-        return {"scheme": self.data.scheme, "walls": walls, "frame_interval": problem.frame_interval}
+        return {
+            "scheme": self.data.scheme,
+            "walls": self.data.walls or problem.walls[0],
+            "frame_interval": problem.frame_interval,
+            "fields": len(problem.inputs),
+        }
 
     @model_validator(mode="after")
     def _rollouts_fit_into_the_data(self) -> Self:

@@ -75,6 +75,12 @@ def test_recipe_ignores_what_does_not_change_the_weights(smoke_text: str) -> Non
         ("noise = 0.01", "normalize = true", "takes physical units: leave normalize out"),
         ("[log]", "[loss]\nenergy = 1.0\n\n[log]", "one loss: leave it out"),
         ('kind = "shallow_water_mno"', 'kind = "axial_mno"', "operator"),
+        ("noise = 0.01", "normalize = true", "normalize"),
+        ("noise = 0.01", "first_frame = 500", "sequence.curriculum"),
+        ("blocks = 2 }", "blocks = 200 }", "sequence.curriculum"),
+        ("frames = 2\n", "frames = 2\nframe_interval = 0.02\n", "operator.frame_interval"),
+        ("frames = 2\n", 'frames = 2\nwalls = "reflecting"\n', "operator.walls"),
+        ("[log]", "[loss]\nrelative_l2 = 1.0\n\n[log]", "[loss]"),
         ("frames = 2\n", 'scheme = "roe-mc-split-v1"\n', "operator.shallow_water_mno.scheme"),
     ],
 )
