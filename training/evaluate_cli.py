@@ -37,6 +37,7 @@ class _Loaded:
     problem: str
     scheme: str
     frame_interval: float | None
+    walls: str | None
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def _baselines(
 
 
 def _require_same_problem(loaded: _Loaded, data: Trajectories) -> None:
-    """A model predicts frames of its own problem, at the distance in time that it has learnt."""
+    """A model predicts frames of its own problem and walls, at the distance in time that it has learnt."""
     if loaded.problem != data.problem:
         raise InvalidDataset(f"{data.path}: expected trajectories of {loaded.problem}, got {data.problem}")
     expected = loaded.frame_interval or EVOLUTION_PROBLEMS[data.problem].frame_interval
@@ -194,6 +195,10 @@ def _require_same_problem(loaded: _Loaded, data: Trajectories) -> None:
             f"{data.path}: expected a frame every {expected:g} s, as the model predicts them, "
             f"got intervals of {found.min():g} to {found.max():g} s"
         )
+    # a file of another program does not say
+    walls = data.attributes.get("walls", loaded.walls)
+    if loaded.walls is not None and walls != loaded.walls:
+        raise InvalidDataset(f"{data.path}: expected walls {loaded.walls}, as the model knows, got {walls}")
 
 
 def _load(model: str, store: str | None) -> _Loaded:
@@ -201,12 +206,13 @@ def _load(model: str, store: str | None) -> _Loaded:
     if Path(model).is_file():
         checkpoint = load_checkpoint(Path(model))
         run = parse_run(checkpoint.run)
-        return _Loaded(averaged_surrogate(run, checkpoint), run.data.problem, run.data.scheme, None)
+        surrogate, data = averaged_surrogate(run, checkpoint), run.data
+        return _Loaded(surrogate, data.problem, data.scheme, None, data.walls)
     catalog = open_catalog(store)
     reference = catalog.resolve(model)
     version = catalog.load(reference.name, reference.version)
     card = version.card
-    return _Loaded(version.surrogate, card.problem, card.scheme, card.frame_interval)
+    return _Loaded(version.surrogate, card.problem, card.scheme, card.frame_interval, card.walls)
 
 
 def _lines(values: Mapping[str, float]) -> str:

@@ -71,10 +71,11 @@ def cost_table(found: Sequence[TrajectoryEvaluation]) -> str:
     ]
     window = found[0].window
     frames = "1 frame" if window.frames == 1 else f"{window.frames} frames"
+    before = " A finer solver starts from frame 0; its cost counts that." if window.first_frame else ""
     return (
         f"Error ({draw.METRIC_TITLES[metric]}) and cost of a trajectory of {frames} after frame "
         f"{window.first_frame}. CPU seconds are those of all threads; where a GPU computes, the clock counts."
-        f"\n\n{_table(headings, rows)}"
+        f"{before}\n\n{_table(headings, rows)}"
     )
 
 

@@ -177,3 +177,13 @@ def test_a_steady_problem_has_no_frames(finished: Any, silent: Any) -> None:
     result = run(silent, "darcy@production", path, "--frames", 3, "--baselines", "--store", url)
     assert result.exit_code == 2
     assert "--frames, --baselines: for trajectories" in " ".join(result.output.split())
+
+
+def test_other_walls_than_the_models_are_refused(silent: Any, store: str, tmp_path: Path) -> None:
+    fields = np.ones((1, 3, 3, SIDE, SIDE), np.float32)
+    grid = WATER.grid.__class__((SIDE, SIDE), WATER.grid.extent, WATER.grid.origin)
+    path, times = tmp_path / "closed.h5", np.array([0.0, 0.01, 0.02])
+    write_trajectories(path, fields, WATER.name, grid, times, {"walls": "reflecting"})
+    result = run(silent, "water@1", path, "--store", store)
+    assert isinstance(result.exception, InvalidDataset)
+    assert "expected walls outflow" in str(result.exception)
