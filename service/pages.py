@@ -190,7 +190,7 @@ pre{{background:#f2f2f2;padding:1rem;overflow:auto}}</style>
 <p>Its frames are streamed as they are computed. {frames}.</p>
 <p>What holds for all of them is in headers:</p>
 <table>{rollout_headers}</table>
-<pre>curl -N -H 'Content-Type: application/x-npy' --data-binary @state.npy \
+<pre>curl -N -H 'Content-Type: application/x-npy' --data-binary @state.npy \\
      '{address}/v1/problems/shallow_water/rollout?steps=100&amp;every=10'</pre>
 </html>
 """
