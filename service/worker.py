@@ -1,4 +1,4 @@
-"""Who computes a batch: the seam between the event loop and the model, a thread now, a process later."""
+"""Who computes a batch: the seam between the event loop and the models, in a thread or in another process."""
 
 from __future__ import annotations
 
@@ -7,15 +7,29 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from model_store import Reference
+from model_store.reference import Reference
 from problems import Grid
 
-__all__ = ["Batch", "Bucket", "Compute", "Solutions", "ThreadWorker", "Worker", "joined"]
+__all__ = [
+    "Batch",
+    "Bucket",
+    "Compute",
+    "Solutions",
+    "Task",
+    "ThreadWorker",
+    "Worker",
+    "WorkerLost",
+    "joined",
+]
+
+# solve: inputs -> solutions; advance: states -> the next frames; bound: inputs and answers -> numbers about
+# the error of each row; vjp: inputs and cotangents -> gradients
+Task = Literal["solve", "advance", "bound", "vjp"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +40,9 @@ class Bucket:
         version: the surrogate's version; None is the reference solver.
         scheme: id of the discrete operator.
         walls: boundary conditions, where a problem has several.
+        task: what is to be computed.
+        frames: of an ``advance``, the frames that one call gives.
+        reproducible: computed in batches of one fixed size, so that no answer depends on its company.
     """
 
     problem: str
@@ -34,6 +51,9 @@ class Bucket:
     grid: Grid
     dtype: str
     walls: str | None = None
+    task: Task = "solve"
+    frames: int = 1
+    reproducible: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,16 +102,58 @@ def joined(parts: Sequence[Batch]) -> Batch:
     )
 
 
+class WorkerLost(Exception):
+    """The process that computed the batch is gone, and another will come."""
+
+
+def computed(compute: Compute, batch: Batch, pad_to: int | None) -> Solutions:
+    """What ``compute`` gives for the rows of ``batch``, computed in a batch of ``pad_to`` rows.
+
+    The last row fills the batch up: whatever is computed for it is thrown away.
+    """
+    missing = 0 if pad_to is None else pad_to - batch.rows
+    if missing <= 0:
+        return compute(batch)
+    padded = {
+        name: np.concatenate([values, values[-1:].repeat(missing, 0)])
+        for name, values in batch.fields.items()
+    }
+    whole = compute(Batch(batch.bucket, padded))
+    return Solutions(
+        {name: values[: batch.rows] for name, values in whole.fields.items()},
+        whole.iterations[: batch.rows],
+        {row: why for row, why in whole.unsolved.items() if row < batch.rows},
+    )
+
+
 class Worker(ABC):
     """Computes one batch at a time, off the event loop."""
 
     @abstractmethod
-    async def run(self, parts: Sequence[Batch]) -> Solutions:
+    async def run(self, parts: Sequence[Batch], *, pad_to: int | None = None) -> Solutions:
         """Solutions of all rows of ``parts``, which share a bucket, in their order.
 
         The parts come apart, so that putting them together costs the event loop nothing. May raise anything;
         the batcher reports it to these parts only.
+
+        Args:
+            parts: one or more batches of the same bucket.
+            pad_to: compute with so many rows, of which those beyond the parts' are thrown away; None: as many
+                as there are.
+
+        Raises:
+            WorkerLost: its process died; the batch may be tried again.
         """
+
+    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """Memory for inputs, uninitialised, from where this worker reads without another copy.
+
+        It is given back when nothing refers to the array any more.
+
+        Raises:
+            Overloaded: there is none left for now.
+        """
+        return np.empty(shape, dtype)
 
     @abstractmethod
     def close(self) -> None:
@@ -107,11 +169,11 @@ class ThreadWorker(Worker):
         self._compute = compute
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="worker", initializer=prepare)
 
-    async def run(self, parts: Sequence[Batch]) -> Solutions:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, parts)
+    async def run(self, parts: Sequence[Batch], *, pad_to: int | None = None) -> Solutions:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, parts, pad_to)
 
-    def _run(self, parts: Sequence[Batch]) -> Solutions:
-        return self._compute(joined(parts))
+    def _run(self, parts: Sequence[Batch], pad_to: int | None) -> Solutions:
+        return computed(self._compute, joined(parts), pad_to)
 
     def close(self) -> None:
         self._thread.shutdown(wait=True)
