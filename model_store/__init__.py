@@ -1,21 +1,29 @@
-"""Published versions of surrogates: numbered, immutable, verified on loading."""
+"""Published versions of surrogates: numbered, immutable, verified on loading.
 
-from model_store.card import Card, FieldRecord, FileRecord
-from model_store.catalog import Catalog, open_catalog
-from model_store.errors import (
-    AliasMoved,
-    CorruptStore,
-    CorruptVersion,
-    InvalidReference,
-    InvalidStoreUrl,
-    ReadOnlyStore,
-    RefusedVersion,
-    StoreError,
-    UnknownModel,
-    UnknownVersion,
-)
-from model_store.reference import Reference, Selector
-from model_store.store import LoadedVersion, Store, builtin_store, open_store
+What is named here is imported when it is first used: a process that only speaks of versions, as the front of
+the service does, asks for a ``Reference`` and does not load PyTorch for it.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from model_store.card import Card, FieldRecord, FileRecord
+    from model_store.catalog import Catalog, open_catalog
+    from model_store.errors import (
+        AliasMoved,
+        CorruptStore,
+        CorruptVersion,
+        InvalidReference,
+        InvalidStoreUrl,
+        ReadOnlyStore,
+        RefusedVersion,
+        StoreError,
+        UnknownModel,
+        UnknownVersion,
+    )
+    from model_store.reference import Reference, Selector
+    from model_store.store import LoadedVersion, Store, builtin_store, open_store
 
 __all__ = [
     "AliasMoved",
@@ -40,3 +48,15 @@ __all__ = [
     "open_catalog",
     "open_store",
 ]
+
+_MODULES = ("errors", "reference", "card", "catalog", "store")
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        # the light ones first
+        for module in map(importlib.import_module, (f"{__name__}.{module}" for module in _MODULES)):
+            if name in vars(module):
+                globals()[name] = vars(module)[name]
+                return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

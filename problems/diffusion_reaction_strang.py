@@ -17,7 +17,7 @@ import math
 from functools import lru_cache
 
 import numpy as np
-import scipy.special
+import scipy
 from jaxtyping import Float, Float64
 
 from problems.compiled import compiled

@@ -28,7 +28,7 @@ Sci. Comput. 32 (2010).
 from functools import lru_cache
 
 import numpy as np
-import scipy.fft
+import scipy
 from jaxtyping import Float64
 
 from problems import multigrid, two_point_flux

@@ -27,7 +27,7 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-import scipy.sparse.linalg
+import scipy
 from jaxtyping import Float64
 from numpy.typing import NDArray
 

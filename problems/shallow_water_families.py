@@ -22,8 +22,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import numpy as np
+import scipy
 from jaxtyping import Float64
-from scipy.special import erf
 
 from problems.coarsen import coarsen
 from problems.compiled import compiled
@@ -166,7 +166,9 @@ def _gaussians(
     sides = []
     for axis, center in enumerate((center_y, center_x)):
         edges = grid.origin[axis] + np.arange(grid.shape[axis] + 1) * grid.spacing[axis]
-        integral = np.sqrt(np.pi / 2) * width * erf((edges[:, None] - center) / (math.sqrt(2) * width))
+        integral = (
+            np.sqrt(np.pi / 2) * width * scipy.special.erf((edges[:, None] - center) / (math.sqrt(2) * width))
+        )
         sides.append(np.diff(integral, axis=0) / grid.spacing[axis])
     return np.asarray((sides[0] * height) @ sides[1].T)
 

@@ -24,7 +24,7 @@ from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
-import scipy.sparse
+import scipy
 from jaxtyping import Float64
 
 from problems.grid import Grid
@@ -123,7 +123,7 @@ def right_hand_side(source: float, grid: Grid) -> Float64[np.ndarray, "y x"]:
     return np.full(grid.shape, source * grid.cell_area)
 
 
-def assemble(faces: Faces) -> scipy.sparse.csc_array:
+def assemble(faces: Faces) -> "scipy.sparse.csc_array":
     """``A`` as a sparse matrix; unknowns are numbered along x first."""
     diagonal = faces.x[:, :-1] + faces.x[:, 1:] + faces.y[:-1] + faces.y[1:]
     cell = np.arange(diagonal.size).reshape(diagonal.shape)
