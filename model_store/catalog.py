@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import final
 
+from model_store.alias import AliasTarget
 from model_store.card import Card
 from model_store.errors import UnknownModel
 from model_store.reference import Reference, Selector
@@ -42,6 +43,10 @@ class Catalog:
     def aliases(self, name: str) -> dict[str, int]:
         """See ``Store.aliases``; an unknown name is an error here."""
         return self.store_of(name).aliases(name)
+
+    def targets(self, name: str) -> dict[str, AliasTarget]:
+        """See ``Store.targets``; an unknown name is an error here."""
+        return self.store_of(name).targets(name)
 
     def resolve(self, wanted: str | Selector | Reference) -> Reference:
         """See ``Store.resolve``."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from model_store.alias import AliasTarget, Canary
 from model_store.errors import CorruptVersion, StoreError
 from model_store.reference import Reference, Selector
 from model_store.store import BUILTIN, Store, open_store
@@ -76,13 +77,32 @@ def show(store: Store, wanted: str, as_json: bool) -> None:
     type=click.IntRange(min=0),
     help="Move it only from this version (0: only if it is new); default: from wherever it is now.",
 )
+@click.option("--canary", metavar="VERSION=SHARE%", help="Let a second version answer a share: 4=5%.")
+@click.option("--shadow", type=click.IntRange(min=1), help="Let a version answer too, for comparison only.")
 @click.pass_obj
-def alias(store: Store, name: str, alias: str, version: int, expected: int | None) -> None:
-    """Point ALIAS of model NAME at VERSION."""
-    target = store.resolve(Selector(name, version))
-    before = store.aliases(name).get(alias) if expected is None else expected or None
-    store.set_alias(name, alias, target.version, before)
-    click.echo(f"{name}@{alias}: {before or 'new'} -> {version}")
+def alias(
+    store: Store,
+    name: str,
+    alias: str,
+    version: int,
+    expected: int | None,
+    canary: str | None,
+    shadow: int | None,
+) -> None:
+    """Point ALIAS of model NAME at VERSION; without --canary and --shadow it has none from then on."""
+    target = AliasTarget(
+        version=store.resolve(Selector(name, version)).version, canary=_share(canary), shadow=shadow
+    )
+    before = store.targets(name).get(alias)
+    store.set_alias(name, alias, target, before if expected is None else expected or None)
+    click.echo(f"{name}@{alias}: {before or 'new'} -> {target}")
+
+
+def _share(text: str | None) -> Canary | None:
+    try:
+        return None if text is None else Canary.parse(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--canary") from error
 
 
 @store.command()

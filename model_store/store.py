@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from pydantic import PositiveInt, TypeAdapter, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
 from model_store import weights
+from model_store.alias import AliasTarget, alias_json, parse_aliases
 from model_store.backends import Backend, FileBackend, KeyNotFound, TreeExists, open_backend
 from model_store.backends.read_only import ReadOnlyBackend
 from model_store.card import Card, FileRecord
@@ -29,8 +30,6 @@ from operators import AnySurrogate
 CARD = "card.json"
 PRODUCTION = "production"
 BUILTIN = "builtin:"
-
-_ALIASES = TypeAdapter(dict[str, PositiveInt])
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,11 @@ class Store:
         return sorted(filter(None, map(_version_of_card, keys)))
 
     def aliases(self, name: str) -> dict[str, int]:
-        """Where the aliases of ``name`` point."""
+        """The version that each alias of ``name`` means."""
+        return {alias: target.version for alias, target in self.targets(name).items()}
+
+    def targets(self, name: str) -> dict[str, AliasTarget]:
+        """Where the aliases of ``name`` point, with their canaries and shadows."""
         return _parse_aliases(name, self._alias_bytes(name))
 
     def resolve(self, wanted: str | Selector | Reference) -> Reference:
@@ -113,24 +116,32 @@ class Store:
         card = card.model_copy(update={"files": records})
         return self._add_version(name, files | {CARD: card.to_json()})
 
-    def set_alias(self, name: str, alias: str, version: int, expected: int | None) -> None:
-        """Point ``alias`` at ``version`` in one step, if it points at ``expected`` (None: no such alias) now.
+    def set_alias(
+        self, name: str, alias: str, target: int | AliasTarget, expected: int | AliasTarget | None
+    ) -> None:
+        """Point ``alias`` at ``target`` in one step, if it points at ``expected`` (None: no such alias) now.
+
+        A bare number is expected whatever canary and shadow there are beside it.
 
         Raises:
             AliasMoved: it points elsewhere; somebody else moved it.
             UnknownVersion: there is no such version.
         """
-        _among(self.versions(name), Reference(name, version))
+        new = AliasTarget(version=target) if isinstance(target, int) else target
+        versions = self.versions(name)
+        for number in new.versions:
+            _among(versions, Reference(name, number))
         while True:
             old = self._alias_bytes(name)
             aliases = _parse_aliases(name, old)
-            if aliases.get(checked_alias(alias)) != expected:
+            found = aliases.get(checked_alias(alias))
+            if (found and found.version if isinstance(expected, int) else found) != expected:
                 raise AliasMoved(
                     f"expected {name}@{alias} at {expected or 'no version'}, found it at "
-                    f"{aliases.get(alias) or 'no version'}; look again and repeat"
+                    f"{found or 'no version'}; look again and repeat"
                 )
             # false only when some alias of this model moved since it was read
-            if self._backend.compare_and_set(_alias_key(name), old, _alias_json(aliases | {alias: version})):
+            if self._backend.compare_and_set(_alias_key(name), old, alias_json(aliases | {alias: new})):
                 return
 
     def card(self, name: str, version: int) -> Card:
@@ -298,14 +309,10 @@ def _among(versions: list[int], reference: Reference) -> Reference:
     return reference
 
 
-def _parse_aliases(name: str, data: bytes | None) -> dict[str, int]:
+def _parse_aliases(name: str, data: bytes | None) -> dict[str, AliasTarget]:
     try:
-        return {} if data is None else _ALIASES.validate_json(data)
+        return {} if data is None else parse_aliases(data)
     except ValidationError:
         raise CorruptStore(
             f'{_alias_key(name)} is damaged: expected JSON such as {{"production": 3}}'
         ) from None
-
-
-def _alias_json(aliases: Mapping[str, int]) -> bytes:
-    return _ALIASES.dump_json(dict(sorted(aliases.items())), indent=1) + b"\n"

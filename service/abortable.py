@@ -1,38 +1,433 @@
-"""Connections that an application can end at once, with bytes that nobody reads still to be sent.
+"""Connections that are bounded in everything their client controls, and that know a shorter way to an answer.
 
-A server closes a connection when all that was written is sent, and to a client that does not read that is
-never. ASGI has no word for it, so the connection lends its own to the application, as an extension of the
-scope.
+uvicorn's connection sets no limit to slow, half-sent or endless requests, and none to a client that reads
+nothing; ASGI has no word for either. So this one
+
+- refuses headers that are too large, too many or too slow, and bodies that stall or never end;
+- ends itself when what it wrote is not read, and lends the application the means to do so (``abort_of``);
+- gives a request that ``app.state.hot`` accepts to it once the whole body is there, without ASGI's messages,
+  and cancels it when the client leaves. See ``hot.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Final, cast, final
+import enum
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast, final
 
-from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-__all__ = ["AbortableProtocol", "abort_of"]
+from service.settings import Limits
+
+__all__ = ["AbortableProtocol", "HotPath", "HotRequest", "abort_of"]
 
 EXTENSION: Final = "mno.abort"
+# written and not yet read by the client [B]; an answer of the usual size does not wait for its reader
+HIGH_WATER: Final = 256 * 1024
+# for the rest of a body whose answer is sent: a client that still sends might not see it else [s]
+LINGER_SECONDS: Final = 2.0
+
+Buffer = bytes | bytearray | memoryview
+
+
+class HotPath(ABC):
+    """What answers requests without ASGI."""
+
+    limits: Limits
+
+    @abstractmethod
+    def accept(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> HotRequest | None:
+        """A POST request that it will answer; None: ASGI has to."""
+
+    @abstractmethod
+    async def answer(self, request: HotRequest) -> None:
+        """Answer a whole request by ``request.respond``; cancelled when its client leaves."""
+
+    @abstractmethod
+    def refusal(self, status: int, slug: str, detail: str) -> tuple[bytes, bytes]:
+        """Header lines and body that refuse what is no request yet, or not in time."""
+
+
+@final
+class HotRequest:
+    """A request on the short way. To uvicorn's connection it is a cycle, and the event that its client left.
+
+    Attributes:
+        url: path and query as they came.
+        headers: by name, in lower case.
+        chunks: the body as it came.
+        received: ``time.perf_counter()`` when its headers were complete [s].
+        hold: takes bytes of what all requests together may hold; may raise.
+        fault: why no more of the body was kept.
+    """
+
+    __slots__ = (
+        "chunks",
+        "connection",
+        "disconnected",
+        "fault",
+        "headers",
+        "hold",
+        "keep_alive",
+        "message_event",
+        "more_body",
+        "received",
+        "release",
+        "response_complete",
+        "response_started",
+        "task",
+        "url",
+    )
+
+    def __init__(
+        self,
+        url: bytes,
+        headers: dict[bytes, bytes],
+        hold: Callable[[int], None],
+        release: Callable[[], None],
+    ) -> None:
+        self.url = url
+        self.headers = headers
+        self.hold = hold
+        self.release = release
+        self.chunks: list[bytes] = []
+        self.received = time.perf_counter()
+        self.fault: Exception | None = None
+        self.connection: AbortableProtocol | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.disconnected = self.response_complete = self.response_started = False
+        self.keep_alive = self.more_body = True
+        self.message_event = self
+
+    @property
+    def body(self) -> bytes:
+        """The whole body; copied only where it came in parts."""
+        chunks = self.chunks
+        if len(chunks) != 1:
+            chunks[:] = [b"".join(chunks)]
+        return chunks[0]
+
+    def keep(self, chunk: bytes) -> None:
+        """Keep a part of the body, while there is room for it."""
+        if self.fault is None:
+            try:
+                self.hold(len(chunk))
+            except Exception as fault:  # the answer will say it
+                self.fault = fault
+                self.chunks.clear()
+            else:
+                self.chunks.append(chunk)
+
+    def set(self) -> None:
+        """The connection's word for: the client has left, or there is more of the body."""
+        if self.disconnected and self.task is not None:
+            self.task.cancel()
+
+    def respond(self, status: int, headers: bytes, body: Sequence[Buffer], length: int) -> None:
+        """Write the whole answer.
+
+        Args:
+            status: of HTTP.
+            headers: their lines, each with its end.
+            body: its parts, which are not copied: nobody may write to them any more.
+            length: of the body [B].
+        """
+        if self.disconnected or self.connection is None:
+            return
+        self.connection.write_answer(self, status, headers, body, length)
+
+    async def run_asgi(self, _: object) -> None:
+        """What uvicorn's connection calls in a task of its own."""
+        assert self.connection is not None
+        self.task = asyncio.current_task()
+        try:
+            if not self.disconnected:
+                await self.connection.hot.answer(self)
+            if self.response_complete:
+                # nobody may read: what the request holds is released when somebody did, or was given up
+                await self.connection.drained()
+        except asyncio.CancelledError:
+            # by the connection, when it was lost; anybody else means the whole service
+            if not self.disconnected:
+                raise
+        finally:
+            self.release()
+            self.connection.hot_ended(self)
+
+
+class _Phase(enum.Enum):
+    IDLE = enum.auto()
+    HEADERS = enum.auto()
+    BODY = enum.auto()
+    ANSWERING = enum.auto()
+
+
+# a headless refusal, for applications that have no way of their own
+class _Plain(HotPath):
+    limits = Limits()
+
+    def accept(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> HotRequest | None:  # noqa: ARG002
+        return None
+
+    async def answer(self, request: HotRequest) -> None:
+        raise NotImplementedError
+
+    def refusal(self, status: int, slug: str, detail: str) -> tuple[bytes, bytes]:  # noqa: ARG002
+        return b"content-type: text/plain\r\n", detail.encode()
 
 
 @final
 class AbortableProtocol(HttpToolsProtocol):
-    """uvicorn's own, whose requests know how to end their connection."""
+    """uvicorn's connection with limits, and the shorter way."""
+
+    def __init__(self, config: Any, *arguments: Any, **options: Any) -> None:
+        super().__init__(config, *arguments, **options)
+        state = getattr(config.app, "state", None)
+        self.hot: HotPath = getattr(state, "hot", None) or _Plain()
+        self._limits = self.hot.limits
+        self._phase = _Phase.IDLE
+        self._head_bytes = 0
+        self._body_ends = 0.0
+        self._refusal: tuple[int, str, str] | None = None
+        self._incoming: HotRequest | None = None
+        self._running: HotRequest | None = None
+        # one timer, which moves at most once for many requests; what it waits for is ``_deadline``
+        self._deadline: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
+
+    # --- the connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See ``asyncio.Protocol``."""
         super().connection_made(transport)
-        app = cast(ASGIApp, self.app)
+        transport.set_write_buffer_limits(high=HIGH_WATER)
+        if len(self.connections) > self._limits.connections:
+            self._refuse(503, "overloaded", "too many connections are open; come back later")
+            return
+        self._expect(self._limits.idle_seconds)
 
-        async def with_abort(scope: Scope, receive: Receive, send: Send) -> None:
-            extensions = scope.get("extensions", {}) | {EXTENSION: transport.abort}
-            await app({**scope, "extensions": extensions}, receive, send)
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See ``asyncio.Protocol``."""
+        self._forget_timers()
+        for cycle in (self._running, self._incoming, *(cycle for cycle, _ in self.pipeline)):
+            if isinstance(cycle, HotRequest) and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.set()
+                if cycle.task is None:
+                    cycle.release()
+        self.pipeline.clear()
+        super().connection_lost(exc)
 
-        self.app = with_abort
+    def data_received(self, data: bytes) -> None:
+        """See ``asyncio.Protocol``."""
+        super().data_received(data)
+        phase = self._phase
+        if self.transport.is_closing() or phase is _Phase.ANSWERING or phase is _Phase.IDLE:
+            return
+        if phase is _Phase.HEADERS:
+            # httptools keeps what it has of a header's value, however long it gets
+            self._head_bytes += len(data)
+            if self._head_bytes > self._limits.header_bytes:
+                self._refuse(431, "header-too-large", self._too_large())
+        elif self._incoming is not None or not self.cycle.response_complete:
+            now = self.loop.time()
+            self._expect_at(min(now + self._limits.body_stall_seconds, self._body_ends))
+
+    def pause_writing(self) -> None:
+        """See ``asyncio.Protocol``."""
+        super().pause_writing()
+        if self._stalled is None:
+            self._stalled = self.loop.call_later(self._limits.stall_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """See ``asyncio.Protocol``."""
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    async def drained(self) -> None:
+        """Wait until the client has read most of what was written."""
+        if self.flow.write_paused:
+            await self.flow.drain()
+
+    # --- what the parser finds
+
+    def on_message_begin(self) -> None:
+        """See ``httptools``."""
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+        self._phase = _Phase.HEADERS
+        self._head_bytes = 0
+        self._expect(self._limits.header_seconds)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """See ``httptools``."""
+        super().on_header(name, value)
+        if len(self.headers) > self._limits.headers:
+            self._refusal = (431, "header-too-large", self._too_large())
+            raise ValueError("too many headers")
+
+    def on_headers_complete(self) -> None:
+        """See ``httptools``."""
+        self._phase = _Phase.BODY
+        self._body_ends = self.loop.time() + self._limits.body_seconds
+        self._deadline = None
+        if self._size_of_head() > self._limits.header_bytes:
+            self._refusal = (431, "header-too-large", self._too_large())
+            raise ValueError("large headers")
+        parser = self.parser
+        if parser.get_method() == b"POST" and parser.get_http_version() == "1.1":
+            request = self.hot.accept(self.url, self.headers)
+            if request is not None:
+                request.connection = self
+                request.keep_alive = parser.should_keep_alive()
+                self._incoming = request
+                return
+        self._begin_asgi()
+
+    def _begin_asgi(self) -> None:
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = url, headers, expects
+        self.scope["headers"] = headers
+        self.scope["extensions"] = {EXTENSION: self.transport.abort}  # type: ignore[typeddict-item]
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """See ``httptools``."""
+        if self._incoming is None:
+            super().on_body(body)
+        else:
+            self._incoming.keep(body)
+
+    def on_message_complete(self) -> None:
+        """See ``httptools``."""
+        self._phase = _Phase.ANSWERING
+        self._deadline = None
+        request, self._incoming = self._incoming, None
+        if request is None:
+            super().on_message_complete()
+            if self.cycle is not None and self.cycle.response_complete:
+                # it was answered before it was read to its end
+                self._rest()
+            return
+        before, self.cycle = self.cycle, cast(RequestResponseCycle, request)
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if isinstance(cycle, HotRequest):
+            self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    # --- answers
+
+    def write_answer(
+        self, request: HotRequest, status: int, headers: bytes, body: Sequence[Buffer], length: int
+    ) -> None:
+        """Write an answer of the short way; see ``HotRequest.respond``."""
+        request.response_started = request.response_complete = True
+        common = b"".join([b"%b: %b\r\n" % pair for pair in self.server_state.default_headers])
+        end = b"\r\n" if request.keep_alive else b"connection: close\r\n\r\n"
+        head = b"%b%b%bcontent-length: %d\r\n%b" % (STATUS_LINE[status], common, headers, length, end)
+        self.transport.writelines([head, *body])
+        if not request.keep_alive:
+            self.transport.close()
+
+    def hot_ended(self, request: HotRequest) -> None:
+        """A request of the short way has ended, answered or not."""
+        self._running = None
+        if not request.response_complete and not request.disconnected:
+            self.transport.close()
+        self.on_response_complete()
+
+    def on_response_complete(self) -> None:
+        """What uvicorn's cycles call when they have written their answer."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        elif self._phase is _Phase.BODY and self._incoming is None:
+            # answered before it was read to its end
+            self._expect(LINGER_SECONDS)
+        elif self._phase is _Phase.ANSWERING:
+            self._rest()
+
+    def _rest(self) -> None:
+        self._phase = _Phase.IDLE
+        self._expect(self._limits.idle_seconds)
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP, or too much of it."""
+        status, slug, detail = self._refusal or (400, "bad-request", msg)
+        self._refuse(status, slug, detail)
+
+    def _refuse(self, status: int, slug: str, detail: str) -> None:
+        headers, body = self.hot.refusal(status, slug, detail)
+        length = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self.transport.write(STATUS_LINE[status] + headers + length + body)
+        self.transport.close()
+
+    def _size_of_head(self) -> int:
+        return len(self.url) + sum([len(name) + len(value) for name, value in self.headers])
+
+    def _too_large(self) -> str:
+        limits = self._limits
+        return f"expected at most {limits.headers} headers and {limits.header_bytes} bytes of them; send fewer"
+
+    # --- time
+
+    def _expect(self, seconds: float) -> None:
+        self._expect_at(self.loop.time() + seconds)
+
+    def _expect_at(self, deadline: float) -> None:
+        """Give the client until ``deadline`` for what comes next."""
+        self._deadline = deadline
+        if self._timer is not None:
+            if self._timer.when() <= deadline:
+                return
+            self._timer.cancel()
+        self._timer = self.loop.call_at(deadline, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._deadline is None or self.transport.is_closing():
+            return
+        if self.loop.time() < self._deadline:
+            self._expect_at(self._deadline)
+        elif self._phase is _Phase.BODY and self.flow.read_paused:
+            # not the client's fault: the application does not take what it sends
+            self._expect(self._limits.body_stall_seconds)
+        else:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        cycle = self._incoming or self.cycle
+        if self._phase is _Phase.IDLE or (self._phase is _Phase.BODY and cycle.response_started):
+            # what the client has not read by now it never will
+            self.transport.abort() if self.transport.get_write_buffer_size() else self.transport.close()
+            return
+        what = "headers" if self._phase is _Phase.HEADERS else "body"
+        self._refuse(408, "request-timeout", f"the {what} took too long; send them faster, or send less")
+
+    def _forget_timers(self) -> None:
+        for timer in (self._timer, self._stalled):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._stalled = self._deadline = None
 
 
 def abort_of(scope: Scope) -> Callable[[], None] | None:

@@ -1,7 +1,9 @@
 """Puts requests that wait at the same time into one batch, and gives each caller its own rows back.
 
-The rules: whatever queued up while the worker was busy goes next, up to ``max_batch`` rows; nobody waits for
-company; a caller who leaves takes only its own rows; a batch that fails fails alone.
+The rules: an idle worker gets what waits, up to a batch, at once, unless those who have just been answered
+are about to ask again (``linger.py``); who goes first is in ``line.py``, who is let in at all in
+``admission.py``. A caller who leaves takes only its own rows. A batch that breaks is computed again, each
+part alone, so that only the part that broke it fails.
 """
 
 from __future__ import annotations
@@ -9,18 +11,31 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import final
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, final
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
-from service.errors import Overloaded, WorkFailed
-from service.worker import Batch, Bucket, Solutions, Worker
+from service import errors
+from service.admission import BatchRules, Prospect, fault, refuse
+from service.cost import CostCurve
+from service.errors import DeadlineExceeded, Overloaded, WorkFailed
+from service.line import Line, Waiting
+from service.linger import Linger, Returners
+from service.ticket import ANYBODY, Priority, Ticket
+from service.worker import Batch, Bucket, Solutions, Worker, WorkerLost
 
-__all__ = ["Batcher", "Outcome"]
+__all__ = ["BatchRules", "Batcher", "Observer", "Outcome", "Unobserved"]
+
+# bulk work rides along with an interactive batch as long as it makes it longer by no more than this part
+_DETOUR: Final = 0.25
+# buckets whose costs are remembered
+_MOST_BUCKETS: Final = 256
 
 
+@final
 @dataclass(frozen=True)
 class Outcome:
     """Solutions of one submission, and how long they waited and took.
@@ -37,152 +52,410 @@ class Outcome:
     batch_size: int
 
 
-@dataclass(eq=False)
-class _Waiting:
-    """A part of a submission that fits into one batch; its caller awaits ``future``."""
+class Observer(Protocol):
+    """What a queue tells about itself; ``service.metrics`` counts it."""
 
-    batch: Batch
-    future: asyncio.Future[Outcome]
-    since: float = field(default_factory=time.perf_counter)
+    def on_queue(self, rows: int, nbytes: int) -> None:
+        """So much waits now."""
+
+    def on_batch(self, rows: int, padded: int, waits: Iterable[float], seconds: float) -> None:
+        """A batch was computed: its rows, those added to fill it up, and what its parts waited [s]."""
+
+    def on_refused(self, reason: str) -> None:
+        """A submission was not let in."""
+
+    def on_evicted(self, rows: int, reason: str) -> None:
+        """Rows were taken out uncomputed: ``left`` or ``deadline``."""
+
+    def on_retry(self, rows: int) -> None:
+        """Rows wait again, alone."""
+
+    def on_failed(self, rows: int) -> None:
+        """The computation of rows broke."""
+
+
+@final
+class Unobserved:
+    """Tells nobody."""
+
+    def on_queue(self, rows: int, nbytes: int) -> None:
+        """See ``Observer``."""
+
+    def on_batch(self, rows: int, padded: int, waits: Iterable[float], seconds: float) -> None:
+        """See ``Observer``."""
+
+    def on_refused(self, reason: str) -> None:
+        """See ``Observer``."""
+
+    def on_evicted(self, rows: int, reason: str) -> None:
+        """See ``Observer``."""
+
+    def on_retry(self, rows: int) -> None:
+        """See ``Observer``."""
+
+    def on_failed(self, rows: int) -> None:
+        """See ``Observer``."""
+
+
+@final
+class _Known:
+    """What was learned about a bucket."""
+
+    __slots__ = ("cost", "linger")
+
+    def __init__(self, linger: Linger) -> None:
+        self.cost = CostCurve()
+        self.linger = linger
 
 
 @final
 class Batcher:
     """The queue in front of one worker. Start it inside the event loop, and close it there."""
 
-    def __init__(self, worker: Worker, *, max_batch: int, queue_bytes: int, queue_seconds: float) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        rules: BatchRules | None = None,
+        observer: Observer | None = None,
+        *,
+        linger: Callable[[float], Linger] = Returners,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """A queue.
+
+        Args:
+            worker: computes the batches; it is closed with the queue.
+            rules: how requests are put together, and how many may wait.
+            observer: is told what happens.
+            linger: makes the rule that holds batches, of the longest time that it may.
+            clock: of the tickets' deadlines [s].
+        """
         self._worker = worker
-        self._max_batch = max_batch
-        self._queue_bytes = queue_bytes
-        self._queue_seconds = queue_seconds
-        # dicts are ordered sets here: oldest first, and a caller who leaves is removed at once
-        self._buckets: dict[Bucket, dict[_Waiting, None]] = {}
-        self._bytes = 0
-        self._seconds_per_byte = 0.0
-        self._arrival = asyncio.Event()
-        self._loop: asyncio.Task[None] | None = None
+        self._rules = rules or BatchRules()
+        self._observer = observer or Unobserved()
+        self._new_linger = linger
+        self._clock = clock
+        self._line: Line[Outcome] = Line(self._rules.patience)
+        self._known: dict[Bucket, _Known] = {}
+        # of all that was submitted and is not answered
+        self._held_rows = 0
+        self._held_bytes = 0
+        self._taken: Sequence[Waiting[Outcome]] = ()
+        self._running: asyncio.Task[None] | None = None
+        self._ends = 0.0
+        self._soon: asyncio.Handle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._closed = False
 
     @property
     def waiting(self) -> int:
         """Rows that wait for a batch."""
-        return sum(part.batch.rows for bucket in self._buckets.values() for part in bucket)
+        return self._line.rows
+
+    @property
+    def rules(self) -> BatchRules:
+        """How requests are put together."""
+        return self._rules
 
     def start(self) -> None:
-        """Begin to serve the queue."""
-        self._loop = asyncio.get_running_loop().create_task(self._serve(), name="batcher")
+        """Nothing has to be started; the queue serves from its first submission on."""
+
+    async def drain(self) -> None:
+        """Wait until everything that was submitted is answered."""
+        await self._empty.wait()
 
     async def close(self) -> None:
-        """Stop serving; whoever still waits is cancelled."""
-        if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.gather(self._loop, return_exceptions=True)
-        for waiting in [waiting for bucket in self._buckets.values() for waiting in bucket]:
-            waiting.future.cancel()
+        """Serve no more, and close the worker; whoever still waits is told to come again."""
+        self._closed = True
+        self._forget_plans()
+        for waiting in list(self._line):
+            self._line.discard(waiting)
+            _refuse_closed(waiting)
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        for waiting in self._taken:
+            _refuse_closed(waiting)
         await asyncio.to_thread(self._worker.close)
 
-    async def submit(self, batch: Batch, *, admitted: bool = False) -> Outcome:
+    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """Memory for inputs, from where the worker reads without another copy; see ``Worker.allocate``."""
+        return self._worker.allocate(shape, dtype)
+
+    async def submit(self, batch: Batch, ticket: Ticket = ANYBODY, *, admitted: bool = False) -> Outcome:
         """Solutions of ``batch``, which shares the worker's batches with whoever else waits.
 
         Args:
             batch: rows of one bucket.
+            ticket: for whom, how urgently and until when.
             admitted: it goes on with work that was let in before, and is not refused now.
 
         Raises:
-            Overloaded: the queue is full.
-            WorkFailed: the batch that held these rows broke.
+            Overloaded: the queue is full, or the deadline would pass while it waits.
+            DeadlineExceeded: the deadline has passed.
+            WorkerLost: its worker died twice, or the queue was closed; it may be sent again.
+            WorkFailed: these rows could not be computed.
         """
+        if self._closed:
+            raise _closed()
+        rows, nbytes = batch.rows, batch.nbytes
         if not admitted:
-            self._admit(batch)
-        loop = asyncio.get_running_loop()
-        parts = [_Waiting(part, loop.create_future()) for part in _split(batch, self._max_batch)]
-        self._buckets.setdefault(batch.bucket, {}).update(dict.fromkeys(parts))
-        self._bytes += batch.nbytes
-        self._arrival.set()
+            self.require_room(batch.bucket, rows, nbytes, ticket)
+        now, most = self._clock(), self._most(batch.bucket)
+        self._hold(rows, nbytes)
+        self._know(batch.bucket).linger.arrived(rows, now)
         try:
-            return _whole(await asyncio.gather(*(part.future for part in parts)))
+            if rows <= most:
+                return await self._answer_one(Waiting(batch, ticket, _future(), now))
+            parts = [Waiting(part, ticket, _future(), now) for part in _split(batch, most)]
+            return _whole(await self._answer_all(parts))
         finally:
-            self._bytes -= batch.nbytes
-            self._forget(batch.bucket, parts)
+            self._hold(-rows, -nbytes)
 
-    def _admit(self, batch: Batch) -> None:
-        wait = self._bytes * self._seconds_per_byte
-        # an empty queue takes anything that the request limits let through
-        if self._bytes and (self._bytes + batch.nbytes > self._queue_bytes or wait > self._queue_seconds):
-            raise Overloaded(
-                f"the queue holds {self._bytes} bytes of fields, about {wait:.1f} s of work; try again later",
-                retry_after=max(1, math.ceil(wait)),
-            )
-
-    def _forget(self, bucket: Bucket, parts: Iterable[_Waiting]) -> None:
-        queue = self._buckets.get(bucket, {})
-        for part in parts:
-            part.future.cancel()
-            queue.pop(part, None)
-        if not queue:
-            self._buckets.pop(bucket, None)
-
-    async def _serve(self) -> None:
-        while True:
-            await self._arrival.wait()
-            self._arrival.clear()
-            while batch := self._next():
-                await self._compute(batch)
-
-    def _next(self) -> list[_Waiting]:
-        """The longest waiting bucket's oldest parts, as many as fit into a batch."""
-        if not self._buckets:
-            return []
-        bucket, queue = min(self._buckets.items(), key=lambda entry: next(iter(entry[1])).since)
-        taken: list[_Waiting] = []
-        rows = 0
-        for waiting in queue:
-            rows += waiting.batch.rows
-            if rows > self._max_batch:
-                break
-            taken.append(waiting)
-        for waiting in taken:
-            del queue[waiting]
-        if not queue:
-            del self._buckets[bucket]
-        return taken
-
-    async def _compute(self, taken: Sequence[_Waiting]) -> None:
-        began = time.perf_counter()
+    async def _answer_one(self, waiting: Waiting[Outcome]) -> Outcome:
+        self._line.add(waiting)
+        self._look()
         try:
-            solutions = await self._worker.run([waiting.batch for waiting in taken])
-            parts = _parted(solutions, [waiting.batch.rows for waiting in taken])
-        except asyncio.CancelledError:  # the batcher is closed: nobody will answer these
-            for waiting in taken:
+            return await waiting.future
+        finally:
+            self._forget(waiting)
+
+    async def _answer_all(self, parts: Sequence[Waiting[Outcome]]) -> list[Outcome]:
+        for waiting in parts:
+            self._line.add(waiting)
+        self._look()
+        try:
+            return await asyncio.gather(*(waiting.future for waiting in parts))
+        finally:
+            for waiting in parts:
                 waiting.future.cancel()
-            raise
-        except Exception as error:  # whatever broke, it breaks for this batch only
-            _fail(taken, error)
+                self._forget(waiting)
+
+    def _forget(self, waiting: Waiting[Outcome]) -> None:
+        # whoever was answered is not in the line any more
+        if self._line.discard(waiting):
+            self._observer.on_evicted(waiting.rows, "left")
+
+    def _hold(self, rows: int, nbytes: int) -> None:
+        self._held_rows += rows
+        self._held_bytes += nbytes
+        if self._held_rows:
+            self._empty.clear()
+        else:
+            self._empty.set()
+
+    def _know(self, bucket: Bucket) -> _Known:
+        known = self._known.get(bucket)
+        if known is None:
+            if len(self._known) >= _MOST_BUCKETS:
+                self._known.pop(next(iter(self._known)))
+            known = self._known[bucket] = _Known(self._new_linger(self._rules.linger_seconds))
+        return known
+
+    def require_room(self, bucket: Bucket, rows: int, nbytes: int, ticket: Ticket) -> None:
+        """Refuse now what :meth:`submit` would refuse.
+
+        Raises:
+            Overloaded: the queue is full, or the deadline would pass while it waits.
+            DeadlineExceeded: the deadline has passed.
+        """
+        if not self._held_rows and ticket.deadline is None:
             return
-        seconds = time.perf_counter() - began
-        self._learn(seconds / sum(waiting.batch.nbytes for waiting in taken))
-        size = sum(waiting.batch.rows for waiting in taken)
-        for waiting, part in zip(taken, parts, strict=True):
+        now = self._clock()
+        known = self._known.get(bucket)
+        prospect = Prospect(
+            rows=rows,
+            nbytes=nbytes,
+            held_rows=self._held_rows,
+            held_bytes=self._held_bytes,
+            own_bytes=self._line.held_by(ticket.client) if ticket.client else 0,
+            wait=self._wait(nbytes, ticket, now),
+            compute=known.cost.work(rows, self._most(bucket)) if known else 0.0,
+            remaining=math.inf if ticket.deadline is None else ticket.deadline - now,
+        )
+        reason = refuse(prospect, self._rules)
+        if reason is not None:
+            self._observer.on_refused(reason)
+            raise fault(reason, prospect)
+
+    def _most(self, bucket: Bucket) -> int:
+        return self._rules.most(reproducible=bucket.reproducible)
+
+    def _wait(self, nbytes: int, ticket: Ticket, now: float) -> float:
+        """Until a batch with so many new bytes begins, as far as is known [s]."""
+        wait = max(self._ends - now, 0.0) if self._running is not None else 0.0
+        if not self._line.rows:
+            return wait
+        if ticket.priority == "bulk":
+            wait += self._work("interactive")
+        ahead, everything = self._line.ahead(ticket.priority, ticket.client, nbytes)
+        return wait + (self._work(ticket.priority) * ahead / everything if everything else 0.0)
+
+    def _work(self, priority: Priority) -> float:
+        """What everything of a priority will take [s]."""
+        return sum(
+            self._know(bucket).cost.work(rows, self._most(bucket))
+            for bucket, rows in self._line.rows_by_bucket(priority)
+        )
+
+    # --- serving
+
+    def _look(self) -> None:
+        """See what to compute, once whoever is awake has submitted."""
+        if self._running is None and self._soon is None and not self._closed:
+            self._soon = asyncio.get_running_loop().call_soon(self._serve)
+
+    def _serve(self) -> None:
+        """Give the worker a batch, if it is idle and there is one that need not be held."""
+        self._forget_plans()
+        if self._running is not None or self._closed:
+            return
+        self._taken = self._next(self._clock())
+        self._observer.on_queue(self._line.rows, self._held_bytes)
+        if self._taken:
+            self._running = asyncio.get_running_loop().create_task(self._compute(self._taken))
+
+    def _forget_plans(self) -> None:
+        for handle in (self._soon, self._timer):
+            if handle is not None:
+                handle.cancel()
+        self._soon = self._timer = None
+
+    def _next(self, now: float) -> list[Waiting[Outcome]]:
+        """The parts of the next batch; where all that waits is held, nothing, and a timer is set."""
+        while (alone := self._line.take_alone()) is not None:
+            if self._in_time([alone], now):
+                return [alone]
+        earliest = math.inf
+        for bucket in self._line.order(now):
+            until = self._held_until(bucket, now)
+            if until > now:
+                earliest = min(earliest, until)
+            elif taken := self._take(bucket, now):
+                return taken
+        if earliest < math.inf:
+            self._timer = asyncio.get_running_loop().call_later(earliest - now, self._serve)
+        return []
+
+    def _held_until(self, bucket: Bucket, now: float) -> float:
+        rows = self._line.waiting_in(bucket)
+        if rows >= self._most(bucket):
+            return -math.inf
+        return self._know(bucket).linger.until(rows, now)
+
+    def _take(self, bucket: Bucket, now: float) -> list[Waiting[Outcome]]:
+        most = self._most(bucket)
+
+        def passengers(rows: int) -> int:
+            return self._passengers(bucket, rows, most)
+
+        while self._line.waiting_in(bucket):
+            taken = self._in_time(self._line.take(bucket, most, passengers, now), now)
+            if taken:
+                return taken
+        return []
+
+    def _passengers(self, bucket: Bucket, rows: int, most: int) -> int:
+        """Rows to which bulk work may fill up a batch of so many interactive ones."""
+        padded = self._rules.padded(rows, reproducible=bucket.reproducible) or rows
+        cost = self._know(bucket).cost
+        detour = _DETOUR * cost.seconds(rows)
+        more = int(detour / cost.slope) if cost.slope else most if detour else 0
+        return min(max(rows + more, padded), most)
+
+    def _in_time(self, taken: list[Waiting[Outcome]], now: float) -> list[Waiting[Outcome]]:
+        """Those whose callers are still there and have time left; the others are told."""
+        late = [waiting for waiting in taken if (waiting.ticket.deadline or math.inf) <= now]
+        for waiting in late:
+            if not waiting.future.done():
+                waiting.future.set_exception(DeadlineExceeded("the deadline passed in the queue"))
+                self._observer.on_evicted(waiting.rows, "deadline")
+        return [waiting for waiting in taken if not waiting.future.done()]
+
+    async def _compute(self, taken: Sequence[Waiting[Outcome]]) -> None:
+        bucket = taken[0].batch.bucket
+        rows = [waiting.rows for waiting in taken]
+        size = self._rules.padded(sum(rows), reproducible=bucket.reproducible)
+        began = self._clock()
+        self._ends = began + self._know(bucket).cost.seconds(size or sum(rows))
+        try:
+            solutions = await self._worker.run([waiting.batch for waiting in taken], pad_to=size)
+            self._answer(taken, _parted(solutions, rows), solutions.seconds, began, size)
+        except Exception as error:  # whatever broke, it breaks for this batch only
+            self._broke(taken, error)
+        finally:
+            self._running = None
+            self._serve()
+
+    def _answer(
+        self,
+        taken: Sequence[Waiting[Outcome]],
+        parts: Sequence[Solutions],
+        computed: float,
+        began: float,
+        size: int | None,
+    ) -> None:
+        now = self._clock()
+        rows = sum(waiting.rows for waiting in taken)
+        seconds = computed or now - began
+        known = self._know(taken[0].batch.bucket)
+        known.cost.learn(size or rows, now - began)
+        waits = [began - waiting.since for waiting in taken]
+        self._observer.on_batch(rows, (size or rows) - rows, waits, seconds)
+        for waiting, part, wait in zip(taken, parts, waits, strict=True):
             # a caller may have left while the batch was running
             if not waiting.future.done():
-                waiting.future.set_result(Outcome(part, began - waiting.since, seconds, size))
+                waiting.future.set_result(Outcome(part, wait, seconds, rows))
+        known.linger.answered(rows, now, known.cost.overhead)
 
-    def _learn(self, seconds_per_byte: float) -> None:
-        known = self._seconds_per_byte or seconds_per_byte
-        self._seconds_per_byte = 0.8 * known + 0.2 * seconds_per_byte
+    def _broke(self, taken: Sequence[Waiting[Outcome]], error: Exception) -> None:
+        lost = isinstance(error, WorkerLost)
+        for waiting in taken:
+            if waiting.future.done():
+                continue
+            if waiting.alone or (len(taken) == 1 and not lost) or isinstance(error, errors.ServiceFault):
+                self._observer.on_failed(waiting.rows)
+                waiting.future.set_exception(_failure(error))
+            else:
+                waiting.alone = True
+                self._line.add(waiting)
+                self._observer.on_retry(waiting.rows)
 
 
-def _fail(taken: Iterable[_Waiting], error: Exception) -> None:
-    for waiting in taken:
-        if not waiting.future.done():
-            # one exception object per caller: they are raised, and gain tracebacks, separately
+def _future() -> asyncio.Future[Outcome]:
+    return asyncio.get_running_loop().create_future()
+
+
+def _closed() -> errors.WorkerLost:
+    return errors.WorkerLost(
+        "the version that was asked is being replaced, or the service stops; send it again"
+    )
+
+
+def _refuse_closed(waiting: Waiting[Outcome]) -> None:
+    if not waiting.future.done():
+        waiting.future.set_exception(_closed())
+
+
+def _failure(error: Exception) -> errors.ServiceFault:
+    """What a caller gets; each gets one of its own, since it gains a traceback when it is raised."""
+    failure: errors.ServiceFault
+    match error:
+        case WorkerLost():
+            failure = errors.WorkerLost(
+                "the worker died twice over this request; send it again, or send less"
+            )
+        case Overloaded():
+            failure = Overloaded(str(error), error.retry_after)
+        case _:
             failure = WorkFailed(f"the batch could not be computed: {type(error).__name__}")
-            failure.__cause__ = error
-            waiting.future.set_exception(failure)
+    failure.__cause__ = error
+    return failure
 
 
 def _split(batch: Batch, rows: int) -> list[Batch]:
-    if batch.rows <= rows:
-        return [batch]
     return [_slice(batch, start, start + rows) for start in range(0, batch.rows, rows)]
 
 
@@ -195,6 +468,8 @@ def _parted(solutions: Solutions, rows: Sequence[int]) -> list[Solutions]:
     counts = {len(solutions.iterations), *(len(values) for values in solutions.fields.values())}
     if counts != {sum(rows)}:
         raise RuntimeError(f"the worker answered {sorted(counts)} rows to a batch of {sum(rows)}")
+    if len(rows) == 1:
+        return [solutions]
     parts, start = [], 0
     for count in rows:
         fields = {name: values[start : start + count] for name, values in solutions.fields.items()}
@@ -205,8 +480,6 @@ def _parted(solutions: Solutions, rows: Sequence[int]) -> list[Solutions]:
 
 
 def _whole(outcomes: Sequence[Outcome]) -> Outcome:
-    if len(outcomes) == 1:
-        return outcomes[0]
     return Outcome(
         _joined([outcome.solutions for outcome in outcomes]),
         queue=min(outcome.queue for outcome in outcomes),

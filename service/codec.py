@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import math
 import re
 import zlib
+from array import array
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from itertools import chain
 from tokenize import TokenError
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import orjson
@@ -18,34 +21,54 @@ from numpy.typing import NDArray
 
 from service.errors import InvalidField, TooLarge
 
-__all__ = ["array_from_lists", "decode_json", "decode_npy", "encode_json", "encode_npy", "gunzip"]
+__all__ = [
+    "array_from_lists",
+    "decode_json",
+    "decode_npy",
+    "decompress",
+    "encode_json",
+    "encode_npy",
+    "gzipped",
+    "npy_header",
+    "raw_bytes",
+]
 
 Array = NDArray[Any]
+Layout = tuple[tuple[int, ...], bool, np.dtype[Any], int]
+Coding = Literal["gzip", "deflate"]
 
-GZIP_WINDOW = zlib.MAX_WBITS | 16
+WINDOWS: Mapping[Coding, int] = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
+# a compressed answer is for slow networks, and slow to make
+FASTEST = 1
+NPY_1_0 = b"\x93NUMPY\x01\x00"
+USUAL_NPY_HEADER = 256
 NPY_READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 JSON_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
-NOT_A_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
-# an object with a batch of fields needs 4
-DEEPEST_JSON = 8
+DEEPER_THAN_ORJSON = "recursion limit"
 HIGHEST_RANK = 3
 NPY_TYPES = "float16, float32, float64 or integers"
 
 
-def gunzip(body: bytes, limit: int) -> bytes:
-    """Decompress one gzip member; never hold more than ``limit`` bytes [B] of output."""
-    inflate = zlib.decompressobj(GZIP_WINDOW)
+def decompress(body: bytes, coding: Coding, limit: int) -> bytes:
+    """Decompress one whole stream; never hold more than ``limit`` bytes [B] of output."""
+    inflate = zlib.decompressobj(WINDOWS[coding])
     try:
         plain = inflate.decompress(body, limit + 1)
     except zlib.error as error:
-        raise InvalidField("body", "gzip", f"expected a gzip body: {error}") from error
+        raise InvalidField("body", coding, f"expected a {coding} body: {error}") from error
     if len(plain) > limit:
         raise TooLarge(f"the body exceeds {limit} bytes after decompression; send fewer fields a request")
     if not inflate.eof or inflate.unused_data:
         raise InvalidField(
-            "body", "gzip", "expected one whole gzip member: the body is truncated or goes on after it"
+            "body", coding, f"expected one whole {coding} stream: the body is truncated or goes on after it"
         )
     return plain
+
+
+def gzipped(body: bytes) -> bytes:
+    """``body`` compressed, fast rather than small."""
+    # without the time, so that equal answers are equal
+    return gzip.compress(body, FASTEST, mtime=0)
 
 
 def decode_json(body: bytes, most_lists: int) -> dict[str, Any]:
@@ -54,6 +77,8 @@ def decode_json(body: bytes, most_lists: int) -> dict[str, Any]:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
+        if DEEPER_THAN_ORJSON in str(error):
+            raise _too_deep("body") from error
         message = f"expected a JSON object: {error} (NaN and Infinity are not JSON; is the body truncated?)"
         raise InvalidField("body", "json", message) from error
     if not isinstance(document, dict):
@@ -62,17 +87,17 @@ def decode_json(body: bytes, most_lists: int) -> dict[str, Any]:
 
 
 def _check_brackets(body: bytes, most_lists: int) -> None:
-    """Refuse, before it is parsed, what two bytes of JSON can make large: many lists and deep ones."""
-    brackets = JSON_STRING.sub(b"", body).translate(None, NOT_A_BRACKET)
-    if brackets.count(b"[") > most_lists or brackets.count(b"{") > most_lists:
+    """Refuse, before it is parsed, what two bytes of JSON can make large: many lists, and many objects.
+
+    Deep ones the parser refuses by itself, at a depth that does no harm.
+    """
+    if len(body) <= most_lists or max(body.count(b"["), body.count(b"{")) <= most_lists:
+        return
+    # those in strings are none
+    plain = JSON_STRING.sub(b"", body)
+    if max(plain.count(b"["), plain.count(b"{")) > most_lists:
         message = f"expected at most {most_lists} lists, a row of a field each; send fewer fields a request"
         raise InvalidField("body", "rows", message)
-    text = np.frombuffer(brackets, dtype=np.uint8)
-    depth = np.cumsum(np.where((text == ord("[")) | (text == ord("{")), 1, -1))
-    if depth.max(initial=0) > DEEPEST_JSON:
-        raise InvalidField(
-            "body", "rank", f"expected lists at most {HIGHEST_RANK} deep; send (batch, ny, nx)"
-        )
 
 
 def encode_json(document: Mapping[str, Any]) -> bytes:
@@ -84,17 +109,46 @@ def array_from_lists(field: str, value: object) -> Array:
     """Nested lists of numbers as a float64 array."""
     if not isinstance(value, list):
         raise InvalidField(field, "numbers", f"{field}: expected nested lists of numbers, got {_kind(value)}")
-    try:
-        array = np.asarray(value)
-    except ValueError:  # ragged, or deeper than NumPy goes
-        array = np.empty(0, dtype=object)
-    if array.size and array.dtype.kind in "fiu" and not _has_booleans(value, array.ndim):
-        return array.astype(np.float64)
+    shape = _shape(value)
+    if 0 < len(shape) <= HIGHEST_RANK and 0 not in shape:
+        flat = _flat(value, shape)
+        if flat is not None and not _any_boolean(value, flat, len(shape)):
+            return flat.reshape(shape)
     raise _first_fault(field, value)
 
 
-def _has_booleans(value: list[Any], rank: int) -> bool:
-    # NumPy takes a true among numbers for a one
+def _shape(value: object) -> tuple[int, ...]:
+    """Lengths along the first elements."""
+    shape: list[int] = []
+    while isinstance(value, list) and len(shape) <= HIGHEST_RANK:
+        shape.append(len(value))
+        value = value[0] if value else None
+    return tuple(shape)
+
+
+def _flat(value: list[Any], shape: tuple[int, ...]) -> Array | None:
+    """The numbers of lists of this very shape, in their order; None: they have another, or are none."""
+    rows: list[Any] = [value]
+    for side in shape[:-1]:
+        if any(type(row) is not list or len(row) != side for row in rows):
+            return None
+        rows = list(chain.from_iterable(rows))
+    # takes numbers and true and false, far faster than NumPy finds out what it is given
+    numbers = array("d")
+    try:
+        for row in rows:
+            if len(row) != shape[-1]:
+                return None
+            numbers.fromlist(row)
+    except (TypeError, OverflowError):
+        return None
+    return np.frombuffer(numbers, dtype=np.float64)
+
+
+def _any_boolean(value: list[Any], flat: Array, rank: int) -> bool:
+    # true and false have become one and zero, and most fields have neither
+    if not ((flat == 0) | (flat == 1)).any():
+        return False
     numbers: Iterable[Any] = value
     for _ in range(rank - 1):
         numbers = chain.from_iterable(numbers)
@@ -113,10 +167,7 @@ def _first_fault(field: str, value: list[Any]) -> InvalidField:
     while isinstance(corner, list):
         shape.append(len(corner))
         if len(shape) > HIGHEST_RANK:
-            message = (
-                f"{field}: expected (ny, nx) or (batch, ny, nx), got lists more than {HIGHEST_RANK} deep"
-            )
-            return InvalidField(field, "rank", message)
+            return _too_deep(field)
         corner = corner[0] if corner else None
     if 0 in shape:
         return InvalidField(field, "not empty", f"{field}: expected numbers, got an empty list")
@@ -128,6 +179,11 @@ def _first_fault(field: str, value: list[Any]) -> InvalidField:
     expected = f"a list of {shape[len(index)]}" if len(index) < len(shape) else "a number"
     rule = "numbers" if isinstance(found, str | dict | bool | None) else "rectangular"
     return InvalidField(field, rule, f"{field}: expected {expected} at {list(index)}, got {got}", index)
+
+
+def _too_deep(field: str) -> InvalidField:
+    message = f"{field}: expected (ny, nx) or (batch, ny, nx), got lists more than {HIGHEST_RANK} deep"
+    return InvalidField(field, "rank", message)
 
 
 def _mismatch(value: object, shape: list[int]) -> tuple[int, ...] | None:
@@ -145,8 +201,7 @@ def _mismatch(value: object, shape: list[int]) -> tuple[int, ...] | None:
 
 def decode_npy(field: str, body: bytes) -> Array:
     """What ``numpy.save`` writes, as a C-ordered native array; the header is checked before any data is."""
-    stream = io.BytesIO(body)
-    shape, fortran_order, dtype = _npy_header(stream)
+    shape, fortran_order, dtype, start = _npy_layout(body)
     if dtype.hasobject:
         raise InvalidField(
             field, "dtype", f"{field}: pickled or object arrays are never read; send {NPY_TYPES}"
@@ -155,20 +210,28 @@ def decode_npy(field: str, body: bytes) -> Array:
         raise InvalidField(field, "dtype", f"{field}: expected {NPY_TYPES}, got {dtype}")
     if any(side <= 0 for side in shape):
         raise InvalidField(field, "not empty", f"{field}: expected at least one number, got shape {shape}")
-    start, expected = stream.tell(), math.prod(shape) * dtype.itemsize
-    if len(body) - start != expected:
-        what = "truncated" if len(body) - start < expected else "followed by other bytes"
-        found = len(body) - start
+    expected, found = math.prod(shape) * dtype.itemsize, len(body) - start
+    if found != expected:
+        what = "truncated" if found < expected else "followed by other bytes"
         message = (
             f"{field}: expected {expected} bytes after the .npy header, got {found}: the array is {what}"
         )
         raise InvalidField("body", "npy", message)
     flat = np.frombuffer(body, dtype=dtype, offset=start)
-    array = flat.reshape(shape, order="F" if fortran_order else "C")
-    return np.ascontiguousarray(array, dtype=dtype.newbyteorder("="))
+    values = flat.reshape(shape, order="F" if fortran_order else "C")
+    return np.ascontiguousarray(values, dtype=dtype.newbyteorder("="))
 
 
-def _npy_header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _npy_layout(body: bytes) -> Layout:
+    """Shape, order, dtype, and where the data begins."""
+    start = 10 + int.from_bytes(body[8:10], "little")
+    if body.startswith(NPY_1_0) and start <= USUAL_NPY_HEADER:
+        return _known_layout(body[:start])
+    return _read_layout(body)
+
+
+def _read_layout(body: bytes) -> Layout:
+    stream = io.BytesIO(body)
     try:
         version = npy.read_magic(stream)
         if version not in NPY_READERS:
@@ -177,11 +240,27 @@ def _npy_header(stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any
     except (ValueError, TypeError, SyntaxError, TokenError, MemoryError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidField("body", "npy", f"expected what numpy.save writes: {reason}") from error
-    return shape, fortran_order, dtype
+    return shape, fortran_order, dtype, stream.tell()
+
+
+# a header is a Python literal, and clients send the same one again and again
+_known_layout = lru_cache(maxsize=256)(_read_layout)
+
+
+@lru_cache(maxsize=256)
+def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """What ``numpy.save`` writes before the numbers of a C-ordered array."""
+    stream = io.BytesIO()
+    layout = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    npy.write_array_header_1_0(stream, layout)
+    return stream.getvalue()
 
 
 def encode_npy(array: Array) -> bytes:
     """The bytes that ``numpy.save`` would write."""
-    stream = io.BytesIO()
-    npy.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
-    return stream.getvalue()
+    return b"".join((npy_header(array.dtype, array.shape), raw_bytes(array)))
+
+
+def raw_bytes(array: Array) -> memoryview:
+    """The numbers of an array in C order; copied only where they are in another."""
+    return memoryview(np.ascontiguousarray(array)).cast("B")

@@ -1,40 +1,23 @@
-"""The ways to compute a batch: a loaded surrogate, or the problem's reference solver."""
+"""How a batch is computed by loaded surrogates: solutions, frames and gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import final
+from collections.abc import Iterable, Sequence
+from typing import Any, final
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor
 
 from model_store import LoadedVersion, Reference
-from problems import (
-    EVOLUTION_PROBLEMS,
-    PROBLEMS,
-    STEADY_PROBLEMS,
-    CannotSolve,
-    Fields,
-    InvalidField,
-    Solution,
-)
-from service.settings import InvalidSettings
-from service.worker import Batch, Solutions
+from operators import AnySurrogate
+from problems import EVOLUTION_PROBLEMS, PROBLEMS, STEADY_PROBLEMS, FieldSpec
+from service.errors import InvalidSettings
+from service.reference import advance_reference, solve_reference  # noqa: F401
+from service.worker import COTANGENT, GRADIENT, STEP, Batch, Solutions  # noqa: F401
 
-__all__ = [
-    "REFERENCE_TOLERANCE",
-    "STEP",
-    "Surrogates",
-    "advance_reference",
-    "choose_device",
-    "solve_reference",
-]
-
-# relative residual asked of the reference solver; what it reached, at high contrast, the error bound says
-REFERENCE_TOLERANCE = 1e-10
-# name of the number of the frame among the inputs of a batch that the reference solver steps in time
-STEP = "step"
+__all__ = ["Surrogates", "choose_device"]
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -57,74 +40,67 @@ class Surrogates:
 
     def __init__(self, versions: Iterable[LoadedVersion], device: torch.device) -> None:
         self._device = device
-        self._surrogates: dict[Reference, nn.Module] = {
-            version.reference: version.surrogate.to(device).eval() for version in versions
+        self._surrogates: dict[Reference, AnySurrogate] = {
+            version.reference: version.surrogate.to(device).eval().requires_grad_(False)
+            for version in versions
         }
 
     def __call__(self, batch: Batch) -> Solutions:
-        """Answer all rows with one forward pass: solutions, or the next block of frames."""
-        problem, version = PROBLEMS[batch.bucket.problem], batch.bucket.version
+        """Answer all rows with one forward pass: solutions, the next block of frames, or gradients."""
+        version = batch.bucket.version
         if version is None:
             raise ValueError("a batch for the reference solver came to the surrogates")
-        values = {
-            name: torch.from_numpy(np.array(array)).to(self._device) for name, array in batch.fields.items()
-        }
-        inputs = torch.stack([values[spec.name] for spec in problem.inputs], dim=1)  # [batch channel y x]
-        parameters = [values[spec.name] for spec in problem.parameters]
+        surrogate = self._surrogates[version]
+        if batch.bucket.task == "vjp":
+            return self._differentiate(surrogate, batch)
+        problem = PROBLEMS[batch.bucket.problem]
+        inputs = self._stacked(batch, problem.inputs)
         if problem.name in EVOLUTION_PROBLEMS:
             inputs = inputs[:, None]  # [batch time channel y x]
+        parameters = [self._tensor(batch.fields[spec.name]) for spec in problem.parameters]
         with torch.inference_mode():
-            answer = self._surrogates[version](inputs, *parameters, batch.bucket.grid.extent)
-        host = answer.cpu().numpy()
-        outputs = {spec.name: host[..., channel, :, :] for channel, spec in enumerate(problem.outputs)}
-        return Solutions(outputs, (0,) * batch.rows)
+            answer = surrogate(inputs, *parameters, batch.bucket.grid.extent)
+        return Solutions(_by_name(problem.outputs, answer), (0,) * batch.rows)
+
+    def _differentiate(self, surrogate: AnySurrogate, batch: Batch) -> Solutions:
+        """The answers, and the gradients of the sum of answers times cotangents."""
+        problem = STEADY_PROBLEMS[batch.bucket.problem]
+        # what has no cotangent does not count
+        nothing = np.zeros((batch.rows, *batch.bucket.grid.shape), np.float32)
+        cotangents = {
+            spec.name: batch.fields.get(f"{COTANGENT}{spec.name}", nothing) for spec in problem.outputs
+        }
+        inputs = self._stacked(batch, problem.inputs).requires_grad_()
+        parameters = [
+            self._tensor(batch.fields[spec.name]).clone().requires_grad_() for spec in problem.parameters
+        ]
+        with torch.enable_grad():
+            answer = surrogate(inputs, *parameters, batch.bucket.grid.extent)
+            by_field, *by_parameter = torch.autograd.grad(
+                answer,
+                [inputs, *parameters],
+                self._stacked(Batch(batch.bucket, cotangents), problem.outputs),
+                materialize_grads=True,
+            )
+        gradients = _by_name(problem.inputs, by_field) | {
+            spec.name: gradient.cpu().numpy()
+            for spec, gradient in zip(problem.parameters, by_parameter, strict=True)
+        }
+        return Solutions(
+            _by_name(problem.outputs, answer.detach())
+            | {f"{GRADIENT}{name}": gradient for name, gradient in gradients.items()},
+            (0,) * batch.rows,
+        )
+
+    def _stacked(self, batch: Batch, specs: Sequence[FieldSpec]) -> Tensor:
+        """Fields as channels, in memory of their own [batch channel y x]."""
+        return torch.stack([self._tensor(batch.fields[spec.name]) for spec in specs], dim=1)
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        # torch knows no memory that must not be written
+        return torch.from_numpy(array if array.flags.writeable else array.copy()).to(self._device)
 
 
-def solve_reference(batch: Batch) -> Solutions:
-    """Answer each row with the problem's reference solver, in float64; one it cannot solve is told apart."""
-    shape = (batch.rows, *batch.bucket.grid.shape)
-    outputs = {spec.name: np.full(shape, np.nan) for spec in STEADY_PROBLEMS[batch.bucket.problem].outputs}
-    iterations, unsolved = [0] * batch.rows, {}
-    for row in range(batch.rows):
-        try:
-            solution = _solve_row(batch, row)
-        except CannotSolve as error:
-            unsolved[row] = str(error)
-            continue
-        iterations[row] = solution.iterations
-        for name, values in outputs.items():
-            values[row] = solution.fields[name]
-    return Solutions(outputs, tuple(iterations), unsolved)
-
-
-def _solve_row(batch: Batch, row: int) -> Solution:
-    return STEADY_PROBLEMS[batch.bucket.problem].solve(
-        {name: values[row] for name, values in batch.fields.items()},
-        batch.bucket.grid,
-        scheme=batch.bucket.scheme,
-        tolerance=REFERENCE_TOLERANCE,
-    )
-
-
-def advance_reference(batch: Batch) -> Solutions:
-    """The next frame of each row by the problem's reference solver, in float64."""
-    shape = (batch.rows, 1, *batch.bucket.grid.shape)
-    outputs = {spec.name: np.full(shape, np.nan) for spec in EVOLUTION_PROBLEMS[batch.bucket.problem].outputs}
-    unsolved = {}
-    for row in range(batch.rows):
-        try:
-            state = _next_state(batch, row)
-        except (CannotSolve, InvalidField) as error:
-            unsolved[row] = str(error)
-            continue
-        for name, values in outputs.items():
-            values[row, 0] = state[name]
-    return Solutions(outputs, (0,) * batch.rows, unsolved)
-
-
-def _next_state(batch: Batch, row: int) -> Fields:
-    state = {name: values[row] for name, values in batch.fields.items()}
-    start = int(state.pop(STEP))
-    bucket = batch.bucket
-    problem = EVOLUTION_PROBLEMS[bucket.problem]
-    return next(problem.frames(state, bucket.grid, scheme=bucket.scheme, walls=bucket.walls, start=start))
+def _by_name(specs: Sequence[FieldSpec], answer: Tensor) -> dict[str, NDArray[Any]]:
+    host = answer.cpu().numpy()
+    return {spec.name: host[..., channel, :, :] for channel, spec in enumerate(specs)}

@@ -11,7 +11,12 @@ from typing import final
 
 from service.errors import DeadlineExceeded
 
-__all__ = ["Deadline"]
+__all__ = ["Deadline", "deadline_at"]
+
+
+def deadline_at(received: float, timeout_ms: float | None) -> float | None:
+    """The deadline of a ticket: so long after ``received``, on the clock of ``time.perf_counter`` [s]."""
+    return None if timeout_ms is None else received + timeout_ms / 1000
 
 
 @final
@@ -20,12 +25,12 @@ class Deadline:
     """When the client has no more use for the answer.
 
     Attributes:
-        timeout_ms: counted from ``received`` on [ms]; None: never.
-        received: ``time.perf_counter()`` when the request arrived [s].
+        at: on the clock of ``time.perf_counter`` [s]; None: never.
+        received: when the request arrived, on the same clock [s].
         way_out: what the client may do about a deadline that passed.
     """
 
-    timeout_ms: float | None
+    at: float | None
     received: float
     way_out: str
 
@@ -40,12 +45,11 @@ class Deadline:
             async with asyncio.timeout_at(self._on_the_loop()):
                 yield
         except TimeoutError as error:
-            message = f"no answer within timeout_ms = {self.timeout_ms}; {self.way_out}"
-            raise DeadlineExceeded(message) from error
+            given = round(1000 * ((self.at or 0.0) - self.received))
+            raise DeadlineExceeded(f"no answer within {given} ms; {self.way_out}") from error
 
     def _on_the_loop(self) -> float | None:
         """The deadline on the event loop's clock [s]."""
-        if self.timeout_ms is None:
+        if self.at is None:
             return None
-        spent = time.perf_counter() - self.received
-        return asyncio.get_running_loop().time() + self.timeout_ms / 1000 - spent
+        return asyncio.get_running_loop().time() + self.at - time.perf_counter()

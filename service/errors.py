@@ -11,9 +11,16 @@
     ├── UnsupportedMedia      a body that is in no known encoding
     ├── NotAcceptable         an answer in a form that nothing writes
     ├── NotAvailableYet       in the contract, not in this release
+    ├── Unauthenticated       no token, or one that nobody issued
+    ├── Forbidden             the token does not allow this
     ├── Overloaded            the queue is full
+    │   └── RateLimited       over the limits of the caller's token
+    ├── LoadFailed            a version that somebody wants served does not load
     ├── DeadlineExceeded      the client's own deadline passed
+    ├── WorkerLost            whoever computed it is gone; the same request may be sent again
     └── WorkFailed            the computation itself broke
+
+    InvalidSettings           the configuration does not make sense
 """
 
 from __future__ import annotations
@@ -22,21 +29,31 @@ from typing import Final
 
 __all__ = [
     "DeadlineExceeded",
+    "Forbidden",
     "InvalidField",
+    "InvalidSettings",
+    "LoadFailed",
     "NotAcceptable",
     "NotAvailableYet",
     "Overloaded",
+    "RateLimited",
     "ServiceFault",
     "TooLarge",
+    "Unauthenticated",
     "UnknownModel",
     "UnknownProblem",
     "UnsupportedGrid",
     "UnsupportedMedia",
     "WorkFailed",
+    "WorkerLost",
 ]
 
 # characters of what was sent that an answer quotes
 LONGEST_QUOTE: Final = 80
+
+
+class InvalidSettings(ValueError):
+    """The configuration does not make sense; the message is one line."""
 
 
 class ServiceFault(Exception):
@@ -88,6 +105,14 @@ class NotAvailableYet(ServiceFault):
     """An option of the contract that a later release brings."""
 
 
+class Unauthenticated(ServiceFault):
+    """Nobody knows who asks: no token, or one that was not issued, was revoked or has expired."""
+
+
+class Forbidden(ServiceFault):
+    """It is known who asks, and they may not."""
+
+
 class Overloaded(ServiceFault):
     """The queue is full; ``retry_after`` is when to come back [s]."""
 
@@ -96,9 +121,32 @@ class Overloaded(ServiceFault):
         self.retry_after = retry_after
 
 
+class RateLimited(Overloaded):
+    """The caller's own requests are too many or too frequent; others are still answered."""
+
+
+class LoadFailed(ServiceFault):
+    """A version does not load; what was served before goes on."""
+
+
 class DeadlineExceeded(ServiceFault):
     """The deadline that the client set has passed."""
 
 
 class WorkFailed(ServiceFault):
     """The computation broke; the cause is chained and stays in the log."""
+
+
+class WorkerLost(ServiceFault):
+    """Whoever was to compute it is gone, and another is there or comes: the same request may be sent again.
+
+    Args:
+        message: what was lost, and the way out.
+        retry_after: when to come back [s].
+        step: of a rollout, the last step whose frame left; it goes on with ``start_step``. None: no rollout.
+    """
+
+    def __init__(self, message: str, retry_after: int = 1, step: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.step = step

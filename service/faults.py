@@ -1,4 +1,7 @@
-"""The one mapping of faults to HTTP: RFC 9457 problem documents, and the request's id on every response."""
+"""The one mapping of faults to HTTP: RFC 9457 problem documents, and the request's id on every response.
+
+Under ``/v2`` errors have the form of the Open Inference Protocol instead: ``{"error": text}``.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import logging
 import re
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, final
+from typing import Any, Final, final
 
 import orjson
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,19 +21,30 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors
+from service.logs import REQUEST_ID
 
 __all__ = [
+    "Refusal",
     "RequestScope",
     "answer_fault",
     "answer_http_exception",
     "answer_nobody",
     "answer_not_ready",
     "describe_fault",
+    "early_refusal",
+    "id_of",
+    "is_open_inference",
+    "new_request_id",
+    "refuse",
+    "slug_of",
+    "unexpected",
 ]
 
 log = logging.getLogger("mno.service")
 
-REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+PROBLEM: Final = "application/problem+json"
+JSON: Final = "application/json"
 
 # fault -> slug, status; a subclass answers as its nearest ancestor in the table
 PROBLEMS_BY_FAULT: Mapping[type[errors.ServiceFault], tuple[str, int]] = {
@@ -40,10 +55,25 @@ PROBLEMS_BY_FAULT: Mapping[type[errors.ServiceFault], tuple[str, int]] = {
     errors.UnsupportedMedia: ("unsupported-media-type", 415),
     errors.NotAcceptable: ("not-acceptable", 406),
     errors.NotAvailableYet: ("not-available-yet", 501),
+    errors.Unauthenticated: ("unauthenticated", 401),
+    errors.Forbidden: ("forbidden", 403),
     errors.Overloaded: ("overloaded", 429),
+    errors.LoadFailed: ("load-failed", 409),
     errors.DeadlineExceeded: ("deadline-exceeded", 504),
+    errors.WorkerLost: ("worker-lost", 503),
     errors.WorkFailed: ("internal", 500),
 }
+
+
+@final
+@dataclass(frozen=True)
+class Refusal:
+    """A fault as HTTP says it."""
+
+    status: int
+    media_type: str
+    body: bytes
+    headers: Mapping[str, str]
 
 
 @final
@@ -57,8 +87,9 @@ class RequestScope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(Headers(scope=scope).get("x-request-id"))
+        request_id = new_request_id(Headers(scope=scope).get("x-request-id"))
         scope.setdefault("state", {})["request_id"] = request_id
+        REQUEST_ID.set(request_id)
         started = False
 
         async def send_with_id(message: Message) -> None:
@@ -70,24 +101,48 @@ class RequestScope:
 
         try:
             await self._app(scope, receive, send_with_id)
-        except Exception:  # the edge: the log gets the trace, the client gets the id
-            log.exception("request %s broke", request_id)
+        except Exception as error:  # the edge: the log gets the trace, the client gets the id
+            refusal = unexpected(request_id, error, open_inference=is_open_inference(scope["path"]))
             if started:
                 raise
-            document = _document(request_id, "internal", 500, _broken(request_id))
-            await _response(document)(scope, receive, send_with_id)
+            await _response(refusal)(scope, receive, send_with_id)
+
+
+def new_request_id(given: str | None) -> str:
+    """The client's own id where it can be one, else a new one."""
+    return given if given and _ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def is_open_inference(path: str) -> bool:
+    """Whether this path speaks the Open Inference Protocol."""
+    return path.startswith("/v2/") or path == "/v2"
 
 
 def answer_fault(request: Request, fault: Exception) -> Response:
-    """The problem document of a :class:`ServiceFault`, as a response."""
-    headers = {"Retry-After": str(fault.retry_after)} if isinstance(fault, errors.Overloaded) else None
-    return _response(describe_fault(request.scope, fault), headers)
+    """The refusal of a :class:`ServiceFault`, as a response."""
+    open_inference = is_open_inference(request.scope["path"])
+    return _response(refuse(id_of(request.scope), fault, open_inference=open_inference))
+
+
+def refuse(request_id: str, fault: Exception, *, open_inference: bool = False) -> Refusal:
+    """What HTTP says of a fault; whatever is no :class:`ServiceFault` is for the log alone."""
+    document = _describe(request_id, fault)
+    return _refusal(document, _headers_of(fault), open_inference=open_inference)
+
+
+def unexpected(request_id: str, error: BaseException, *, open_inference: bool) -> Refusal:
+    """What HTTP says of what nobody foresaw; the log says the rest."""
+    log.error("request %s broke", request_id, exc_info=error)
+    return _refusal(_document(request_id, "internal", 500, _broken(request_id)), {}, open_inference=open_inference)
 
 
 def describe_fault(scope: Scope, fault: Exception) -> dict[str, Any]:
     """The problem document of a fault; whatever is no :class:`ServiceFault` is for the log alone."""
-    request_id = _id_of(scope)
-    kind = next((kind for kind in type(fault).__mro__ if kind in PROBLEMS_BY_FAULT), errors.WorkFailed)
+    return _describe(id_of(scope), fault)
+
+
+def _describe(request_id: str, fault: Exception) -> dict[str, Any]:
+    kind = _kind_of(fault)
     slug, status = PROBLEMS_BY_FAULT[kind]
     if kind is errors.WorkFailed:
         log.error("request %s: %s", request_id, fault, exc_info=fault)
@@ -95,16 +150,46 @@ def describe_fault(scope: Scope, fault: Exception) -> dict[str, Any]:
     more: dict[str, Any] = {}
     if isinstance(fault, errors.InvalidField):
         more = {"field": fault.field, "rule": fault.rule, "index": fault.index}
+    if isinstance(fault, errors.WorkerLost) and fault.step is not None:
+        more = {"step": fault.step}
     return _document(request_id, slug, status, str(fault)) | more
 
 
+def slug_of(fault: Exception) -> str:
+    """The stable word for a fault."""
+    return PROBLEMS_BY_FAULT[_kind_of(fault)][0]
+
+
+def _kind_of(fault: Exception) -> type[errors.ServiceFault]:
+    return next((kind for kind in type(fault).__mro__ if kind in PROBLEMS_BY_FAULT), errors.WorkFailed)
+
+
+def _headers_of(fault: Exception) -> dict[str, str]:
+    if isinstance(fault, errors.Overloaded | errors.WorkerLost):
+        return {"Retry-After": str(fault.retry_after)}
+    if isinstance(fault, errors.Unauthenticated):
+        return {"WWW-Authenticate": "Bearer"}
+    return {}
+
+
+def _refusal(document: Mapping[str, Any], headers: Mapping[str, str], *, open_inference: bool) -> Refusal:
+    status = document["status"]
+    if not open_inference:
+        return Refusal(status, PROBLEM, orjson.dumps(document), headers)
+    # what is wrong with a request is 400 there
+    body = orjson.dumps({"error": document["detail"]})
+    return Refusal(400 if status == 422 else status, JSON, body, headers)
+
+
 def answer_http_exception(request: Request, error: Exception) -> Response:
-    """The problem document of what the router refuses: unknown paths and methods."""
+    """The refusal of what the router does not know: paths and methods."""
     assert isinstance(error, HTTPException)
     status = error.status_code
     detail = f"{request.method} {request.url.path} is not served here; GET /docs lists what is"
     slug = HTTPStatus(status).phrase.lower().replace(" ", "-")
-    return _response(_document(_id_of(request.scope), slug, status, detail), error.headers)
+    document = _document(id_of(request.scope), slug, status, detail)
+    open_inference = is_open_inference(request.scope["path"])
+    return _response(_refusal(document, error.headers or {}, open_inference=open_inference))
 
 
 def answer_nobody(_: Request, __: Exception) -> Response:
@@ -112,10 +197,17 @@ def answer_nobody(_: Request, __: Exception) -> Response:
     return Response(status_code=499)
 
 
-def answer_not_ready(request: Request) -> Response:
-    """503: about to stop."""
-    detail = "the service is stopping; ask another one"
-    return _response(_document(_id_of(request.scope), "not-ready", 503, detail))
+def answer_not_ready(scope: Scope, reasons: str) -> Response:
+    """503: about to start or to stop."""
+    document = _document(id_of(scope), "not-ready", 503, reasons)
+    return _response(_refusal(document, {}, open_inference=is_open_inference(scope["path"])))
+
+
+def early_refusal(status: int, slug: str, detail: str) -> tuple[bytes, bytes]:
+    """Header lines and body that refuse what is no request yet."""
+    request_id = new_request_id(None)
+    body = orjson.dumps(_document(request_id, slug, status, detail))
+    return f"content-type: {PROBLEM}\r\nx-request-id: {request_id}\r\n".encode(), body
 
 
 def _document(request_id: str, slug: str, status: int, detail: str) -> dict[str, Any]:
@@ -123,19 +215,15 @@ def _document(request_id: str, slug: str, status: int, detail: str) -> dict[str,
     return {"type": slug, "title": title, "status": status, "detail": detail, "request_id": request_id}
 
 
-def _response(document: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
-    body = orjson.dumps(document)
-    return Response(body, document["status"], headers, media_type="application/problem+json")
+def _response(refusal: Refusal) -> Response:
+    return Response(refusal.body, refusal.status, dict(refusal.headers), media_type=refusal.media_type)
 
 
 def _broken(request_id: str) -> str:
     return f"the service failed; its log says why under request id {request_id}"
 
 
-def _request_id(given: str | None) -> str:
-    return given if given and REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-
-
-def _id_of(scope: Scope) -> str:
+def id_of(scope: Scope) -> str:
+    """The id of a request."""
     request_id: str = scope["state"]["request_id"]
     return request_id

@@ -8,18 +8,29 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import Overloaded
 
-__all__ = ["Admission", "Share"]
+__all__ = ["Admission", "Budget", "Share"]
 
 # requests under way are short: whoever was refused may soon come again [s]
 RETRY_AFTER: Final = 1
 
 
 @final
+class Budget:
+    """The bytes that all requests under way may hold together, and those they do."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+
+
+@final
 class Share:
     """What one request holds of the bytes that all of them may."""
 
-    def __init__(self, admission: Admission) -> None:
-        self._admission = admission
+    __slots__ = ("_budget", "_held")
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
         self._held = 0
 
     def take(self, count: int) -> None:
@@ -28,16 +39,17 @@ class Share:
         Raises:
             Overloaded: with those of the other requests they are too many.
         """
-        others = self._admission.held - self._held
+        budget = self._budget
+        others = budget.held - self._held
         # alone, a request gets whatever the limits on one request let through
-        if others and self._admission.held + count > self._admission.limit:
+        if others and budget.held + count > budget.limit:
             raise Overloaded(f"other requests hold {others} bytes; try again later", RETRY_AFTER)
         self._held += count
-        self._admission.held += count
+        budget.held += count
 
     def release(self) -> None:
         """Give everything back."""
-        self._admission.held -= self._held
+        self._budget.held -= self._held
         self._held = 0
 
 
@@ -45,14 +57,13 @@ class Share:
 class Admission:
     """Middleware: gives each request a :class:`Share`, and takes it back when the answer has been written."""
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        """``limit``: bytes that all requests under way may hold."""
+    def __init__(self, app: ASGIApp, budget: Budget) -> None:
+        """``budget``: what the requests of all applications share."""
         self._app = app
-        self.limit = limit
-        self.held = 0
+        self._budget = budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        share = Share(self)
+        share = Share(self._budget)
         scope.setdefault("state", {})["share"] = share
 
         async def send_and_wait(message: Message) -> None:

@@ -2,12 +2,14 @@
 
 A block is what one call of the surrogate returns. The next one is asked for when all frames of this one were
 taken, so that a slow reader has at most a block in memory and holds no thread. Blocks of several rollouts of
-one version and grid share the worker's batches, and a rollout that nobody reads any more leaves the queue.
+one version and grid share the worker's batches, and a rollout that nobody reads any more leaves the queue. It
+stays with the version that it began with, also when another one takes over its name.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,22 +18,21 @@ from typing import Any, Literal, final
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store import LoadedVersion
-from operators import EvolutionSurrogate
 from problems import CannotSolve, EvolutionProblem, Grid
 from problems import InvalidField as BrokenRule
 from service.batcher import Batcher
-from service.compute import STEP
 from service.deadline import Deadline
-from service.errors import LONGEST_QUOTE, InvalidField, NotAvailableYet
+from service.errors import LONGEST_QUOTE, InvalidField, NotAvailableYet, WorkerLost
 from service.frame_trust import CalibratedError, calibrated_error, within_hull
 from service.lookup import find_evolution
-from service.models import Models, require_tested
+from service.models import Models, Served, require_tested
 from service.settings import Limits
+from service.shadow import Shadows
+from service.ticket import ANYBODY, Ticket
 from service.validate import Inputs, complete_state, validate_inputs, within_float32
-from service.worker import Batch, Bucket
+from service.worker import STEP, Batch, Bucket
 
-__all__ = ["Frame", "Roller", "Rollout", "RolloutMethod", "RolloutRequest", "starts_from_a_state"]
+__all__ = ["Frame", "Roller", "Rollout", "RolloutMethod", "RolloutRequest"]
 
 RolloutMethod = Literal["auto", "surrogate", "solver", "hybrid"]
 
@@ -41,6 +42,7 @@ State = Mapping[str, NDArray[Any]]
 MASS, MASS_DEFECT = "mass", "mass_defect"
 
 
+@final
 @dataclass(frozen=True)
 class RolloutRequest:
     """An initial state, or a batch of them, and how far to step.
@@ -52,7 +54,8 @@ class RolloutRequest:
         start_step: number of the step that ``state`` belongs to.
         walls: boundary conditions; None: those of the model.
         dtype: dtype of the answer, float32 or float64.
-        timeout_ms: the client's deadline for the last frame, from ``received`` on [ms].
+        ticket: for whom, how urgently, and until when the last frame is wanted.
+        key: what decides whether a canary answers: equal keys get equal versions; empty: by chance.
         received: ``time.perf_counter()`` when the request arrived [s].
     """
 
@@ -65,10 +68,12 @@ class RolloutRequest:
     model: str | None = None
     method: RolloutMethod = "auto"
     walls: str | None = None
-    timeout_ms: float | None = None
+    ticket: Ticket = ANYBODY
+    key: str = ""
     received: float = field(default_factory=time.perf_counter)
 
 
+@final
 @dataclass(frozen=True)
 class Frame:
     """The state after a step.
@@ -88,6 +93,7 @@ class Frame:
     error: CalibratedError | None
 
 
+@final
 @dataclass(frozen=True)
 class Rollout:
     """How a rollout is computed, and its frames as they are.
@@ -122,6 +128,7 @@ class Rollout:
         await self.frames.aclose()
 
 
+@final
 @dataclass(frozen=True)
 class _March:
     """How a state is stepped: by which queue, in which bucket, how many steps at once.
@@ -131,32 +138,55 @@ class _March:
         calibrated_from: the step from which the frames of ``calibration`` count.
         most_cell_steps: cells times steps that a frame may take; None: each takes the same.
         single: the caller sent one state, not a batch.
+        ticket: on whose behalf, how urgently and until when.
+        served: the version, which stays loaded as long as this refers to it; None: the reference solver.
+        shadows: compare its first block with that of the version's shadow.
     """
 
     problem: EvolutionProblem
     batcher: Batcher
     bucket: Bucket
-    block: int
     frame_interval: float
     hull: Mapping[str, float] | None
     calibration: Mapping[str, float]
     calibrated_from: int
     most_cell_steps: int | None
     single: bool
+    ticket: Ticket
+    served: Served | None
+    shadows: Shadows
+
+    @property
+    def block(self) -> int:
+        """Steps that are computed at once."""
+        return self.bucket.frames
 
     async def advance(self, state: State, step: int, *, admitted: bool) -> State:
         """The next block after ``state``, which is that of ``step``: fields [batch frame y x]."""
         if self.most_cell_steps is not None:
             await asyncio.to_thread(self._check_cost, state, step, self.most_cell_steps)
-        rows = len(next(iter(state.values())))
-        numbers = {} if self.bucket.version else {STEP: np.full(rows, step)}
-        outcome = await self.batcher.submit(Batch(self.bucket, {**state, **numbers}), admitted=admitted)
+        batch = await asyncio.to_thread(self._placed, state, step)
+        try:
+            outcome = await self.batcher.submit(batch, self.ticket, admitted=admitted)
+        except WorkerLost as error:
+            text = f"{error}; go on from step {step} with start_step={step}"
+            raise WorkerLost(text, error.retry_after, step) from error
         for row, why in outcome.solutions.unsolved.items():
             raise self.diverged(step + 1, row, why)
-        if outcome.batch_size == rows:
-            return outcome.solutions.fields
-        # rows of their own, or a slow reader of some would keep those of everybody in memory
+        if self.served is not None and not admitted:
+            self.shadows.follow(self.served, batch, outcome.solutions.fields)
+        # numbers of its own: a slow reader would keep those of the whole batch, where others need the room
         return await asyncio.to_thread(_copied, outcome.solutions.fields)
+
+    def _placed(self, state: State, step: int) -> Batch:
+        """The state where the worker reads it."""
+        fields = {}
+        for name, values in state.items():
+            fields[name] = self.batcher.allocate(values.shape, self.bucket.dtype)
+            np.copyto(fields[name], values, casting="same_kind")
+        if self.served is None:
+            fields[STEP] = np.full(len(fields[self.problem.inputs[0].name]), step)
+        return Batch(self.bucket, fields)
 
     def diverged(self, step: int, row: int, why: str) -> InvalidField:
         """What to raise when the state of a row has left what the problem allows."""
@@ -184,13 +214,14 @@ class _March:
 
 @final
 class Roller:
-    """Steps states with the loaded surrogates and the reference solvers."""
+    """Steps states with the served surrogates and the reference solvers."""
 
-    def __init__(self, models: Models, surrogates: Batcher, references: Batcher, limits: Limits) -> None:
+    def __init__(self, models: Models, references: Batcher, limits: Limits, shadows: Shadows) -> None:
         self._models = models
-        self._surrogates = surrogates
         self._references = references
         self._limits = limits
+        self._shadows = shadows
+        self._turns = map(str, itertools.count())
 
     async def start(self, request: RolloutRequest) -> Rollout:
         """A rollout of which the first block is computed: what is wrong with the request is known by then.
@@ -200,15 +231,18 @@ class Roller:
         """
         problem = find_evolution(request.problem)
         _check_span(request, self._limits)
-        deadline = Deadline(request.timeout_ms, request.received, "allow more time or ask for fewer steps")
+        deadline = Deadline(
+            request.ticket.deadline, request.received, "allow more time or ask for fewer steps"
+        )
         async with deadline.kept():
             given = complete_state(problem, request.state, request.start_step)
             inputs = await asyncio.to_thread(validate_inputs, problem, given, self._limits)
             march = self._choose(problem, request, inputs)
-            state = await asyncio.to_thread(_initial_state, problem, inputs, march.bucket)
+            if march.bucket.dtype == "float32":
+                await asyncio.to_thread(within_float32, problem, inputs)
             known = await asyncio.to_thread(_in_distribution, march, inputs)
             judge = await asyncio.to_thread(_Judge, march, request.dtype, request.start_step, inputs.fields)
-            first = await march.advance(state, request.start_step, admitted=False)
+            first = await march.advance(inputs.fields, request.start_step, admitted=False)
         return Rollout(
             names=tuple(spec.name for spec in problem.outputs),
             model=None if march.bucket.version is None else str(march.bucket.version),
@@ -221,7 +255,7 @@ class Roller:
             steps=request.steps,
             count=request.steps // request.every - request.start_step // request.every,
             in_distribution=known,
-            nbytes=march.block * sum(values.nbytes for values in state.values()),
+            nbytes=sum(values.nbytes for values in first.values()),
             frames=_frames(march, request, judge, deadline, first),
         )
 
@@ -236,42 +270,67 @@ class Roller:
         return self._surrogate(problem, request, inputs)
 
     def _surrogate(self, problem: EvolutionProblem, request: RolloutRequest, inputs: Inputs) -> _March:
-        version = self._models.find(problem.name, request.model)
-        card, surrogate = version.card, version.surrogate
-        assert isinstance(surrogate, EvolutionSurrogate)
-        walls = card.walls or problem.walls[0]
+        served = self._models.find(problem.name, request.model, request.key or next(self._turns))
+        version = served.version
+        walls = version.walls or problem.walls[0]
         if request.walls not in (None, walls):
-            message = f"{version.reference} knows walls {walls!r} only; choose another model or method=solver"
+            message = f"{version} knows walls {walls!r} only; choose another model or method=solver"
             raise InvalidField("walls", "model", message)
         require_tested(version, problem.inputs[0].name, inputs.grid)
-        if not starts_from_a_state(version):
-            message = f"{version.reference} starts from {surrogate.history} frames, a rollout from one state"
+        if version.history > 1:
+            message = f"{version} starts from {version.history} frames, a rollout from one state"
             raise InvalidField("model", "history", f"{message}; choose another model or method=solver")
-        grid = Grid(inputs.grid, card.extent, problem.grid.origin)
+        bucket = Bucket(
+            problem.name,
+            version.reference,
+            version.scheme,
+            Grid(inputs.grid, version.extent, problem.grid.origin),
+            "float32",
+            walls,
+            "advance",
+            version.frames,
+            request.ticket.reproducible,
+        )
         return _March(
             problem,
-            self._surrogates,
-            Bucket(problem.name, version.reference, card.scheme, grid, "float32", walls),
-            surrogate.frames,
-            card.frame_interval or problem.frame_interval,
-            card.training_hull,
-            card.calibration,
-            min(request.start_step, card.first_frame),
+            served.queue,
+            bucket,
+            version.frame_interval or problem.frame_interval,
+            version.training_hull,
+            version.calibration,
+            min(request.start_step, version.first_frame),
             None,
             inputs.single,
+            request.ticket,
+            served,
+            self._shadows,
         )
 
     def _reference(self, problem: EvolutionProblem, request: RolloutRequest, inputs: Inputs) -> _March:
         # a named model asks for the discrete operator of that model's labels
-        card = None if request.model is None else self._models.find(problem.name, request.model).card
-        extent = problem.grid.extent if card is None else card.extent
+        version = None
+        if request.model is not None:
+            version = self._models.find(problem.name, request.model, request.key).version
+        extent = problem.grid.extent if version is None else version.extent
         grid = Grid(inputs.grid, extent, problem.grid.origin)
-        scheme = problem.schemes[0] if card is None else card.scheme
-        walls = request.walls or (card and card.walls) or problem.walls[0]
-        bucket = Bucket(problem.name, None, scheme, grid, "float64", walls)
+        scheme = problem.schemes[0] if version is None else version.scheme
+        walls = request.walls or (version and version.walls) or problem.walls[0]
         # a step at a time, so that it stops when its reader does
+        bucket = Bucket(problem.name, None, scheme, grid, "float64", walls, "advance", frames=1)
         interval, most = problem.frame_interval, self._limits.cell_steps
-        return _March(problem, self._references, bucket, 1, interval, None, {}, 0, most, inputs.single)
+        return _March(
+            problem,
+            self._references,
+            bucket,
+            interval,
+            None,
+            {},
+            0,
+            most,
+            inputs.single,
+            request.ticket,
+            None,
+        )
 
 
 @final
@@ -332,11 +391,6 @@ async def _frames(
             block = await march.advance(state, step, admitted=True)
 
 
-def starts_from_a_state(version: LoadedVersion) -> bool:
-    """Whether one state, or no state at all, is enough to ask this version."""
-    return not isinstance(version.surrogate, EvolutionSurrogate) or version.surrogate.history == 1
-
-
 def _check_span(request: RolloutRequest, limits: Limits) -> None:
     steps = request.steps - request.start_step
     if steps > limits.rollout_steps:
@@ -351,13 +405,7 @@ def _check_span(request: RolloutRequest, limits: Limits) -> None:
 
 
 def _copied(fields: State) -> State:
-    return {name: values.copy() for name, values in fields.items()}
-
-
-def _initial_state(problem: EvolutionProblem, inputs: Inputs, bucket: Bucket) -> State:
-    if bucket.dtype == "float32":
-        within_float32(problem, inputs)
-    return {name: values.astype(bucket.dtype) for name, values in inputs.fields.items()}
+    return {name: np.array(values, order="C") for name, values in fields.items()}
 
 
 def _in_distribution(march: _March, inputs: Inputs) -> tuple[bool, ...]:

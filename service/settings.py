@@ -6,20 +6,23 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict, SettingsError
 from pydantic_settings.sources import PydanticBaseSettingsSource
 
-__all__ = ["Batching", "InvalidSettings", "Limits", "Settings", "read_settings"]
+from service.errors import InvalidSettings
+from service.logs import LogSettings
+from service.rate import RateSettings
+from service.security import SecuritySettings
+from service.tls import TlsSettings
+from service.tracing import TracingSettings
+
+__all__ = ["Batching", "Imported", "InvalidSettings", "Limits", "Settings", "read_settings"]
 
 PREFIX = "MNO_"
 NESTING = "__"
-
-
-class InvalidSettings(ValueError):
-    """The configuration does not make sense; the message is one line."""
 
 
 class Limits(BaseModel):
@@ -47,6 +50,15 @@ class Limits(BaseModel):
     stall_seconds: float = Field(
         default=60.0, gt=0, description="how long a client may leave a frame of its rollout unread"
     )
+    header_seconds: float = Field(default=1.0, gt=0, description="how long a client may take for its headers")
+    body_stall_seconds: float = Field(
+        default=10.0, gt=0, description="longest pause of a client within its body"
+    )
+    body_seconds: float = Field(default=300.0, gt=0, description="how long a client may take for its body")
+    headers: int = Field(default=100, gt=0, description="headers of a request")
+    header_bytes: int = Field(default=32 * 2**10, gt=0, description="headers of a request, and its address")
+    idle_seconds: int = Field(default=75, gt=0, description="how long a connection may be idle")
+    connections: int = Field(default=2000, gt=0, description="connections open at once, of one front")
 
 
 class Batching(BaseModel):
@@ -55,8 +67,21 @@ class Batching(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_batch: int = Field(default=32, gt=0, description="fields computed together")
+    linger_ms: float = Field(
+        default=2.0, ge=0, description="longest wait for company, where company can be expected [ms]"
+    )
     queue_bytes: int = Field(default=256 * 2**20, gt=0, description="input fields that wait or are computed")
     queue_seconds: float = Field(default=30.0, gt=0, description="longest expected waiting time")
+
+
+@final
+class Imported(BaseModel):
+    """A model that is no version of a store: what a function of an installed package returns."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    function: str = Field(pattern=r"^[\w.]+:\w+$", description="`package.module:function`")
+    arguments: Mapping[str, Any] = Field(default={}, description="what the function is called with")
 
 
 def _comma_separated(value: object) -> object:
@@ -72,11 +97,26 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     http_port: int = Field(default=8080, ge=0, le=65535, description="0 takes a free port")
+    grpc: bool = Field(default=True, description="answer gRPC too")
+    grpc_port: int = Field(default=8081, ge=0, le=65535, description="0 takes a free port")
+    processes: Literal["workers", "none"] = Field(
+        default="workers", description="workers: fronts and models in processes of their own; none: one for all"
+    )
+    fronts: int = Field(default=1, gt=0, le=64, description="processes that answer HTTP and gRPC")
     store: str | None = Field(
         default=None, description="URL of a model store; goes before the built-in models"
     )
     models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)] = Field(
         default=(), description="models to load, comma-separated: `darcy,darcy@3`; empty: all"
+    )
+    imported: Mapping[str, Imported] = Field(
+        default={}, description="models that functions of installed packages return, by name"
+    )
+    alias_poll_seconds: float = Field(
+        default=10.0, gt=0, description="how often the aliases are read; SIGHUP reads them at once"
+    )
+    retire_seconds: float = Field(
+        default=600.0, gt=0, description="how long a version that was replaced finishes its rollouts"
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(
@@ -86,8 +126,19 @@ class Settings(BaseSettings):
         default=None, description="backend of the selective scan; default: the fastest that can"
     )
     grace_seconds: int = Field(default=30, gt=0, description="how long SIGTERM waits for accepted requests")
+    drain_delay_seconds: float = Field(
+        default=0.0, ge=0, description="how long SIGTERM leaves balancers to notice, before nobody is let in"
+    )
+    arena_bytes: int = Field(
+        default=1024 * 2**20, gt=0, description="memory that a front shares with the workers, taken as needed"
+    )
     limits: Limits = Limits()
     batching: Batching = Batching()
+    security: SecuritySettings = SecuritySettings()
+    tls: TlsSettings = TlsSettings()
+    rate: RateSettings = RateSettings()
+    tracing: TracingSettings = TracingSettings()
+    logs: LogSettings = LogSettings()
 
     @classmethod
     def settings_customise_sources(

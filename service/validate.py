@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,50 +14,96 @@ from problems import InvalidField as BrokenRule
 from service.errors import LONGEST_QUOTE, InvalidField, TooLarge
 from service.settings import Limits
 
-__all__ = ["AT_REST", "Inputs", "complete_state", "validate_inputs", "within_float32"]
+__all__ = ["AT_REST", "Inputs", "check_like", "complete_state", "validate_inputs", "within_float32"]
 
 # a uniform parameter that is left out; the answer scales with it
 DEFAULT_PARAMETER = 1.0
 # fields of a state that may be left out, where nothing moves
 AT_REST = {"hu": 0.0, "hv": 0.0}
-FLOAT32 = np.finfo(np.float32)
+FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
+FLOAT32_TINY: Final = float(np.finfo(np.float32).tiny)
 
 
+@final
 @dataclass(frozen=True)
 class Inputs:
-    """Checked inputs: fields [batch y x] and parameters [batch] by name, float64.
+    """Checked inputs: fields [batch y x] as they came and parameters [batch] in float64, by name.
 
     Attributes:
         single: the caller sent one field, not a batch, and gets one back.
+        grid: cells (ny, nx).
+        rows: number of samples.
+        fits_float32: a surrogate in float32 reads no number as infinity, or as a zero that means another.
     """
 
-    fields: Mapping[str, NDArray[np.float64]]
+    fields: Mapping[str, NDArray[Any]]
     single: bool
+    grid: tuple[int, int]
+    rows: int
+    fits_float32: bool
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Cells (ny, nx)."""
-        ny, nx = next(field.shape for field in self.fields.values() if field.ndim == 3)[1:]
-        return ny, nx
-
-    @property
-    def rows(self) -> int:
-        """Number of samples."""
-        return len(next(iter(self.fields.values())))
+    def nbytes(self) -> int:
+        """What they take in memory [B]."""
+        return sum(values.nbytes for values in self.fields.values())
 
 
 def validate_inputs(problem: Problem, given: Mapping[str, Any], limits: Limits) -> Inputs:
     """Check fields (ny, nx) or (batch, ny, nx) and parameters against the problem's specs and the limits."""
     shapes = {spec.name: _field_shape(spec, given, limits) for spec in problem.inputs}
-    if len(set(shapes.values())) > 1:
+    shape = shapes[problem.inputs[0].name]
+    if any(other != shape for other in shapes.values()):
         raise InvalidField(problem.inputs[0].name, "shape", f"expected fields of one shape, got {shapes}")
-    shape = next(iter(shapes.values()))
     single = len(shape) == 2
     rows = 1 if single else shape[0]
-    fields = {spec.name: _field(spec, given[spec.name]) for spec in problem.inputs}
+    ny, nx = shape[-2:]
+    fields: dict[str, NDArray[Any]] = {}
+    fits = True
+    for spec in problem.inputs:
+        values = np.asarray(given[spec.name])
+        # most fields are good, which their extremes tell; what is wrong with the others takes a second look
+        plain = _is_plain(spec, values)
+        if not plain:
+            _refuse_broken(spec, values)
+        fits = fits and plain
+        fields[spec.name] = values[None] if single else values
     for spec in problem.parameters:
-        fields[spec.name] = np.full(rows, _parameter(spec, given.get(spec.name, DEFAULT_PARAMETER)))
-    return Inputs(fields, single)
+        value = _parameter(spec, given.get(spec.name, DEFAULT_PARAMETER))
+        fits = fits and (value == 0 or FLOAT32_TINY <= abs(value) <= FLOAT32_MAX)
+        fields[spec.name] = np.full(rows, value)
+    return Inputs(fields, single, (ny, nx), rows, fits)
+
+
+def check_like(inputs: Inputs, name: str, given: Any) -> NDArray[Any]:
+    """A field that belongs to checked inputs, such as a cotangent [batch y x]: finite also in float32."""
+    values = np.asarray(given)
+    shape = inputs.grid if inputs.single else (inputs.rows, *inputs.grid)
+    if values.shape != shape:
+        raise InvalidField(name, "shape", f"{name}: expected shape {shape} as the inputs, got {values.shape}")
+    spec = FieldSpec(name, name, "1", "of any sign", rank=values.ndim)
+    if not _is_plain(spec, values):
+        _refuse_broken(spec, values)
+        raise InvalidField(
+            name, "float32", f"{name}: does not fit float32; scale it, the gradient scales too"
+        )
+    return values[None] if inputs.single else values
+
+
+def _is_plain(spec: FieldSpec, values: NDArray[Any]) -> bool:
+    """Whether all values are real, within the bounds and in float32: True is a promise, False is a doubt."""
+    if values.dtype.kind not in "fiu" or not values.size:
+        return False
+    # a NaN among the values is one of the extremes, and no comparison with it holds
+    low, high = float(values.min()), float(values.max())
+    if not (low >= -FLOAT32_MAX and high <= FLOAT32_MAX):
+        return False
+    return (
+        (spec.minimum is None or low >= spec.minimum)
+        and (spec.maximum is None or high <= spec.maximum)
+        and (spec.exclusive_minimum is None or low > spec.exclusive_minimum)
+        # in a positive field a number that is too small for float32 would become a zero
+        and (spec.exclusive_minimum != 0 or low >= FLOAT32_TINY)
+    )
 
 
 def complete_state(problem: Problem, given: Mapping[str, NDArray[Any]], step: int) -> dict[str, NDArray[Any]]:
@@ -84,12 +130,15 @@ def within_float32(problem: Problem, inputs: Inputs) -> None:
     A parameter scales the answer, and a positive field has no zero; in any other field, such as a momentum,
     what is too small for float32 is as good as zero.
     """
+    if inputs.fits_float32:
+        return
     may_vanish = {spec.name for spec in problem.inputs if spec.exclusive_minimum != 0}
-    for name, values in inputs.fields.items():
+    for name, given in inputs.fields.items():
+        values = np.asarray(given, np.float64)
         size = np.abs(values)
-        bad = size > FLOAT32.max
+        bad = size > FLOAT32_MAX
         if name not in may_vanish:
-            bad |= (size < FLOAT32.tiny) & (values != 0)
+            bad |= (size < FLOAT32_TINY) & (values != 0)
         if bad.any():
             index = _callers_index(np.unravel_index(int(np.argmax(bad)), bad.shape), values, inputs.single)
             message = (
@@ -128,16 +177,19 @@ def _field_shape(spec: FieldSpec, given: Mapping[str, Any], limits: Limits) -> t
     return shape
 
 
-def _field(spec: FieldSpec, array: NDArray[Any]) -> NDArray[np.float64]:
-    values = np.asarray(array, dtype=np.float64)
+def _refuse_broken(spec: FieldSpec, values: NDArray[Any]) -> None:
+    """Say which rule a field breaks, if it breaks one."""
+    # numbers that are no floats have no infinities; whatever else they are, the rules say
+    numbers = values.astype(np.float64) if values.dtype.kind in "fiu" else values
     try:
-        (spec.validate if values.ndim == 2 else spec.validate_batch)(values)
+        (spec.validate if values.ndim == spec.rank else spec.validate_batch)(numbers)
     except BrokenRule as error:
         raise _translated(error) from error
-    return values.reshape(-1, *values.shape[-2:])
 
 
 def _parameter(spec: FieldSpec, value: object) -> float:
+    if value is DEFAULT_PARAMETER:
+        return DEFAULT_PARAMETER
     try:
         spec.validate(value)
     except BrokenRule as error:

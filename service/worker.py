@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Literal, final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, final
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -16,6 +17,11 @@ from model_store.reference import Reference
 from problems import Grid
 
 __all__ = [
+    "ANSWER",
+    "BOUND_FIELDS",
+    "COTANGENT",
+    "GRADIENT",
+    "STEP",
     "Batch",
     "Bucket",
     "Compute",
@@ -26,6 +32,16 @@ __all__ = [
     "WorkerLost",
     "joined",
 ]
+
+# among the fields of a batch: the number of the frame that a reference solver starts from, and before the
+# name of an output field the answer whose error is to be bounded, or the cotangent of a gradient
+STEP: Final = "step"
+ANSWER: Final = "answer."
+COTANGENT: Final = "cotangent."
+# before the name of an input, among what a vjp gives
+GRADIENT: Final = "gradient."
+# what a bound gives for each row: the bound, and how the coefficient varies
+BOUND_FIELDS: Final = ("lower", "upper", "l2_estimate", "steps", "contrast", "jump", "roughness")
 
 # solve: inputs -> solutions; advance: states -> the next frames; bound: inputs and answers -> numbers about
 # the error of each row; vjp: inputs and cotangents -> gradients
@@ -82,11 +98,24 @@ class Solutions:
 
     Attributes:
         unsolved: why a row has no solution, by row; its numbers mean nothing.
+        seconds: what the computation took, without the way to the worker and back [s].
     """
 
     fields: Mapping[str, NDArray[Any]]
     iterations: tuple[int, ...]
     unsolved: Mapping[int, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def head(self, rows: int) -> Solutions:
+        """The first rows."""
+        if len(self.iterations) == rows:
+            return self
+        return Solutions(
+            {name: values[:rows] for name, values in self.fields.items()},
+            self.iterations[:rows],
+            {row: why for row, why in self.unsolved.items() if row < rows},
+            self.seconds,
+        )
 
 
 Compute = Callable[[Batch], Solutions]
@@ -118,12 +147,7 @@ def computed(compute: Compute, batch: Batch, pad_to: int | None) -> Solutions:
         name: np.concatenate([values, values[-1:].repeat(missing, 0)])
         for name, values in batch.fields.items()
     }
-    whole = compute(Batch(batch.bucket, padded))
-    return Solutions(
-        {name: values[: batch.rows] for name, values in whole.fields.items()},
-        whole.iterations[: batch.rows],
-        {row: why for row, why in whole.unsolved.items() if row < batch.rows},
-    )
+    return compute(Batch(batch.bucket, padded)).head(batch.rows)
 
 
 class Worker(ABC):
@@ -173,7 +197,10 @@ class ThreadWorker(Worker):
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, parts, pad_to)
 
     def _run(self, parts: Sequence[Batch], pad_to: int | None) -> Solutions:
-        return computed(self._compute, joined(parts), pad_to)
+        batch = joined(parts)
+        began = time.perf_counter()
+        solutions = computed(self._compute, batch, pad_to)
+        return replace(solutions, seconds=time.perf_counter() - began)
 
     def close(self) -> None:
         self._thread.shutdown(wait=True)

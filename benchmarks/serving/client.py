@@ -1,0 +1,76 @@
+"""One request at a time from Python: to see whether an answer is right before its speed is measured."""
+
+from __future__ import annotations
+
+import http.client
+from contextlib import closing
+
+import grpc
+import numpy as np
+
+from benchmarks.serving.request import Array, Reply, Request, Route
+
+__all__ = ["Refused", "ask", "check", "fetch"]
+
+TIMEOUT = 30.0
+
+
+class Refused(Exception):
+    """No answer, or one that is no success."""
+
+
+def ask(route: Route, request: Request, timeout: float = TIMEOUT) -> Reply:
+    """Send a request and wait for the answer.
+
+    Raises:
+        Refused: it is none.
+    """
+    reply = _over_http(route, request, timeout) if route.protocol == "http" else _over_grpc(route, request, timeout)
+    if reply.status != 200:
+        raise Refused(f"{route.title}: {reply.status} {reply.body[:300]!r}")
+    return reply
+
+
+def fetch(port: int, path: str, timeout: float = TIMEOUT) -> int:
+    """Status of a GET; 0 where there is none."""
+    try:
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)) as connection:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            response.read()
+            return response.status
+    except OSError:
+        return 0
+
+
+def _over_http(route: Route, request: Request, timeout: float) -> Reply:
+    try:
+        with closing(http.client.HTTPConnection("127.0.0.1", route.port, timeout=timeout)) as connection:
+            connection.request("POST", request.path, request.body, dict(request.headers))
+            response = connection.getresponse()
+            headers = {name.lower(): value for name, value in response.getheaders()}
+            return Reply(response.status, response.read(), headers)
+    except (OSError, http.client.HTTPException) as error:
+        raise Refused(f"{route.title}: {error!r}") from error
+
+
+def _over_grpc(route: Route, request: Request, timeout: float) -> Reply:
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{route.port}") as channel:
+            answer = channel.unary_unary(request.path)(request.body, timeout=timeout)
+            return Reply(200, bytes(answer))
+    except grpc.RpcError as error:
+        raise Refused(f"{route.title}: {error}") from error
+
+
+def check(route: Route, field: Array, expected: Array) -> str | None:
+    """What is wrong with the answer to a field; None: every bit is right."""
+    try:
+        answer = route.decode(ask(route, route.encode(field)))
+    except Refused as error:
+        return str(error)
+    if answer.shape != expected.shape or answer.dtype != expected.dtype:
+        return f"{route.title}: expected {expected.dtype}{expected.shape}, got {answer.dtype}{answer.shape}"
+    if not np.array_equal(answer, expected, equal_nan=True):
+        return f"{route.title}: differs by {np.abs(answer - expected).max():.1e} at most"
+    return None

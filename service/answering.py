@@ -1,0 +1,133 @@
+"""The servers of one process: HTTP on one socket, gRPC on another, one event loop, the same guards."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import uvicorn
+
+from service.abortable import AbortableProtocol
+from service.admission import BatchRules
+from service.errors import InvalidSettings
+from service.grpc_server import GrpcServer, Guards, create_grpc_server
+from service.http import create_app
+from service.metrics import Metrics
+from service.models import Models
+from service.oip import Inference
+from service.rate import Ledger, RateLimits
+from service.repository import Repository
+from service.security import open_security
+from service.settings import Settings
+from service.solver import Solver
+from service.statistics import Statistics
+from service.tls import Tls
+
+__all__ = ["Answering", "Rim", "batch_rules"]
+
+log = logging.getLogger("mno.service")
+
+
+def batch_rules(settings: Settings) -> BatchRules:
+    """How requests are put together, as the settings say."""
+    batching = settings.batching
+    return BatchRules(
+        max_batch=batching.max_batch,
+        queue_bytes=batching.queue_bytes,
+        queue_seconds=batching.queue_seconds,
+        linger_seconds=batching.linger_ms / 1000,
+    )
+
+
+@final
+@dataclass(frozen=True)
+class Rim:
+    """What a process brings to its servers.
+
+    Attributes:
+        ledger: what it counts together with other processes.
+        process: its name in logs and traces.
+        draining: whether it is about to stop: not ready, still answering.
+    """
+
+    metrics: Metrics
+    ledger: Ledger
+    process: str
+    draining: Callable[[], bool]
+
+
+@final
+class Answering:
+    """Answers over HTTP and gRPC."""
+
+    def __init__(
+        self, solver: Solver, models: Models, repository: Repository, settings: Settings, rim: Rim
+    ) -> None:
+        """Raises:
+        InvalidSettings: tokens, certificates or an exporter of traces cannot be had.
+        """
+        self._tls = Tls.of(settings.tls)
+        mutual_tls = settings.tls.client_ca is not None
+        self._security = open_security(settings.security, settings.host, mutual_tls=mutual_tls)
+        rates = RateLimits(settings.rate, rim.ledger)
+        guards = Guards(self._security, rates, rim.metrics)
+        inference = Inference(solver, models, settings.limits, Statistics())
+        app = create_app(solver, models, settings.limits, rim.draining)
+        self._http = _Server(
+            uvicorn.Config(
+                app,
+                http=AbortableProtocol,
+                access_log=False,
+                log_config=None,
+                lifespan="off",
+                server_header=False,
+                ws="none",
+                ssl_context_factory=None if self._tls is None else self._tls.for_uvicorn,
+            )
+        )
+        self._grpc: GrpcServer = create_grpc_server(
+            solver, inference, repository, settings.limits, guards, rim.draining
+        )
+        self._running: asyncio.Task[None] | None = None
+
+    async def start(self, listeners: Sequence[socket.socket]) -> None:
+        """Answer whoever connects to the first socket over HTTP, to the second over gRPC."""
+        http, *grpc = listeners
+        self._running = asyncio.create_task(self._http.serve(sockets=[http]), name="http")
+        while not self._http.started and not self._running.done():
+            await asyncio.sleep(0)
+        if grpc:
+            await self._grpc.start(grpc)
+
+    async def stop(self, grace: float) -> None:
+        """Let nobody in, answer what was accepted, and end what is not answered within ``grace`` seconds."""
+        self._http.config.timeout_graceful_shutdown = max(1, round(grace))
+        self._http.should_exit = True
+        running = [self._grpc.drain(grace)]
+        if self._running is not None:
+            running.append(asyncio.wait_for(self._running, None))
+        await asyncio.gather(*running)
+
+    def reload(self) -> None:
+        """Read tokens and certificates again; what is broken stays as it was."""
+        for what in (self._security, self._tls):
+            try:
+                if what is not None:
+                    what.reload()
+            except InvalidSettings as error:
+                log.error("not read again: %s", error)
+
+
+@final
+class _Server(uvicorn.Server):
+    """uvicorn's own, without its handlers for signals: the supervisor says when to stop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave them alone."""
+        yield

@@ -1,0 +1,184 @@
+"""Shared memory for the arrays of requests and answers: written once, read by every process that maps it."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import mmap
+import os
+import threading
+from bisect import bisect_left, insort
+from collections import deque
+from typing import Any, Final, final
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from service.errors import Overloaded
+
+__all__ = ["ALIGNMENT", "Arena"]
+
+# a cache line, and the widest vector of a processor
+ALIGNMENT: Final = 64
+# what stays with the arena below the highest array in use: giving back pages costs, and faulting them in too
+KEPT_BYTES: Final = 16 * 2**20
+
+
+@final
+class Arena:
+    """A piece of memory without a name; other processes map it by its descriptor, and arrays are taken from it.
+
+    An array gives its block back when nothing refers to it or to a view of it any more, in whatever thread
+    that happens. Blocks are taken from the lowest address that has room, so that after a burst the high
+    addresses fall free, and their pages go back to the system.
+    """
+
+    def __init__(self, size: int) -> None:
+        """``size`` is what it may hold [B]; pages that were never written take no memory."""
+        self.size = size
+        self.fd = os.memfd_create("mno-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self.fd, size)
+        # nobody can cut the file short under a process that reads it
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+        self._memory = mmap.mmap(self.fd, size)
+        self._address: int = np.frombuffer(self._memory, np.uint8).__array_interface__["data"][0]
+        self._free = _FreeList(size - size % ALIGNMENT)
+        # pages beyond this one are not backed by memory
+        self._touched = 0
+        self._lock = threading.Lock()
+        # blocks that nobody refers to any more, and which are not in the free list yet
+        self._released: deque[tuple[int, int]] = deque()
+
+    @property
+    def used(self) -> int:
+        """What the arrays take now [B]."""
+        self._collect()
+        return self._free.size - self._free.free
+
+    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """An array with undefined numbers, at a multiple of ``ALIGNMENT``.
+
+        Raises:
+            Overloaded: no room for it.
+        """
+        kind = np.dtype(dtype)
+        size = _aligned(math.prod(shape) * kind.itemsize)
+        self._collect()
+        with self._lock:
+            offset = self._free.take(size)
+            if offset is not None:
+                self._touched = max(self._touched, offset + size)
+        # a garbage collection while the lock was held may have released something
+        self._collect()
+        if offset is None:
+            raise Overloaded(
+                f"expected {size} bytes of free memory for arrays, found {self.size - self.used} of "
+                f"{self.size}, not all in one piece; try again later, or send fewer fields at once",
+                retry_after=1,
+            )
+        block = _Block((size,), np.uint8, self._memory, offset)
+        block.home, block.offset = self, offset
+        return np.ndarray(shape, kind, block)
+
+    def offset_of(self, array: NDArray[Any]) -> int | None:
+        """Where in the arena the numbers of ``array`` begin; None: outside, or not one after another."""
+        offset: int = array.__array_interface__["data"][0] - self._address
+        if 0 <= offset <= self.size - array.nbytes and array.flags.c_contiguous:
+            return offset
+        return None
+
+    def trim(self, keep: int = 0) -> None:
+        """Give back the pages beyond the arrays in use, but for the first ``keep`` bytes."""
+        self._collect()
+        with self._lock:
+            self._trim(keep)
+
+    def close(self) -> None:
+        """Let go of the memory; it is freed when the last array is."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def _release(self, offset: int, size: int) -> None:
+        # runs wherever the last reference went, even within this class while it holds its lock
+        self._released.append((offset, size))
+        self._collect()
+
+    def _collect(self) -> None:
+        """Return released blocks to the free list, unless somebody is at it, who will."""
+        while self._released and self._lock.acquire(blocking=False):
+            try:
+                while self._released:
+                    self._free.put(*self._released.popleft())
+                if self._touched > max(self._free.top, KEPT_BYTES) + KEPT_BYTES:
+                    self._trim(KEPT_BYTES)
+            finally:
+                self._lock.release()
+
+    def _trim(self, keep: int) -> None:
+        page = mmap.PAGESIZE
+        begin = -(-max(self._free.top, keep) // page) * page
+        end = min(-(-self._touched // page) * page, self.size)
+        if begin < end:
+            self._memory.madvise(mmap.MADV_REMOVE, begin, end - begin)
+            self._touched = begin
+
+
+@final
+class _Block(np.ndarray[Any, Any]):
+    """The bytes that an array and its views refer to last; numpy keeps it as their base."""
+
+    home: Arena | None = None
+    offset = 0
+
+    def __del__(self) -> None:
+        if self.home is not None:
+            self.home._release(self.offset, self.size)
+
+
+@final
+class _FreeList:
+    """The free pieces, in the order of their addresses; neighbors are one piece."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.free = size
+        self._offsets = [0] if size else []
+        self._sizes = {0: size} if size else {}
+
+    @property
+    def top(self) -> int:
+        """Where the last piece in use ends."""
+        last = self._offsets[-1] if self._offsets else self.size
+        return last if last + self._sizes.get(last, 0) == self.size else self.size
+
+    def take(self, size: int) -> int | None:
+        """The lowest address with room, None where there is none."""
+        position = next((n for n, offset in enumerate(self._offsets) if self._sizes[offset] >= size), None)
+        if position is None:
+            return None
+        offset = self._offsets[position]
+        room = self._sizes.pop(offset)
+        if room == size:
+            del self._offsets[position]
+        else:
+            self._offsets[position] = offset + size
+            self._sizes[offset + size] = room - size
+        self.free -= size
+        return offset
+
+    def put(self, offset: int, size: int) -> None:
+        """Give a piece back."""
+        self.free += size
+        position = bisect_left(self._offsets, offset)
+        if position < len(self._offsets) and self._offsets[position] == offset + size:
+            size += self._sizes.pop(self._offsets.pop(position))
+        if position and self._offsets[position - 1] + self._sizes[self._offsets[position - 1]] == offset:
+            self._sizes[self._offsets[position - 1]] += size
+        else:
+            insort(self._offsets, offset)
+            self._sizes[offset] = size
+
+
+def _aligned(size: int) -> int:
+    return max(ALIGNMENT, -(-size // ALIGNMENT) * ALIGNMENT)

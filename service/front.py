@@ -1,0 +1,283 @@
+"""A process that answers HTTP and gRPC: ``python -m service.front FD``. No torch, no numba, no SciPy.
+
+Over its control socket FD (see ``service.control``) it is told::
+
+    {"start": {"number": 0, "settings": {...}}}  + 1 descriptor: what all fronts count together
+    {"lane": "references"}                       + 1 descriptor: a lane to a process of reference solvers
+    {"lane": "darcy@3#7", "version": {...}}      + 1 descriptor: a lane to a process that holds a version
+    {"status": {"draining": false, "problems": []}}
+    {"listen": {}}                               + 1 or 2 descriptors: sockets for HTTP, and for gRPC
+    {"reload": true}                             read tokens and certificates again
+    {"stop": {"grace": 30}}                      answer what was accepted, and end
+
+and asked to ``route`` names, to ``retire`` a version and for its ``page`` of metrics. It says ``ready``, with its
+arena, and ``serving``. The end of the control socket means stop, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+import uvloop
+
+from model_store.reference import Reference
+from service.answering import Answering, Rim, batch_rules
+from service.arena import Arena
+from service.batcher import Batcher
+from service.control import Link, LinkLost
+from service.errors import LoadFailed
+from service.logs import set_up_logs
+from service.metrics import Metrics
+from service.models import Models, Retired
+from service.process_worker import ProcessWorker
+from service.rate import Ledger
+from service.repository import ModelEntry, Readiness, Repository
+from service.routing import Route
+from service.served import ServedVersion
+from service.settings import Settings
+from service.solver import Queues, Solver
+
+__all__ = ["Front", "main"]
+
+log = logging.getLogger("mno.service")
+
+# of a front whose supervisor is gone [s]
+ORPHAN_GRACE: Final = 5
+
+
+@final
+class RemoteRepository(Repository):
+    """The stores, as the supervisor and its steward see them."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self.status = Readiness(ready=False)
+
+    async def index(self) -> tuple[ModelEntry, ...]:
+        """See ``Repository``."""
+        return tuple(ModelEntry.model_validate(entry) for entry in await self._ask("index", {}))
+
+    async def describe(self, name: str) -> dict[str, Any]:
+        """See ``Repository``."""
+        found = await self._ask("describe", {"name": name})
+        return ModelEntry.model_validate(found["entry"]).summary() | {"cards": found["cards"]}
+
+    async def load(self, name: str) -> None:
+        """See ``Repository``."""
+        await self._ask("load", {"name": name})
+
+    async def unload(self, name: str) -> None:
+        """See ``Repository``."""
+        await self._ask("unload", {"name": name})
+
+    async def readiness(self) -> Readiness:
+        """See ``Repository``."""
+        return self.status
+
+    async def pages(self) -> tuple[bytes, ...]:
+        """See ``Repository``."""
+        return tuple(page.encode() for page in await self._ask("pages", {}))
+
+    async def _ask(self, what: str, arguments: Mapping[str, Any]) -> Any:
+        try:
+            return await self._link.ask(what, arguments)
+        except LinkLost as error:
+            raise LoadFailed("the service is stopping; ask another one") from error
+
+
+@final
+@dataclass(frozen=True)
+class _Seat:
+    """A version in this front: the worker's end here, and the name of its lane."""
+
+    reference: Reference
+    worker: ProcessWorker
+
+
+@final
+class Front:
+    """One front, from the moment it knows its settings."""
+
+    def __init__(self, link: Link, number: int, settings: Settings, ledger: Ledger) -> None:
+        self._link = link
+        self._settings = settings
+        self._arena = Arena(settings.arena_bytes)
+        self._metrics = Metrics(f"front-{number}")
+        self._models = Models()
+        self._seats: dict[str, _Seat] = {}
+        self._retired: dict[str, Retired] = {}
+        self.repository = RemoteRepository(link)
+        lanes = ("references", "marches", "bounds")
+        self._numerics = {lane: ProcessWorker(self._arena, lane) for lane in lanes}
+        queues = {lane: self._queue(worker, lane) for lane, worker in self._numerics.items()}
+        self._solver = Solver(self._models, Queues(**queues), settings.limits)
+        rim = Rim(self._metrics, ledger, f"front-{number}", lambda: not self.repository.status.ready)
+        self._answering = Answering(self._solver, self._models, self.repository, settings, rim)
+        link.tell({"ready": {}}, [self._arena.fd])
+
+    def _queue(self, worker: ProcessWorker, model: str, version: str = "") -> Batcher:
+        return Batcher(worker, batch_rules(self._settings), self._metrics.queue(model, version))
+
+    def attach(self, lane: str, version: Mapping[str, Any] | None, end: socket.socket) -> None:
+        """Send what comes to a process: a new one, or the next one in the place of one that died."""
+        if version is None:
+            self._numerics[lane].attach(end)
+        else:
+            self._seat(lane, ServedVersion.model_validate(version)).worker.attach(end)
+
+    def _seat(self, lane: str, version: ServedVersion) -> _Seat:
+        known = self._seats.get(lane)
+        if known is None:
+            worker = ProcessWorker(self._arena, str(version))
+            known = self._seats[lane] = _Seat(version.reference, worker)
+            self._models.add(version, self._queue(worker, version.name, str(version.version)))
+        return known
+
+    def route(self, table: Mapping[str, Any]) -> None:
+        """Let the names mean what ``table`` says."""
+        self._models.route({name: Route.model_validate(route) for name, route in table.items()})
+
+    async def retire(self, lane: str) -> None:
+        """Serve a version no more; returns when it has answered everything."""
+        seat = self._seats.pop(lane, None)
+        if seat is None:
+            return
+        retired = self._models.remove(seat.reference)
+        try:
+            await retired.released()
+            await retired.queue.drain()
+        finally:
+            await retired.queue.close()
+            self._metrics.forget(seat.reference.name, str(seat.reference.version))
+
+    def page(self) -> str:
+        """The metrics of this process."""
+        self._metrics.arena(self._arena.used, self._arena.size)
+        return self._metrics.render()[0].decode()
+
+    def status(self, status: Mapping[str, Any]) -> None:
+        """Know what ``/healthz/ready`` is to say."""
+        self.repository.status = Readiness(ready=not status["draining"], problems=tuple(status["problems"]))
+        self._metrics.draining(status["draining"])
+
+    def reload(self) -> None:
+        """Read tokens and certificates again."""
+        self._answering.reload()
+
+    async def listen(self, listeners: Sequence[socket.socket]) -> None:
+        """Answer whoever connects."""
+        await self._answering.start(listeners)
+        # what is there by now stays: the collector need not look at it again and again
+        gc.collect()
+        gc.freeze()
+        self._link.tell({"serving": {}})
+
+    async def stop(self, grace: float) -> None:
+        """Let nobody in, and return when everybody is answered."""
+        self.repository.status = Readiness(ready=False)
+        await self._answering.stop(grace)
+
+
+@final
+class _Process:
+    """What the control socket says becomes calls of a :class:`Front`."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._over = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._front: Front | None = None
+        self._link = Link(control, self._told, self._asked, self._orphaned)
+
+    async def run(self) -> int:
+        """Until stopped."""
+        await self._over.wait()
+        return 0
+
+    @property
+    def _started(self) -> Front:
+        if self._front is None:
+            raise RuntimeError("expected start first")
+        return self._front
+
+    def _told(self, message: Mapping[str, Any], fds: Sequence[int]) -> None:
+        match message:
+            case {"start": {"number": int(number), "settings": settings}}:
+                self._start(number, Settings.model_validate(settings), fds[0])
+            case {"lane": str(lane)}:
+                self._started.attach(lane, message.get("version"), socket.socket(fileno=fds[0]))
+            case {"status": status}:
+                self._started.status(status)
+            case {"listen": _}:
+                self._do(self._started.listen([socket.socket(fileno=fd) for fd in fds]))
+            case {"reload": _}:
+                self._started.reload()
+            case {"stop": {"grace": grace}}:
+                self._do(self._stop(grace))
+
+    def _start(self, number: int, settings: Settings, ledger: int) -> None:
+        set_up_logs(settings.logs, f"front-{number}")
+        try:
+            self._front = Front(self._link, number, settings, Ledger.mapped(ledger, number))
+        except Exception as error:  # the edge of the process
+            log.exception("the front cannot start")
+            self._link.tell({"failed": f"{type(error).__name__}: {error}"})
+            self._over.set()
+
+    async def _asked(self, what: str, arguments: Mapping[str, Any]) -> Any:
+        match what:
+            case "route":
+                return self._started.route(arguments)
+            case "retire":
+                return await self._started.retire(arguments["lane"])
+            case "page":
+                return self._started.page()
+        raise ValueError(f"expected route, retire or page, got {what!r}")
+
+    def _do(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("the front cannot go on", exc_info=error)
+            self._over.set()
+
+    async def _stop(self, grace: float) -> None:
+        if self._front is not None:
+            await self._front.stop(grace)
+        self._over.set()
+
+    def _orphaned(self) -> None:
+        self._do(self._stop(ORPHAN_GRACE))
+
+
+def main(descriptor: int) -> int:
+    """Be a front until stopped; returns the exit status."""
+    # a terminal's signals go to every process; only the supervisor's orders count here
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+    async def be() -> int:
+        return await _Process(socket.socket(fileno=descriptor)).run()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(be())
+
+
+if __name__ == "__main__":
+    status = main(int(sys.argv[1]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # threads that still wait for somebody keep nobody else waiting
+    os._exit(status)

@@ -1,0 +1,2 @@
+"""stub"""
+def inference_methods(inference, repository, health): return []

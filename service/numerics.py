@@ -1,0 +1,92 @@
+"""The process of the reference solvers: ``python -m service.numerics FD``; numba and no torch.
+
+Three threads compute one batch each at a time: ``references`` solves, ``marches`` steps in time, ``bounds``
+bounds errors, so that a long march keeps nobody from a bound.
+
+Over its control socket FD (see ``service.lane``) it says::
+
+    {"ready": {"lanes": ["references", "marches", "bounds"]}, "seconds": to warm up}
+    {"failed": "why"}                                  instead, and the process ends with status 1
+
+and hears::
+
+    {"lane": "front 0", "to": "references"}  + 2 descriptors: an end of a lane, and the arena of that front
+    {"drain": true}                                    answer what came over the lanes, then end with status 0
+
+The end of the control socket means drain, too.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from problems import EVOLUTION_PROBLEMS, STEADY_PROBLEMS, Grid
+from service.lane import BlockingLane
+from service.lane_server import HostRunner, LaneServer, Watch, obey
+from service.reference import advance_reference, bound_errors, solve_reference
+from service.sample import sample
+from service.worker import ANSWER, STEP, Batch, Bucket, Compute
+
+__all__ = ["LANES", "main", "warm_up"]
+
+log = logging.getLogger("mno.service")
+
+LANES: Final[Mapping[str, Compute]] = {
+    "references": solve_reference,
+    "marches": advance_reference,
+    "bounds": bound_errors,
+}
+# cells along a side, to warm up
+WARM_UP_GRID: Final = (64, 64)
+
+
+def main(control: socket.socket) -> int:
+    """Compute until drained; returns the exit status."""
+    lane = BlockingLane(control)
+    began = time.perf_counter()
+    try:
+        warm_up()
+    except Exception as error:  # the edge of the process
+        log.exception("the reference solvers cannot be warmed up")
+        lane.send({"failed": f"{type(error).__name__}: {error}"})
+        return 1
+    watch = Watch()
+    servers = {name: LaneServer(HostRunner(compute), Watch()) for name, compute in LANES.items()}
+    threads = [threading.Thread(target=server.watch.run, name=name) for name, server in servers.items()]
+    for thread in threads:
+        thread.start()
+    obey(watch, lane, servers)
+    lane.send({"ready": {"lanes": list(LANES)}, "seconds": round(time.perf_counter() - began, 3)})
+    watch.run()
+    for thread in threads:
+        thread.join()
+    return 0
+
+
+def warm_up() -> None:
+    """Compute a plain sample of every problem, so that no request waits for a compiler."""
+    for problem in STEADY_PROBLEMS.values():
+        bucket = Bucket(problem.name, None, problem.schemes[0], Grid(WARM_UP_GRID), "float64")
+        inputs = sample(problem, WARM_UP_GRID, "float64")
+        answer = solve_reference(Batch(bucket, inputs)).fields
+        bound_errors(
+            Batch(bucket, {**inputs, **{f"{ANSWER}{name}": values for name, values in answer.items()}})
+        )
+    for evolution in EVOLUTION_PROBLEMS.values():
+        grid = Grid(WARM_UP_GRID, evolution.grid.extent, evolution.grid.origin)
+        bucket = Bucket(
+            evolution.name, None, evolution.schemes[0], grid, "float64", evolution.walls[0], "advance"
+        )
+        advance_reference(Batch(bucket, {**sample(evolution, WARM_UP_GRID, "float64"), STEP: np.zeros(1)}))
+
+
+if __name__ == "__main__":
+    sys.exit(main(socket.socket(fileno=int(sys.argv[1]))))

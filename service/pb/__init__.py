@@ -1,0 +1,1 @@
+"""What `protoc` makes of `proto/`, in a descriptor pool of its own; see `generate.py`."""

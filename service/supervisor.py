@@ -1,0 +1,392 @@
+"""The process that keeps all others: it takes the addresses, starts the rest, follows the aliases, and drains.
+
+It computes nothing and answers nobody, so that nothing a request does can stop it::
+
+    mno serve            this
+      ├─ zygote          imports torch once and forks
+      │    ├─ workers    one a version
+      │    └─ steward    reads the stores
+      ├─ numerics        reference solvers and error bounds
+      └─ fronts          HTTP and gRPC
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, final
+
+from model_store.reference import Reference
+from service.control import Link, LinkLost
+from service.errors import LoadFailed, ServiceFault
+from service.metrics import Metrics
+from service.ports import Ports
+from service.rate import Ledger
+from service.repository import ModelEntry
+from service.served import ServedVersion
+from service.settings import InvalidSettings, Settings
+from service.supervised import Events, Kept, StartFailed
+from service.switchboard import Plug, Switchboard
+from service.versions import Versions
+from service.zygote import Child, Kind, Zygote, ZygoteLost, spawn
+
+__all__ = ["Addresses", "Announce", "supervise"]
+
+log = logging.getLogger("mno.service")
+
+# how long a process other than a front may take to end when nobody asks it anything any more [s]
+END_SECONDS: Final = 5.0
+# how long the other fronts may take for their page of metrics [s]
+PAGE_SECONDS: Final = 1.0
+
+
+@final
+@dataclass(frozen=True)
+class Addresses:
+    """Where a service answers; ``grpc`` is None where it answers no gRPC."""
+
+    http: str
+    grpc: str | None = None
+
+
+# called with the addresses and what is served when the service is ready
+Announce = Callable[[Addresses, Sequence[ServedVersion]], None]
+
+
+def supervise(settings: Settings, announce: Announce) -> int:
+    """Run a service until SIGTERM or SIGINT; returns the exit status.
+
+    Raises:
+        InvalidSettings: an address or a model cannot be had.
+    """
+    ports = Ports(settings)
+    try:
+        return asyncio.run(_Supervisor(settings, ports).run(announce))
+    finally:
+        ports.close()
+
+
+@final
+class _Forker:
+    """The zygote, whichever one that is now."""
+
+    def __init__(self) -> None:
+        self._zygote: asyncio.Task[Zygote] | None = None
+
+    def start(self) -> None:
+        """Begin to start it; what is forked waits for it."""
+        self._zygote = asyncio.get_running_loop().create_task(self._started(), name="zygote")
+
+    async def fork(self, kind: Kind, spec: Mapping[str, Any]) -> Child:
+        """A child of it.
+
+        Raises:
+            LinkLost: it ended meanwhile; the next call starts another.
+        """
+        if self._zygote is None:
+            self.start()
+        assert self._zygote is not None
+        present = self._zygote
+        try:
+            zygote = await asyncio.shield(present)
+            return await zygote.fork(kind, spec)
+        except ZygoteLost as error:
+            # of several who notice, one starts the next
+            if self._zygote is present:
+                log.error("the zygote is gone; another is started")
+                self._zygote = None
+            raise LinkLost(f"the zygote ended: {error}") from error
+
+    async def close(self) -> None:
+        """End it, and its children with it."""
+        if self._zygote is not None:
+            with contextlib.suppress(ZygoteLost):
+                await (await self._zygote).close()
+
+    async def _started(self) -> Zygote:
+        zygote = Zygote()
+        await zygote.start()
+        return zygote
+
+
+@final
+class _Supervisor:
+    def __init__(self, settings: Settings, ports: Ports) -> None:
+        self._settings = settings
+        self._ports = ports
+        self._metrics = Metrics("supervisor")
+        self._board = Switchboard()
+        # what the fronts count together
+        self._ledger = Ledger.shared(settings.fronts)
+        self._draining = False
+        self._look = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+
+    async def run(self, announce: Announce) -> int:
+        """From the start to the exit status."""
+        self._begin()
+        self._handle_signals()
+        hurry = asyncio.ensure_future(self._stop_now.wait())
+        story = asyncio.ensure_future(self._story(announce))
+        await asyncio.wait({hurry, story}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if story.done():
+            return story.result()
+        log.warning("asked to stop a second time: everything ends now")
+        story.cancel()
+        self._kill()
+        await asyncio.gather(story, return_exceptions=True)
+        await self._forker.close()
+        return 1
+
+    def _begin(self) -> None:
+        settings, board = self._settings, self._board
+        self._forker = _Forker()
+        self._forker.start()
+        spec = {"store": settings.store}
+        self._steward = Kept("steward", lambda: self._forker.fork("steward", spec), _silent())
+        self._numerics = Kept("numerics", partial(_spawned, "service.numerics"), self._numerics_events())
+        self._versions = Versions(settings, self._steward.ask, self._fork_worker, board, self._metrics)
+        self._versions.when_changed(self._tell_status)
+        self._serving = [asyncio.Event() for _ in range(settings.fronts)]
+        self._fronts = [
+            Kept(f"front {number}", partial(_spawned, "service.front"), self._front_events(number))
+            for number in range(settings.fronts)
+        ]
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked_to_stop)
+        loop.add_signal_handler(signal.SIGHUP, self._look.set)
+
+    def _asked_to_stop(self) -> None:
+        (self._stop_now if self._stop.is_set() else self._stop).set()
+
+    async def _story(self, announce: Announce) -> int:
+        try:
+            if await self._unless_stopped(self._start()):
+                announce(self._addresses(), self._versions.served)
+                await self._unless_stopped(self._follow_aliases())
+        except (StartFailed, LoadFailed) as error:
+            await self._drain(delay=0.0)
+            raise InvalidSettings(str(error)) from error
+        clean = await self._drain(self._settings.drain_delay_seconds)
+        return 0 if clean else 1
+
+    async def _unless_stopped(self, work: Awaitable[None]) -> bool:
+        """Do ``work``; False when it was given up because the service is to stop."""
+        task, stop = asyncio.ensure_future(work), asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+                return True
+            return False
+        finally:
+            task.cancel()
+            stop.cancel()
+            await asyncio.gather(task, stop, return_exceptions=True)
+
+    # --- start
+
+    async def _start(self) -> None:
+        """Everything at the same time, as far as it does not need each other."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._numerics.start())
+                group.create_task(self._start_versions())
+                for front in self._fronts:
+                    group.create_task(front.start())
+        except* (StartFailed, LoadFailed) as failures:
+            raise failures.exceptions[0] from None
+        for number, front in enumerate(self._fronts):
+            await self._let_serve(number, front.link)
+        await asyncio.gather(*(serving.wait() for serving in self._serving))
+
+    async def _start_versions(self) -> None:
+        await self._steward.start()
+        await self._versions.start()
+
+    async def _let_serve(self, number: int, link: Link | None) -> None:
+        """Route a front, and let it answer."""
+        if link is None:
+            return
+        self._tell_status(link)
+        with contextlib.suppress(LinkLost):
+            await link.ask("route", {name: route.model_dump() for name, route in self._versions.table.items()})
+        link.tell({"listen": {}}, self._ports.of_front(number))
+
+    async def _fork_worker(self, reference: Reference) -> Child:
+        settings = self._settings
+        imported = settings.imported.get(reference.name)
+        what: dict[str, Any] = (
+            {"store": settings.store, "model": str(reference)}
+            if imported is None
+            else {"factory": imported.function, "arguments": dict(imported.arguments)}
+        )
+        # threads of the model that have to wait for a core spin: one core stays for everything else
+        threads = settings.threads or max(1, (os.cpu_count() or 1) - 1)
+        common = {
+            "device": settings.device,
+            "threads": threads,
+            "scan_backend": settings.scan_backend,
+            "max_batch": settings.batching.max_batch,
+        }
+        return await self._forker.fork("model", {**what, **common})
+
+    def _numerics_events(self) -> Events:
+        recorder = self._metrics.worker("numerics", "", "cpu")
+
+        def ready(link: Link, message: Mapping[str, Any], _: Sequence[int]) -> None:
+            recorder.ready(True)
+            lanes = {lane: lane for lane in message["ready"]["lanes"]}
+            self._board.add_worker("numerics", Plug(link, lanes))
+            self._tell_status()
+
+        def died() -> None:
+            recorder.ready(False)
+            recorder.restarted()
+            self._board.remove_worker("numerics")
+            self._tell_status()
+
+        return Events(_ignore, ready, _ignore, _refuse, died)
+
+    def _front_events(self, number: int) -> Events:
+        def began(link: Link) -> None:
+            settings = self._settings.model_dump(mode="json")
+            link.tell({"start": {"number": number, "settings": settings}}, [self._ledger.fileno()])
+
+        def ready(link: Link, _: Mapping[str, Any], fds: Sequence[int]) -> None:
+            self._board.add_front(number, link, fds)
+            if self._serving[number].is_set():
+                # one has died before, everybody else is there
+                asyncio.get_running_loop().create_task(self._let_serve(number, link))
+
+        def told(message: Mapping[str, Any]) -> None:
+            if "serving" in message:
+                self._serving[number].set()
+
+        def died() -> None:
+            self._board.remove_front(number)
+
+        return Events(began, ready, told, partial(self._answer, number), died)
+
+    def _addresses(self) -> Addresses:
+        host = self._settings.host
+        shown = f"[{host}]" if ":" in host else host
+        grpc_port = self._ports.grpc_port
+        return Addresses(
+            f"http://{shown}:{self._ports.http_port}",
+            None if grpc_port is None else f"grpc://{shown}:{grpc_port}",
+        )
+
+    # --- while it runs
+
+    async def _follow_aliases(self) -> None:
+        """Read the aliases now and then, and at once when somebody asks for it."""
+        while True:
+            asked = False
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.alias_poll_seconds):
+                    await self._look.wait()
+                    asked = True
+            self._look.clear()
+            try:
+                await self._versions.follow(retry=asked)
+            except (LinkLost, ServiceFault) as error:
+                log.error("the aliases cannot be read now: %s", error)
+
+    async def _answer(self, number: int, what: str, arguments: Mapping[str, Any]) -> Any:
+        """What a front wants to know, or wants done."""
+        match what:
+            case "index":
+                found = await self._ask_steward("index", {})
+                return [self._with_states(entry) for entry in found]
+            case "describe":
+                found = await self._ask_steward("describe", arguments)
+                return found | {"entry": self._with_states(found["entry"])}
+            case "load":
+                return await self._versions.load(arguments["name"])
+            case "unload":
+                return await self._versions.unload(arguments["name"])
+            case "pages":
+                return await self._pages(number)
+        raise ValueError(f"expected a question that fronts ask, got {what!r}")
+
+    async def _ask_steward(self, what: str, arguments: Mapping[str, Any]) -> Any:
+        try:
+            return await self._steward.ask(what, arguments)
+        except LinkLost as error:
+            raise LoadFailed("the stores cannot be read at the moment; try again") from error
+
+    def _with_states(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        ready = {version.reference for version in self._versions.served}
+        found = ModelEntry.model_validate(entry).with_states(ready, self._versions.reasons)
+        return found.model_dump(mode="json")
+
+    async def _pages(self, asking: int) -> list[str]:
+        """The metrics of all processes but the one that asks."""
+        others = [front for number, front in enumerate(self._fronts) if number != asking]
+        pages = [self._metrics.render()[0].decode()]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PAGE_SECONDS):
+                answers = await asyncio.gather(*(each.ask("page") for each in others), return_exceptions=True)
+                pages += [answer for answer in answers if isinstance(answer, str)]
+        return pages
+
+    def _tell_status(self, link: Link | None = None) -> None:
+        """Let the fronts know what their ``/healthz/ready`` is to say."""
+        kept = [self._steward, self._numerics, *self._fronts]
+        troubles = [*self._versions.troubles, *(each.trouble for each in kept if each.trouble)]
+        status = {"status": {"draining": self._draining, "problems": troubles}}
+        for each in self._board.fronts if link is None else (link,):
+            each.tell(status)
+
+    # --- the end
+
+    async def _drain(self, delay: float) -> bool:
+        """Answer what was accepted, and end everything; whether it all ended by itself."""
+        self._draining = True
+        self._tell_status()
+        await asyncio.sleep(delay)
+        grace = self._settings.grace_seconds
+        self._ports.close()
+        stopping = (front.stop({"stop": {"grace": grace}}, grace + END_SECONDS) for front in self._fronts)
+        clean = all(await asyncio.gather(*stopping))
+        await asyncio.gather(
+            self._versions.close(END_SECONDS),
+            self._numerics.stop({"drain": True}, END_SECONDS),
+            self._steward.stop({"drain": True}, END_SECONDS),
+        )
+        await self._forker.close()
+        return clean
+
+    def _kill(self) -> None:
+        for kept in (self._steward, self._numerics, *self._fronts):
+            kept.kill()
+        self._versions.kill()
+
+
+async def _spawned(module: str) -> Child:
+    return spawn(module)
+
+
+def _ignore(*_: object) -> None:
+    """Nothing is to be done."""
+
+
+async def _refuse(what: str, _: Mapping[str, Any]) -> Any:
+    raise ValueError(f"expected no question, got {what!r}")
+
+
+def _silent() -> Events:
+    """Of a process that is asked, and does nothing by itself."""
+    return Events(_ignore, _ignore, _ignore, _refuse, _ignore)

@@ -1,0 +1,338 @@
+"""Follows the aliases of the stores while requests run: load and warm, switch, drain, end.
+
+What is wanted is asked of the steward. A version that is wanted and not there gets a worker; as soon as that is
+warm, all names that mean it are switched at once in every front; a version that no name means any more is
+drained. A version that does not load changes nothing but what the service says of itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, final
+
+from model_store.reference import Reference
+from service.control import Link, LinkLost
+from service.errors import LoadFailed, UnknownModel
+from service.metrics import Metrics
+from service.routing import Route, Table, available, mentioned
+from service.served import ServedVersion
+from service.settings import Settings
+from service.supervised import Events, Kept, StartFailed
+from service.switchboard import Plug, Switchboard
+from service.zygote import Child
+
+__all__ = ["Versions"]
+
+log = logging.getLogger("mno.service")
+
+# a version that did not load is tried again, less and less often [s]
+FIRST_RETRY: Final = 30.0
+LONGEST_RETRY: Final = 600.0
+# a worker that nobody asks anything any more ends at once [s]
+END_SECONDS: Final = 10.0
+
+Ask = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
+Launch = Callable[[Reference], Awaitable[Child]]
+
+
+@final
+@dataclass(frozen=True)
+class _Failure:
+    text: str
+    tries: int
+    next_try: float
+
+    @classmethod
+    def after(cls, last: _Failure | None, text: str) -> _Failure:
+        tries = 1 if last is None else last.tries + 1
+        pause = min(LONGEST_RETRY, FIRST_RETRY * 2 ** (tries - 1))
+        return cls(text, tries, time.monotonic() + pause)
+
+
+@final
+@dataclass(eq=False)
+class _Holder:
+    """The worker of a version.
+
+    Attributes:
+        name: of its lane; a version that is loaded again gets another one.
+        served: what it said of itself; None: not yet.
+    """
+
+    name: str
+    kept: Kept
+    served: ServedVersion | None = None
+
+
+@final
+@dataclass
+class _Wish:
+    """Which models somebody wants, beside or instead of those of the settings.
+
+    Attributes:
+        loaded: by the repository's API.
+        unloaded: likewise.
+    """
+
+    loaded: dict[str, None] = field(default_factory=dict)
+    unloaded: dict[str, None] = field(default_factory=dict)
+
+
+@final
+class Versions:
+    """What is served, and by which workers."""
+
+    def __init__(
+        self, settings: Settings, ask_steward: Ask, launch: Launch, board: Switchboard, metrics: Metrics
+    ) -> None:
+        self._settings = settings
+        self._ask_steward = ask_steward
+        self._launch = launch
+        self._board = board
+        self._metrics = metrics
+        self._wish = _Wish()
+        self._wanted: Table = {}
+        self._wanted_since = time.monotonic()
+        self._table: Table = {}
+        self._holders: dict[Reference, _Holder] = {}
+        self._loading: dict[Reference, asyncio.Task[None]] = {}
+        self._retiring: dict[asyncio.Task[None], _Holder] = {}
+        self._failures: dict[Reference, _Failure] = {}
+        self._unreadable: dict[str, str] = {}
+        self._generations = itertools.count(1)
+        self._switching = asyncio.Lock()
+        self._changed: Callable[[], None] = lambda: None
+
+    @property
+    def table(self) -> Table:
+        """What the names mean now."""
+        return self._table
+
+    @property
+    def served(self) -> tuple[ServedVersion, ...]:
+        """The versions that are loaded, each once."""
+        return tuple(holder.served for holder in self._holders.values() if holder.served is not None)
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """What is wrong, for those who look after the service."""
+        unreadable = [f"{name} cannot be read: {why}" for name, why in self._unreadable.items()]
+        failed = [
+            f"{reference} does not load: {self._failures[reference].text}"
+            for reference in mentioned(self._wanted)
+            if reference in self._failures
+        ]
+        dying = [trouble for holder in self._holders.values() if (trouble := holder.kept.trouble)]
+        return (*unreadable, *failed, *dying)
+
+    @property
+    def reasons(self) -> dict[Reference, str]:
+        """Why versions are not served."""
+        failed = {reference: failure.text for reference, failure in self._failures.items()}
+        return failed | {reference: "is being loaded" for reference in self._loading}
+
+    def when_changed(self, call: Callable[[], None]) -> None:
+        """Call this whenever something that others may want to know is different."""
+        self._changed = call
+
+    async def start(self) -> None:
+        """Load everything that is wanted.
+
+        Raises:
+            LoadFailed: something does not load.
+        """
+        await self.follow()
+        await self._loaded()
+        if troubles := self.troubles:
+            raise LoadFailed("; ".join(troubles))
+
+    async def follow(self, *, retry: bool = False) -> None:
+        """Look what is wanted now, and begin to load what is not there; ``retry``: also what failed before.
+
+        Raises:
+            LinkLost: the steward is gone, and another will come.
+        """
+        settings, wish = self._settings, self._wish
+        names = [*(name for name in settings.models if name not in wish.unloaded), *wish.loaded]
+        arguments = {
+            "wanted": names,
+            "others": not settings.models,
+            "without": [*wish.unloaded, *settings.imported],
+        }
+        answer = await self._ask_steward("table", arguments)
+        self._want({name: Route(**route) for name, route in answer["table"].items()}, answer["broken"])
+        for reference in mentioned(self._wanted):
+            if reference not in self._holders and self._may_try(reference, retry=retry):
+                self._begin(reference)
+        await self._settle()
+
+    def _want(self, found: dict[str, Route], unreadable: dict[str, str]) -> None:
+        # what cannot be read means what it meant
+        models = {name.partition("@")[0] for name in unreadable}
+        kept = {name: route for name, route in self._wanted.items() if route.name in models}
+        wanted = {**kept, **found, **self._imported()}
+        if wanted != self._wanted:
+            self._wanted_since = time.monotonic()
+        self._wanted, self._unreadable = wanted, unreadable
+
+    def _imported(self) -> dict[str, Route]:
+        names = [name for name in self._settings.imported if name not in self._wish.unloaded]
+        return {name: Route(name=name, main=1) for name in names}
+
+    def _may_try(self, reference: Reference, *, retry: bool) -> bool:
+        failure = self._failures.get(reference)
+        return failure is None or retry or time.monotonic() >= failure.next_try
+
+    def _begin(self, reference: Reference) -> None:
+        holder = self._holder(reference)
+        self._holders[reference] = holder
+        task = asyncio.get_running_loop().create_task(self._load(reference, holder))
+        self._loading[reference] = task
+        self._changed()
+
+    def _holder(self, reference: Reference) -> _Holder:
+        name = f"{reference}#{next(self._generations)}"
+        recorder = self._metrics.worker(reference.name, str(reference.version), self._settings.device)
+
+        def ready(link: Link, message: Mapping[str, Any], _: Sequence[int]) -> None:
+            holder.served = ServedVersion.model_validate(message["ready"])
+            recorder.ready(True)
+            self._board.add_worker(name, Plug(link, {name: None}, message["ready"]))
+            self._changed()
+
+        def died() -> None:
+            self._board.remove_worker(name)
+            recorder.ready(False)
+            recorder.restarted()
+            self._changed()
+
+        events = Events(lambda _: None, ready, lambda _: None, _asks_nothing, died)
+        kept = Kept(str(reference), lambda: self._launch(reference), events)
+        holder = _Holder(name, kept)
+        return holder
+
+    async def _load(self, reference: Reference, holder: _Holder) -> None:
+        began = time.monotonic()
+        try:
+            await holder.kept.start()
+            assert holder.served is not None
+            if holder.served.reference != reference:
+                await holder.kept.stop({"drain": True}, END_SECONDS)
+                raise StartFailed(f"says that it is {holder.served}")
+        except StartFailed as error:
+            log.error("%s does not load: %s", reference, error)
+            del self._holders[reference]
+            self._failures[reference] = _Failure.after(self._failures.get(reference), str(error))
+            self._metrics.loaded(reference.name, "failed", time.monotonic() - began)
+        else:
+            log.info("%s is loaded and warm", reference)
+            self._failures.pop(reference, None)
+            self._metrics.loaded(reference.name, "ok", time.monotonic() - began)
+        finally:
+            del self._loading[reference]
+        await self._settle()
+
+    async def _settle(self) -> None:
+        """Let the names mean what is wanted, as far as it is loaded, and end what no name means any more."""
+        async with self._switching:
+            ready = {reference for reference, holder in self._holders.items() if holder.served is not None}
+            table = available(self._wanted, self._table, ready)
+            if table != self._table:
+                await self._switch(table)
+            needed = {**mentioned(self._table), **mentioned(self._wanted)}
+            for reference in [each for each in ready if each not in needed and each not in self._loading]:
+                self._retire(reference, self._holders.pop(reference))
+        self._changed()
+
+    async def _switch(self, table: Table) -> None:
+        before, self._table = self._table, table
+        message = {name: route.model_dump() for name, route in table.items()}
+        await asyncio.gather(
+            *(front.ask("route", message) for front in self._board.fronts), return_exceptions=True
+        )
+        moved = {route.name for name, route in table.items() if name in before and before[name] != route}
+        for model in moved:
+            log.info("%s is answered by %s", model, [str(each) for each in mentioned(table)])
+            self._metrics.swapped(model, time.monotonic() - self._wanted_since)
+        self._metrics.serve((each.name, str(each.version)) for each in mentioned(table))
+        self._metrics.follow(_shares(table))
+
+    def _retire(self, reference: Reference, holder: _Holder) -> None:
+        async def retire() -> None:
+            questions = (front.ask("retire", {"lane": holder.name}) for front in self._board.fronts)
+            self._board.remove_worker(holder.name)
+            try:
+                async with asyncio.timeout(self._settings.retire_seconds):
+                    await asyncio.gather(*questions, return_exceptions=True)
+            except TimeoutError:
+                log.warning("%s still has rollouts under way; they end now", reference)
+            await holder.kept.stop({"drain": True}, END_SECONDS)
+            if reference not in self._holders:
+                self._metrics.forget(reference.name, str(reference.version))
+
+        task = asyncio.get_running_loop().create_task(retire())
+        self._retiring[task] = holder
+        task.add_done_callback(self._retiring.pop)
+
+    async def _loaded(self) -> None:
+        while self._loading:
+            await asyncio.wait(list(self._loading.values()))
+
+    async def load(self, name: str) -> None:
+        """See ``Repository.load``."""
+        self._wish.unloaded.pop(name, None)
+        if name not in self._settings.imported and name not in self._settings.models:
+            self._wish.loaded[name] = None
+        await self.follow(retry=True)
+        if name in self._unreadable:
+            self._wish.loaded.pop(name, None)
+            raise UnknownModel(self._unreadable.pop(name))
+        model = name.partition("@")[0]
+        routes = [route for wanted, route in self._wanted.items() if wanted == name or route.name == model]
+        needed = [reference for route in routes for reference in route.versions]
+        await asyncio.gather(*(self._loading[each] for each in needed if each in self._loading))
+        if failed := [f"{each}: {self._failures[each].text}" for each in needed if each in self._failures]:
+            raise LoadFailed("; ".join(failed))
+
+    async def unload(self, name: str) -> None:
+        """See ``Repository.unload``."""
+        if not any(name in (wanted, route.name) for wanted, route in self._wanted.items()):
+            raise UnknownModel(f"{name} is not served; nothing to unload")
+        self._wish.loaded.pop(name, None)
+        self._wish.unloaded[name] = None
+        await self.follow()
+
+    async def close(self, seconds: float) -> None:
+        """End all workers, when no front asks them anything any more."""
+        holders = [*self._holders.values(), *self._retiring.values()]
+        tasks = [*self._loading.values(), *self._retiring]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(holder.kept.stop({"drain": True}, seconds) for holder in holders))
+
+    def kill(self) -> None:
+        """End all workers at once."""
+        for holder in [*self._holders.values(), *self._retiring.values()]:
+            holder.kept.kill()
+
+
+async def _asks_nothing(what: str, _: Mapping[str, Any]) -> Any:
+    raise LinkLost(f"a worker asks nothing, got {what}")
+
+
+def _shares(table: Table) -> dict[tuple[str, str], dict[str, float]]:
+    """What share of each alias' requests each version gets."""
+    shares = {}
+    for name, route in table.items():
+        _, _, alias = name.partition("@")
+        share = {str(route.main): 1.0 - route.weight}
+        if route.canary is not None:
+            share[str(route.canary)] = route.weight
+        shares[route.name, alias] = share
+    return shares

@@ -1,0 +1,174 @@
+"""A process that holds one version: loads it, warms it up, and computes batches for all fronts.
+
+Over its control socket (see ``service.lane``) it says::
+
+    {"ready": ServedVersion as JSON, "costs": [[ny, nx, rows, seconds], ...], "seconds": to load and warm up}
+    {"failed": "why"}                                  instead, and the process ends with status 1
+
+and hears::
+
+    {"lane": "front 0"}  + 2 descriptors               an end of a lane, and the arena of that front
+    {"drain": true}                                    answer what came over the lanes, then end with status 0
+
+The end of the control socket means drain, too. A front that goes away closes its lane.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any, Literal, Self, final
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_validator
+
+from model_store import StoreError, open_catalog
+from operators.scan import set_default_backend
+from problems import EVOLUTION_PROBLEMS, PROBLEMS, Grid
+from service.batch_token import Job
+from service.compute import Surrogates, choose_device
+from service.errors import InvalidSettings
+from service.lane import BlockingLane
+from service.lane_server import HostRunner, LaneServer, Runner, Watch, obey
+from service.loading import load_version, served_version
+from service.sample import sample
+from service.served import ServedVersion
+from service.worker import Bucket
+
+__all__ = ["Cost", "ModelSpec", "main", "warm_up"]
+
+log = logging.getLogger("mno.service")
+
+# (ny, nx, rows, seconds): how long a batch took
+Cost = tuple[int, int, int, float]
+
+
+@final
+class ModelSpec(BaseModel):
+    """What a worker process is to hold; travels as JSON.
+
+    Attributes:
+        store: URL of a user's store, searched before the built-in models; None: the built-in models.
+        model: ``name@number``.
+        factory: instead of ``model``: ``module:function``, which is called with ``arguments`` by name and
+            returns a ServedVersion and a Compute.
+        threads: of the model, on a CPU.
+        max_batch: the most rows of a batch.
+        warm_up_seconds: beyond the first batch of each grid, how long to go on with larger ones.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store: str | None = None
+    model: str | None = None
+    factory: str | None = None
+    arguments: Mapping[str, Any] = {}
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: PositiveInt = 1
+    scan_backend: str | None = None
+    max_batch: PositiveInt = 32
+    warm_up_seconds: PositiveFloat = 0.5
+
+    @model_validator(mode="after")
+    def _names_one_source(self) -> Self:
+        if (self.model is None) == (self.factory is None):
+            raise ValueError("expected either model or factory")
+        return self
+
+
+def main(control: socket.socket, spec: Mapping[str, Any]) -> int:
+    """Be a worker for a ModelSpec in its JSON form until drained; returns the exit status."""
+    lane = BlockingLane(control)
+    began = time.perf_counter()
+    try:
+        version, runner, costs = _prepared(ModelSpec.model_validate(spec))
+    except Exception as error:  # whatever it is, the supervisor has to know
+        log.exception("a version does not load")
+        known = isinstance(error, (StoreError, InvalidSettings))
+        lane.send({"failed": str(error) if known else f"{type(error).__name__}: {error}"})
+        return 1
+    watch = Watch()
+    server = LaneServer(runner, watch)
+    obey(watch, lane, {"": server})
+    seconds = round(time.perf_counter() - began, 3)
+    lane.send({"ready": version.model_dump(mode="json"), "costs": costs, "seconds": seconds})
+    watch.run()
+    return 1 if server.broken else 0
+
+
+def _prepared(spec: ModelSpec) -> tuple[ServedVersion, Runner, list[Cost]]:
+    torch.set_num_threads(spec.threads)
+    set_default_backend(spec.scan_backend)
+    version, runner = _loaded(spec) if spec.factory is None else _made(spec.factory, spec.arguments)
+    return version, runner, warm_up(version, runner, spec.max_batch, spec.warm_up_seconds)
+
+
+def _loaded(spec: ModelSpec) -> tuple[ServedVersion, Runner]:
+    device = choose_device(spec.device)
+    catalog = open_catalog(spec.store)
+    loaded = load_version(catalog, catalog.resolve(spec.model or ""))
+    return served_version(loaded), HostRunner(Surrogates([loaded], device))
+
+
+def _made(factory: str, arguments: Mapping[str, Any]) -> tuple[ServedVersion, Runner]:
+    module, _, function = factory.partition(":")
+    version, compute = getattr(importlib.import_module(module), function)(**arguments)
+    return version, HostRunner(compute)
+
+
+def warm_up(version: ServedVersion, runner: Runner, max_batch: int, seconds: float) -> list[Cost]:
+    """Compute a plain sample on every grid, then measure larger batches while there is time.
+
+    On a CPU the first batch of a grid is what costs; larger ones only tell the batcher what they take.
+
+    Raises:
+        InvalidSettings: the numbers are not finite.
+    """
+    if version.history > 1:
+        # no request can be answered from one frame
+        return []
+    first = [_timed(version, runner, grid, 1) for grid in version.grids]
+    costs, end = [], time.perf_counter() + seconds
+    for (ny, nx), took in zip(version.grids, first, strict=True):
+        rows = 1
+        while rows <= max_batch and time.perf_counter() + took < end:
+            took = _timed(version, runner, (ny, nx), rows)
+            costs.append((ny, nx, rows, took))
+            # a batch of twice the size takes at most about twice the time
+            took, rows = 2 * took, 2 * rows
+    return costs
+
+
+def _timed(version: ServedVersion, runner: Runner, grid: tuple[int, int], rows: int) -> float:
+    job = _sample_job(version, grid, rows)
+    began = time.perf_counter()
+    solutions = runner.run(job)
+    seconds = time.perf_counter() - began
+    for name, values in solutions.fields.items():
+        if not np.isfinite(values).all():
+            raise InvalidSettings(
+                f"{version} gives a {name} that is not finite for constant inputs on {grid}; "
+                "leave it out of the models"
+            )
+    return seconds
+
+
+def _sample_job(version: ServedVersion, grid: tuple[int, int], rows: int) -> Job:
+    problem = PROBLEMS[version.problem]
+    evolution = EVOLUTION_PROBLEMS.get(version.problem)
+    bucket = Bucket(
+        problem=version.problem,
+        version=version.reference,
+        scheme=version.scheme,
+        grid=Grid(grid, version.extent, evolution.grid.origin if evolution else (0.0, 0.0)),
+        dtype="float32",
+        walls=version.walls,
+        task="advance" if evolution else "solve",
+        frames=version.frames or 1,
+    )
+    inputs = sample(problem, grid, "float32", rows)
+    return Job(bucket, rows, None, {name: [values] for name, values in inputs.items()}, {})

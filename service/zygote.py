@@ -1,0 +1,190 @@
+"""Starts processes, and hears when they end; most are forked from a zygote, in milliseconds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any, Literal, final
+
+from service.lane import Lane, LaneClosed, lane_pair
+
+__all__ = ["Child", "Kind", "Zygote", "ZygoteLost", "spawn"]
+
+# what a zygote can become; see ``forking.KINDS``
+Kind = Literal["model", "steward"]
+
+
+class ZygoteLost(Exception):
+    """The zygote ended, and its children with it; start another."""
+
+
+@final
+class Child:
+    """A process that was started here.
+
+    Attributes:
+        control: this end of its control socket; :class:`service.lane.Lane` speaks over it.
+    """
+
+    def __init__(self, pid: int, control: socket.socket) -> None:
+        self.pid = pid
+        self.control = control
+        self._exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is known to have ended."""
+        return self._exit.done()
+
+    async def wait(self) -> int:
+        """Its exit status once it has ended; minus the number of the signal that ended it."""
+        return await asyncio.shield(self._exit)
+
+    def kill(self) -> None:
+        """End it at once, if it has not ended."""
+        self._signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """Ask it to answer what it has, and to end."""
+        self._signal(signal.SIGTERM)
+
+    def _signal(self, number: int) -> None:
+        if not self.ended:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def has_ended(self, status: int) -> None:
+        """Called by who started it."""
+        if not self._exit.done():
+            self._exit.set_result(status)
+
+
+async def spawn(module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Child:
+    """Start ``python -m module FD arguments``, FD being the number of its end of the control socket."""
+    ours, theirs = lane_pair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, str(theirs.fileno()), *arguments],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **(environment or {})},
+        )
+    child = Child(process.pid, ours)
+    loop, pidfd = asyncio.get_running_loop(), os.pidfd_open(process.pid)
+
+    def reap() -> None:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+        child.has_ended(process.wait())
+
+    loop.add_reader(pidfd, reap)
+    return child
+
+
+@final
+class Zygote:
+    """A process that has imported everything once, and forks; see ``forking``."""
+
+    def __init__(self) -> None:
+        self._process: Child | None = None
+        self._lane: Lane | None = None
+        self._ready: asyncio.Future[None] | None = None
+        self._numbers = itertools.count()
+        # children that are being forked, with our end of their control sockets
+        self._forks: dict[int, tuple[asyncio.Future[Child], socket.socket]] = {}
+        self._children: dict[int, Child] = {}
+
+    @property
+    def pid(self) -> int:
+        """Of the zygote itself."""
+        return self._started.pid
+
+    async def start(self) -> None:
+        """Start it; returns when it has imported everything.
+
+        Raises:
+            ZygoteLost: it does not start; its log says why.
+        """
+        # a fork takes along only the thread that forks: libraries must not start any on import
+        self._process = await spawn("service.forking", environment={"OPENBLAS_NUM_THREADS": "1"})
+        self._ready = asyncio.get_running_loop().create_future()
+        self._lane = Lane(self._process.control, self._hear, self._lost)
+        await self._ready
+
+    async def fork(self, kind: Kind, spec: Mapping[str, Any]) -> Child:
+        """A child that runs ``main(control, spec)`` of the module of this kind; ``spec`` is a JSON object.
+
+        Raises:
+            ZygoteLost: the zygote ended.
+        """
+        if self._lane is None:
+            raise ZygoteLost("the zygote was never started")
+        ours, theirs = lane_pair()
+        number = next(self._numbers)
+        future: asyncio.Future[Child] = asyncio.get_running_loop().create_future()
+        self._forks[number] = future, ours
+        try:
+            with theirs:
+                self._lane.send({"fork": number, "kind": kind, "spec": spec}, [theirs.fileno()])
+            return await future
+        except BaseException as error:
+            # a child that nobody controls ends by itself
+            ours.close()
+            if isinstance(error, LaneClosed):
+                raise ZygoteLost("the zygote has ended; start another") from None
+            raise
+        finally:
+            self._forks.pop(number, None)
+
+    async def wait(self) -> int:
+        """The exit status of the zygote itself; all its children have ended by then."""
+        return await self._started.wait()
+
+    async def close(self) -> None:
+        """End it and its children, which first answer what they have."""
+        if self._process is not None and self._lane is not None:
+            self._lane.finish()
+            await self._process.wait()
+
+    @property
+    def _started(self) -> Child:
+        if self._process is None:
+            raise ZygoteLost("the zygote was never started")
+        return self._process
+
+    def _hear(self, report: dict[str, Any], fds: list[int]) -> None:
+        for fd in fds:
+            os.close(fd)
+        if "forked" in report:
+            self._forked(report["forked"], report["pid"])
+        elif "exited" in report:
+            child = self._children.pop(report["exited"], None)
+            if child is not None:
+                child.has_ended(report["status"])
+        elif self._ready is not None and not self._ready.done():
+            self._ready.set_result(None)
+
+    def _forked(self, number: int, pid: int) -> None:
+        future, ours = self._forks.pop(number, (None, None))
+        # somebody who left has closed the socket, and the child ends by itself
+        if future is not None and ours is not None and not future.done():
+            self._children[pid] = Child(pid, ours)
+            future.set_result(self._children[pid])
+
+    def _lost(self) -> None:
+        lost = ZygoteLost("the zygote has ended; start another")
+        waiting: list[asyncio.Future[Any]] = [future for future, _ in self._forks.values()]
+        for future in [*waiting, *filter(None, [self._ready])]:
+            if not future.done():
+                future.set_exception(lost)
+        # the kernel kills children whose zygote ended without them
+        for child in self._children.values():
+            child.has_ended(-signal.SIGKILL)
+        self._children.clear()

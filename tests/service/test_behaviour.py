@@ -1,0 +1,190 @@
+"""How a service behaves where others fail: a slow model, bad neighbours, clients that leave, and SIGTERM.
+
+Each test is a row of the table in ``docs/serving_benchmark.md``, which shows the same for other servers.
+"""
+
+import asyncio
+import io
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from served_models import BREAK, KILL, NOT_A_NUMBER
+from server_process import Server, running
+
+NPY = "application/x-npy"
+SOLVE = "/v1/problems/darcy/solve"
+SECONDS = 0.5
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("behaviour") / "computed"
+    path.touch()
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(log: Path) -> Iterator[Server]:
+    with running(MNO_IMPORTED=imported(log), MNO_MODELS="darcy") as server:
+        yield server
+
+
+def imported(log: Path) -> str:
+    arguments = {"seconds": SECONDS, "log": str(log)}
+    return json.dumps({"slow": {"function": "served_models:slow", "arguments": arguments}})
+
+
+def npy(values: NDArray[np.float32]) -> bytes:
+    body = io.BytesIO()
+    np.save(body, values)
+    return body.getvalue()
+
+
+def field(side: int = 64, value: float = 1.0) -> NDArray[np.float32]:
+    return np.full((side, side), value, dtype=np.float32)
+
+
+def computed(log: Path) -> list[float]:
+    return [float(line) for line in log.read_text().split()]
+
+
+async def solve(
+    client: httpx.AsyncClient, values: NDArray[np.float32], source: float = 1.0
+) -> httpx.Response:
+    query = {"model": "slow", "error": "none", "source": source}
+    headers = {"Content-Type": NPY, "Accept": NPY}
+    return await client.post(SOLVE, content=npy(values), params=query, headers=headers)
+
+
+def answered(response: httpx.Response, values: NDArray[np.float32]) -> bool:
+    return response.status_code == 200 and bool(
+        np.array_equal(np.load(io.BytesIO(response.content)), 2 * values)
+    )
+
+
+def client_of(server: Server) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=100)
+    return httpx.AsyncClient(base_url=server.address, timeout=60, limits=limits)
+
+
+@pytest.mark.slow
+def test_health_is_answered_while_a_forward_runs(server: Server) -> None:
+    async def probe() -> float:
+        async with client_of(server) as client:
+            await client.get("/healthz/live")
+            forward = asyncio.create_task(solve(client, field()))
+            times = []
+            while not forward.done():
+                began = time.perf_counter()
+                assert (await client.get("/healthz/live")).status_code == 200
+                times.append(time.perf_counter() - began)
+            assert answered(forward.result(), field())
+            # many fit into one forward pass: a blocked event loop would answer one
+            assert len(times) > 5
+            return statistics.median(times)
+
+    assert min(asyncio.run(probe()) for _ in range(3)) < 0.010
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("poison", [BREAK, KILL, None])
+def test_a_bad_neighbour_fails_alone(server: Server, poison: float | None) -> None:
+    async def ask() -> tuple[list[httpx.Response], httpx.Response]:
+        async with client_of(server) as client:
+            busy = asyncio.create_task(solve(client, field()))
+            values = field(value=-1.0) if poison is None else field()
+            bad = asyncio.create_task(solve(client, values, 1.0 if poison is None else poison))
+            good = await asyncio.gather(*(solve(client, field(value=n + 1.0)) for n in range(7)))
+            assert answered(await busy, field())
+            return good, await bad
+
+    good, bad = asyncio.run(ask())
+    if poison == BREAK:
+        # a batch that raises fails whole: its rows were computed together, and are asked for again
+        assert bad.status_code in (500, 503)
+    else:
+        assert bad.status_code == (422 if poison is None else 503)
+    assert [answered(response, field(value=n + 1.0)) for n, response in enumerate(good)] == [True] * 7
+
+
+@pytest.mark.slow
+def test_shapes_may_be_mixed(server: Server) -> None:
+    async def ask() -> list[bool]:
+        async with client_of(server) as client:
+            fields = [field(128, 2.0), field(64, 3.0)] * 4
+            answers = await asyncio.gather(*(solve(client, values) for values in fields))
+            return [answered(answer, values) for answer, values in zip(answers, fields, strict=True)]
+
+    assert asyncio.run(ask()) == [True] * 8
+
+
+@pytest.mark.slow
+def test_what_is_not_finite_is_valid_json(server: Server) -> None:
+    document = {
+        "permeability": field(32).tolist(), "source": NOT_A_NUMBER, "model": "slow", "error": "none"
+    }  # fmt: skip
+    answer = httpx.post(server.address + SOLVE, json=document, timeout=60)
+
+    def refuse(constant: str) -> float:
+        raise AssertionError(constant)
+
+    assert isinstance(json.loads(answer.content, parse_constant=refuse), dict)
+
+
+@pytest.mark.slow
+def test_nothing_is_computed_for_clients_that_left(server: Server, log: Path) -> None:
+    async def ask() -> bool:
+        async with client_of(server) as client, client_of(server) as leaving:
+            busy = asyncio.create_task(solve(client, field(), 1.5))
+            while 1.5 not in computed(log):
+                await asyncio.sleep(0)
+            waiting = [asyncio.create_task(solve(leaving, field(), 100.0 + n)) for n in range(20)]
+            # all of them are in the queue when the service says so
+            while await queued(client) < 20:
+                pass
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            await leaving.aclose()
+            last = await solve(client, field(), 2.5)
+            return answered(await busy, field()) and answered(last, field())
+
+    assert asyncio.run(ask())
+    assert 2.5 in computed(log)
+    assert [source for source in computed(log) if source >= 100 and source < 120] == []
+
+
+async def queued(client: httpx.AsyncClient) -> float:
+    """Rows that wait, by the service's own metrics."""
+    text = (await client.get("/metrics")).text
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("mno_queue_rows"))
+
+
+@pytest.mark.slow
+def test_sigterm_loses_nothing(log: Path) -> None:
+    async def ask(server: Server) -> tuple[list[bool], int]:
+        async with client_of(server) as client:
+            asked = [asyncio.create_task(solve(client, field(), 200.0 + n)) for n in range(8)]
+            while 200.0 not in computed(log):
+                await asyncio.sleep(0)
+            # those that are under way are accepted when the service counts them
+            server.process.terminate()
+            answers = await asyncio.gather(*asked)
+            code = await asyncio.to_thread(server.process.wait, 60)
+            return [answered(answer, field()) for answer in answers], code
+
+    with running(MNO_IMPORTED=imported(log), MNO_MODELS="darcy") as server:
+        before = list(server.tree())
+        answers, code = asyncio.run(ask(server))
+        assert answers == [True] * 8
+        assert code == 0
+        assert len(before) >= 4
+        # and nobody is left behind
+        assert server.tree() == {}
