@@ -5,6 +5,6 @@ bench: dict[str, tuple[str | None, str]] = {
     "scan": ("benchmarks.scan:bench_scan", "The selective scan against the best torch form."),
     "forward": ("benchmarks.forward:bench_forward", "A surrogate against the reference solver."),
     "rollout": ("benchmarks.rollout:bench_rollout", "An evolution model against the reference solver."),
-    "serve": (None, "The service under load."),
+    "serve": ("benchmarks.serving.command:bench_serve", "The service and its peers under load."),
     "solver": ("benchmarks.solver:bench_solver", "The reference solver and the error bound."),
 }

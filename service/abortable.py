@@ -147,9 +147,9 @@ class HotRequest:
         try:
             if not self.disconnected:
                 await self.connection.hot.answer(self)
-            if self.response_complete:
-                # nobody may read: what the request holds is released when somebody did, or was given up
-                await self.connection.drained()
+            if self.connection.flow.write_paused:
+                # what the request holds is released when its answer was read, or nobody will
+                await self.connection.flow.drain()
         except asyncio.CancelledError:
             # by the connection, when it was lost; anybody else means the whole service
             if not self.disconnected:
@@ -191,7 +191,9 @@ class AbortableProtocol(HttpToolsProtocol):
         self._limits = self.hot.limits
         self._phase = _Phase.IDLE
         self._head_bytes = 0
-        self._body_ends = 0.0
+        self._head_ends: float | None = None
+        self._body_ends: float | None = None
+        self._common: tuple[object, bytes] = (None, b"")
         self._refusal: tuple[int, str, str] | None = None
         self._incoming: HotRequest | None = None
         self._running: HotRequest | None = None
@@ -227,15 +229,20 @@ class AbortableProtocol(HttpToolsProtocol):
         """See ``asyncio.Protocol``."""
         super().data_received(data)
         phase = self._phase
-        if self.transport.is_closing() or phase is _Phase.ANSWERING or phase is _Phase.IDLE:
+        if phase is _Phase.ANSWERING or phase is _Phase.IDLE or self.transport.is_closing():
             return
         if phase is _Phase.HEADERS:
+            if self._head_ends is None:
+                self._head_ends = self.loop.time() + self._limits.header_seconds
+                self._expect_at(self._head_ends)
             # httptools keeps what it has of a header's value, however long it gets
             self._head_bytes += len(data)
-            if self._head_bytes > self._limits.header_bytes:
+            if self._head_bytes > 2 * self._limits.header_bytes:
                 self._refuse(431, "header-too-large", self._too_large())
         elif self._incoming is not None or not self.cycle.response_complete:
             now = self.loop.time()
+            if self._body_ends is None:
+                self._body_ends = now + self._limits.body_seconds
             self._expect_at(min(now + self._limits.body_stall_seconds, self._body_ends))
 
     def pause_writing(self) -> None:
@@ -251,11 +258,6 @@ class AbortableProtocol(HttpToolsProtocol):
             self._stalled.cancel()
             self._stalled = None
 
-    async def drained(self) -> None:
-        """Wait until the client has read most of what was written."""
-        if self.flow.write_paused:
-            await self.flow.drain()
-
     # --- what the parser finds
 
     def on_message_begin(self) -> None:
@@ -265,21 +267,22 @@ class AbortableProtocol(HttpToolsProtocol):
         self.headers = []
         self._phase = _Phase.HEADERS
         self._head_bytes = 0
-        self._expect(self._limits.header_seconds)
+        self._head_ends = None
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """See ``httptools``."""
-        super().on_header(name, value)
-        if len(self.headers) > self._limits.headers:
-            self._refusal = (431, "header-too-large", self._too_large())
-            raise ValueError("too many headers")
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+        self._head_bytes += len(name) + len(value)
 
     def on_headers_complete(self) -> None:
         """See ``httptools``."""
         self._phase = _Phase.BODY
-        self._body_ends = self.loop.time() + self._limits.body_seconds
-        self._deadline = None
-        if self._size_of_head() > self._limits.header_bytes:
+        self._body_ends = None
+        limits = self._limits
+        if self._head_bytes + len(self.url) > limits.header_bytes or len(self.headers) > limits.headers:
             self._refusal = (431, "header-too-large", self._too_large())
             raise ValueError("large headers")
         parser = self.parser
@@ -337,7 +340,11 @@ class AbortableProtocol(HttpToolsProtocol):
     ) -> None:
         """Write an answer of the short way; see ``HotRequest.respond``."""
         request.response_started = request.response_complete = True
-        common = b"".join([b"%b: %b\r\n" % pair for pair in self.server_state.default_headers])
+        given, common = self._common
+        if given is not self.server_state.default_headers:
+            given = self.server_state.default_headers
+            common = b"".join([b"%b: %b\r\n" % pair for pair in given])
+            self._common = given, common
         end = b"\r\n" if request.keep_alive else b"connection: close\r\n\r\n"
         head = b"%b%b%bcontent-length: %d\r\n%b" % (STATUS_LINE[status], common, headers, length, end)
         self.transport.writelines([head, *body])
@@ -381,12 +388,11 @@ class AbortableProtocol(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[status] + headers + length + body)
         self.transport.close()
 
-    def _size_of_head(self) -> int:
-        return len(self.url) + sum([len(name) + len(value) for name, value in self.headers])
-
     def _too_large(self) -> str:
         limits = self._limits
-        return f"expected at most {limits.headers} headers and {limits.header_bytes} bytes of them; send fewer"
+        return (
+            f"expected at most {limits.headers} headers and {limits.header_bytes} bytes of them; send fewer"
+        )
 
     # --- time
 

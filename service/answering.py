@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import final
 
@@ -14,9 +14,12 @@ import uvicorn
 
 from service.abortable import AbortableProtocol
 from service.admission import BatchRules
+from service.audit import Audit
 from service.errors import InvalidSettings
-from service.grpc_server import GrpcServer, Guards, create_grpc_server
+from service.gate import Guard
+from service.grpc_server import GrpcServer, create_grpc_server
 from service.http import create_app
+from service.logs import AccessLog
 from service.metrics import Metrics
 from service.models import Models
 from service.oip import Inference
@@ -27,6 +30,7 @@ from service.settings import Settings
 from service.solver import Solver
 from service.statistics import Statistics
 from service.tls import Tls
+from service.tracing import open_tracer
 
 __all__ = ["Answering", "Rim", "batch_rules"]
 
@@ -74,14 +78,25 @@ class Answering:
         self._tls = Tls.of(settings.tls)
         mutual_tls = settings.tls.client_ca is not None
         self._security = open_security(settings.security, settings.host, mutual_tls=mutual_tls)
-        rates = RateLimits(settings.rate, rim.ledger)
-        guards = Guards(self._security, rates, rim.metrics)
-        inference = Inference(solver, models, settings.limits, Statistics())
-        app = create_app(solver, models, settings.limits, rim.draining)
+        self._audit = Audit(settings.security.audit)
+        self._tracer = open_tracer(settings.tracing, rim.process)
+        limits, statistics = settings.limits, Statistics()
+        guard = Guard(
+            self._security,
+            RateLimits(settings.rate, rim.ledger, refused=rim.metrics.limit),
+            rim.metrics,
+            self._audit,
+            AccessLog(settings.logs),
+            self._tracer,
+        )
+        app = create_app(
+            solver, models, repository, limits, guard=guard, draining=rim.draining, statistics=statistics
+        )
         self._http = _Server(
             uvicorn.Config(
                 app,
                 http=AbortableProtocol,
+                proxy_headers=False,
                 access_log=False,
                 log_config=None,
                 lifespan="off",
@@ -90,19 +105,19 @@ class Answering:
                 ssl_context_factory=None if self._tls is None else self._tls.for_uvicorn,
             )
         )
+        inference = Inference(solver, models, limits, statistics)
         self._grpc: GrpcServer = create_grpc_server(
-            solver, inference, repository, settings.limits, guards, rim.draining
+            solver, inference, repository, limits, guard, rim.draining
         )
         self._running: asyncio.Task[None] | None = None
 
-    async def start(self, listeners: Sequence[socket.socket]) -> None:
-        """Answer whoever connects to the first socket over HTTP, to the second over gRPC."""
-        http, *grpc = listeners
+    async def start(self, http: socket.socket, grpc_address: str | None) -> None:
+        """Answer whoever connects to the socket over HTTP, and to the address over gRPC."""
         self._running = asyncio.create_task(self._http.serve(sockets=[http]), name="http")
         while not self._http.started and not self._running.done():
             await asyncio.sleep(0)
-        if grpc:
-            await self._grpc.start(grpc)
+        if grpc_address is not None:
+            await self._grpc.start(grpc_address, self._tls)
 
     async def stop(self, grace: float) -> None:
         """Let nobody in, answer what was accepted, and end what is not answered within ``grace`` seconds."""
@@ -112,6 +127,8 @@ class Answering:
         if self._running is not None:
             running.append(asyncio.wait_for(self._running, None))
         await asyncio.gather(*running)
+        self._tracer.close()
+        self._audit.close()
 
     def reload(self) -> None:
         """Read tokens and certificates again; what is broken stays as it was."""
@@ -121,6 +138,7 @@ class Answering:
                     what.reload()
             except InvalidSettings as error:
                 log.error("not read again: %s", error)
+        self._audit.reopen()
 
 
 @final

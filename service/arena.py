@@ -9,6 +9,7 @@ import os
 import threading
 from bisect import bisect_left, insort
 from collections import deque
+from ctypes import addressof, c_char
 from typing import Any, Final, final
 
 import numpy as np
@@ -26,7 +27,7 @@ KEPT_BYTES: Final = 16 * 2**20
 
 @final
 class Arena:
-    """A piece of memory without a name; other processes map it by its descriptor, and arrays are taken from it.
+    """Memory without a name, which other processes map by its descriptor; arrays are taken from it.
 
     An array gives its block back when nothing refers to it or to a view of it any more, in whatever thread
     that happens. Blocks are taken from the lowest address that has room, so that after a burst the high
@@ -41,12 +42,12 @@ class Arena:
         # nobody can cut the file short under a process that reads it
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
         self._memory = mmap.mmap(self.fd, size)
-        self._address: int = np.frombuffer(self._memory, np.uint8).__array_interface__["data"][0]
+        self._address: int = addressof(c_char.from_buffer(self._memory))
         self._free = _FreeList(size - size % ALIGNMENT)
         # pages beyond this one are not backed by memory
         self._touched = 0
         self._lock = threading.Lock()
-        # blocks that nobody refers to any more, and which are not in the free list yet
+        # blocks that could not go back to the free list at once
         self._released: deque[tuple[int, int]] = deque()
 
     @property
@@ -62,14 +63,13 @@ class Arena:
             Overloaded: no room for it.
         """
         kind = np.dtype(dtype)
-        size = _aligned(math.prod(shape) * kind.itemsize)
-        self._collect()
+        size = max(ALIGNMENT, -(-math.prod(shape) * kind.itemsize // ALIGNMENT) * ALIGNMENT)
         with self._lock:
             offset = self._free.take(size)
-            if offset is not None:
-                self._touched = max(self._touched, offset + size)
-        # a garbage collection while the lock was held may have released something
-        self._collect()
+            if offset is not None and offset + size > self._touched:
+                self._touched = offset + size
+        if self._released:
+            self._collect()
         if offset is None:
             raise Overloaded(
                 f"expected {size} bytes of free memory for arrays, found {self.size - self.used} of "
@@ -82,9 +82,13 @@ class Arena:
 
     def offset_of(self, array: NDArray[Any]) -> int | None:
         """Where in the arena the numbers of ``array`` begin; None: outside, or not one after another."""
-        offset: int = array.__array_interface__["data"][0] - self._address
-        if 0 <= offset <= self.size - array.nbytes and array.flags.c_contiguous:
-            return offset
+        home: Any = array
+        while isinstance(home, np.ndarray):
+            if type(home) is _Block:
+                return self._offset(array) if home.home is self else None
+            home = home.base
+            if isinstance(home, memoryview):
+                home = home.obj
         return None
 
     def trim(self, keep: int = 0) -> None:
@@ -99,21 +103,41 @@ class Arena:
             os.close(self.fd)
             self.fd = -1
 
-    def _release(self, offset: int, size: int) -> None:
-        # runs wherever the last reference went, even within this class while it holds its lock
-        self._released.append((offset, size))
-        self._collect()
+    def _offset(self, array: NDArray[Any]) -> int | None:
+        try:
+            # numpy's own ways to an address take eight times as long
+            return addressof(c_char.from_buffer(array.data)) - self._address
+        except (TypeError, ValueError):
+            # empty, read only, or not one after another
+            flags, address = array.flags, array.__array_interface__["data"][0]
+            return address - self._address if flags.c_contiguous else None
+
+    def release(self, offset: int, size: int) -> None:
+        """Called where the last reference to a block went, even within this class while it holds its lock."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._put(offset, size)
+            finally:
+                self._lock.release()
+        else:
+            self._released.append((offset, size))
+        # or whoever has the lock now looks again when it has not
+        if self._released:
+            self._collect()
 
     def _collect(self) -> None:
-        """Return released blocks to the free list, unless somebody is at it, who will."""
+        """Put back what was released while somebody had the lock, unless somebody has it again."""
         while self._released and self._lock.acquire(blocking=False):
             try:
                 while self._released:
-                    self._free.put(*self._released.popleft())
-                if self._touched > max(self._free.top, KEPT_BYTES) + KEPT_BYTES:
-                    self._trim(KEPT_BYTES)
+                    self._put(*self._released.popleft())
             finally:
                 self._lock.release()
+
+    def _put(self, offset: int, size: int) -> None:
+        self._free.put(offset, size)
+        if self._touched > KEPT_BYTES and self._touched > max(self._free.top, KEPT_BYTES) + KEPT_BYTES:
+            self._trim(KEPT_BYTES)
 
     def _trim(self, keep: int) -> None:
         page = mmap.PAGESIZE
@@ -133,7 +157,7 @@ class _Block(np.ndarray[Any, Any]):
 
     def __del__(self) -> None:
         if self.home is not None:
-            self.home._release(self.offset, self.size)
+            self.home.release(self.offset, self.size)
 
 
 @final
@@ -154,18 +178,19 @@ class _FreeList:
 
     def take(self, size: int) -> int | None:
         """The lowest address with room, None where there is none."""
-        position = next((n for n, offset in enumerate(self._offsets) if self._sizes[offset] >= size), None)
-        if position is None:
-            return None
-        offset = self._offsets[position]
-        room = self._sizes.pop(offset)
-        if room == size:
-            del self._offsets[position]
-        else:
-            self._offsets[position] = offset + size
-            self._sizes[offset + size] = room - size
-        self.free -= size
-        return offset
+        for position, offset in enumerate(self._offsets):
+            room = self._sizes[offset]
+            if room < size:
+                continue
+            del self._sizes[offset]
+            if room == size:
+                del self._offsets[position]
+            else:
+                self._offsets[position] = offset + size
+                self._sizes[offset + size] = room - size
+            self.free -= size
+            return offset
+        return None
 
     def put(self, offset: int, size: int) -> None:
         """Give a piece back."""
@@ -178,7 +203,3 @@ class _FreeList:
         else:
             insort(self._offsets, offset)
             self._sizes[offset] = size
-
-
-def _aligned(size: int) -> int:
-    return max(ALIGNMENT, -(-size // ALIGNMENT) * ALIGNMENT)

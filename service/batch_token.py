@@ -3,7 +3,8 @@
 A request is JSON such as::
 
     {"id": 7, "bucket": "...", "rows": 3, "pad_to": null,
-     "in": {"permeability": ["<f4", [64, 64], [[0, 2], [65536, 1]]]},  dtype, shape of a row, [offset, rows]
+     "in": {"permeability": ["<f4", [64, 64], [[0, 2], [65536, 1]]],   dtype, shape of a row, [offset, rows]
+            "source": ["<f4", [], "AACAPwAAgD8AAIA/"]},                or the numbers themselves in base64
      "out": {"pressure": ["<f4", [3, 64, 64], 131072]}}                dtype, shape, offset
 
 and its answer ``{"id": 7, "seconds": 0.01}``, with ``iterations`` where some are not 0 and ``unsolved`` where
@@ -14,21 +15,32 @@ from __future__ import annotations
 
 import math
 import mmap
+from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import lru_cache
-from typing import Any, Final, final
+from itertools import accumulate
+from typing import Any, Final, NamedTuple, final
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from model_store.reference import Reference
-from problems import Grid
-from service.arena import Arena
-from service.worker import Batch, Bucket, Solutions
+from problems import PROBLEMS, Grid
+from service.arena import ALIGNMENT, Arena
+from service.worker import BOUND_FIELDS, GRADIENT, Batch, Bucket, Solutions
 
-__all__ = ["ComputationFailed", "Job", "Placed", "place", "read_answer", "read_job", "write_answer"]
+__all__ = [
+    "ComputationFailed",
+    "Job",
+    "Placed",
+    "outputs_of",
+    "place",
+    "read_answer",
+    "read_job",
+    "write_answer",
+]
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -42,9 +54,7 @@ class ComputationFailed(Exception):
     """The computation broke in the worker process, which goes on; the text says how."""
 
 
-@final
-@dataclass(frozen=True)
-class Placed:
+class Placed(NamedTuple):
     """A batch in the arena.
 
     Attributes:
@@ -59,34 +69,38 @@ class Placed:
     rows: int
 
 
-def place(
-    arena: Arena,
-    parts: Sequence[Batch],
-    pad_to: int | None,
-    outputs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]],
-) -> Placed:
+def place(arena: Arena, parts: Sequence[Batch], pad_to: int | None) -> Placed:
     """Put into the arena what is not there yet, and take the room for the answer.
 
     Raises:
         Overloaded: there is no room.
     """
-    rows = sum(part.rows for part in parts)
+    bucket, rows = parts[0].bucket, sum(part.rows for part in parts)
+    text, layout = _layout(bucket)
     inputs: list[NDArray[Any]] = []
     fields = {}
     for name, first in parts[0].fields.items():
         values = [part.fields[name] for part in parts]
-        fields[name] = [first.dtype.str, first.shape[1:], _pieces(arena, values, inputs)]
-    answer = {name: arena.allocate(shape, dtype) for name, (shape, dtype) in outputs.items()}
+        place_one = _inline if first.ndim == 1 else _pieces
+        fields[name] = [first.dtype.str, first.shape[1:], place_one(arena, values, inputs)]
+    begin, outputs = _room(arena, layout, rows)
     token = {
-        "bucket": _text_of(parts[0].bucket),
+        "bucket": text,
         "rows": rows,
         "pad_to": pad_to,
         "in": fields,
         "out": {
-            name: [values.dtype.str, values.shape, arena.offset_of(values)] for name, values in answer.items()
+            name: [values.dtype.str, values.shape, begin + offset]
+            for name, (offset, values) in outputs.items()
         },
     }
-    return Placed(token, inputs, answer, rows)
+    return Placed(token, inputs, {name: values for name, (_, values) in outputs.items()}, rows)
+
+
+def _inline(arena: Arena, values: Sequence[NDArray[Any]], keep: list[NDArray[Any]]) -> str:  # noqa: ARG001
+    """One number a row is as short as where it is."""
+    numbers = values[0] if len(values) == 1 else np.concatenate(values)
+    return b64encode(numbers.tobytes()).decode("ascii")
 
 
 def _pieces(arena: Arena, values: Sequence[NDArray[Any]], keep: list[NDArray[Any]]) -> list[tuple[int, int]]:
@@ -97,8 +111,7 @@ def _pieces(arena: Arena, values: Sequence[NDArray[Any]], keep: list[NDArray[Any
         if (offset := arena.offset_of(part)) is None:
             home = arena.allocate(part.shape, part.dtype)
             home[...] = part
-            part, offset = home, arena.offset_of(home)
-            assert offset is not None
+            part, offset = home, _inside(arena, home)
         keep.append(part)
         if offset == end:
             pieces[-1] = (pieces[-1][0], pieces[-1][1] + len(part))
@@ -106,6 +119,29 @@ def _pieces(arena: Arena, values: Sequence[NDArray[Any]], keep: list[NDArray[Any
             pieces.append((offset, len(part)))
         end = offset + part.nbytes
     return pieces
+
+
+def _inside(arena: Arena, array: NDArray[Any]) -> int:
+    offset = arena.offset_of(array)
+    assert offset is not None
+    return offset
+
+
+def _room(
+    arena: Arena, layout: Sequence[_Output], rows: int
+) -> tuple[int, dict[str, tuple[int, NDArray[Any]]]]:
+    """Room for all outputs in one block: where it begins, and where in it each one is."""
+    if len(layout) == 1:
+        only = layout[0]
+        values = arena.allocate((rows, *only.row), only.dtype)
+        return _inside(arena, values), {only.name: (0, values)}
+    sizes = [rows * output.row_bytes for output in layout]
+    ends = list(accumulate(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes))
+    block = arena.allocate((ends[-1],), np.uint8)
+    return _inside(arena, block), {
+        output.name: (offset, np.ndarray((rows, *output.row), output.dtype, block, offset))
+        for output, offset in zip(layout, [0, *ends], strict=False)
+    }
 
 
 @final
@@ -134,8 +170,10 @@ def read_job(token: Mapping[str, Any], memory: mmap.mmap) -> Job:
     """
     rows = int(token["rows"])
     pieces = {
-        name: [_view(memory, dtype, (count, *shape), offset) for offset, count in runs]
-        for name, (dtype, shape, runs) in token["in"].items()
+        name: _numbers(dtype, where)
+        if isinstance(where, str)
+        else [_view(memory, dtype, (count, *shape), offset) for offset, count in where]
+        for name, (dtype, shape, where) in token["in"].items()
     }
     outputs = {
         name: _view(memory, dtype, tuple(shape), offset)
@@ -147,12 +185,24 @@ def read_job(token: Mapping[str, Any], memory: mmap.mmap) -> Job:
     return Job(_bucket_of(token["bucket"]), rows, token["pad_to"], pieces, outputs)
 
 
+def _numbers(dtype: str, text: str) -> list[NDArray[Any]]:
+    return [np.frombuffer(bytearray(b64decode(text)), _plain(dtype))]
+
+
 def _view(memory: mmap.mmap, dtype: str, shape: tuple[int, ...], offset: int) -> NDArray[Any]:
-    kind = np.dtype(dtype)
+    kind = _plain(dtype)
     size = math.prod(shape) * kind.itemsize
-    if kind.hasobject or min(shape) < 0 or not 0 <= offset <= len(memory) - size:
+    if min(shape) < 0 or not 0 <= offset <= len(memory) - size:
         raise ValueError(f"expected an array within {len(memory)} bytes, got {dtype}{shape} at {offset}")
     return np.ndarray(shape, kind, memory, offset)
+
+
+@lru_cache(BUCKETS)
+def _plain(dtype: str) -> np.dtype[Any]:
+    kind = np.dtype(dtype)
+    if kind.hasobject:
+        raise ValueError(f"expected numbers, got {dtype}")
+    return kind
 
 
 def write_answer(solutions: Solutions, outputs: Arrays, seconds: float) -> dict[str, Any]:
@@ -190,12 +240,48 @@ def read_answer(answer: Mapping[str, Any], placed: Placed) -> Solutions:
     )
 
 
+def outputs_of(bucket: Bucket) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shape of a row and dtype of everything that a batch gives, by name.
+
+    ======== =====================================================================================
+    solve    the problem's outputs [y x], in the bucket's dtype
+    advance  the problem's outputs [frame y x], in the bucket's dtype
+    bound    ``lower upper l2_estimate steps contrast jump roughness`` [], float64
+    vjp      the problem's outputs and ``gradient.<input>`` [y x], ``gradient.<parameter>`` []
+    ======== =====================================================================================
+    """
+    problem, dtype = PROBLEMS[bucket.problem], np.dtype(bucket.dtype)
+    if bucket.task == "bound":
+        return dict.fromkeys(BOUND_FIELDS, ((), np.dtype(np.float64)))
+    frames = (bucket.frames,) if bucket.task == "advance" else ()
+    field = ((*frames, *bucket.grid.shape), dtype)
+    outputs = {spec.name: field for spec in problem.outputs}
+    if bucket.task == "vjp":
+        outputs |= {f"{GRADIENT}{spec.name}": field for spec in problem.inputs}
+        outputs |= {f"{GRADIENT}{spec.name}": ((), dtype) for spec in problem.parameters}
+    return outputs
+
+
+@final
+@dataclass(frozen=True)
+class _Output:
+    name: str
+    row: tuple[int, ...]
+    dtype: np.dtype[Any]
+    row_bytes: int
+
+
 @lru_cache(BUCKETS)
-def _text_of(bucket: Bucket) -> str:
+def _layout(bucket: Bucket) -> tuple[str, tuple[_Output, ...]]:
+    """A bucket as text, and what it gives."""
     values = dict(vars(bucket))
     values["version"] = bucket.version and astuple(bucket.version)
     values["grid"] = astuple(bucket.grid)
-    return orjson.dumps(values).decode()
+    outputs = tuple(
+        _Output(name, row, dtype, math.prod(row) * dtype.itemsize)
+        for name, (row, dtype) in outputs_of(bucket).items()
+    )
+    return orjson.dumps(values).decode(), outputs
 
 
 @lru_cache(BUCKETS)

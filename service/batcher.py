@@ -20,17 +20,18 @@ from numpy.typing import DTypeLike, NDArray
 
 from service import errors
 from service.admission import BatchRules, Prospect, fault, refuse
-from service.cost import CostCurve
 from service.errors import DeadlineExceeded, Overloaded, WorkFailed
-from service.line import Line, Waiting
+from service.line import Kind, Line, Waiting
 from service.linger import Linger, Returners
-from service.ticket import ANYBODY, Priority, Ticket
+from service.ticket import ANYBODY, Ticket
 from service.worker import Batch, Bucket, Solutions, Worker, WorkerLost
 
 __all__ = ["BatchRules", "Batcher", "Observer", "Outcome", "Unobserved"]
 
 # bulk work rides along with an interactive batch as long as it makes it longer by no more than this part
 _DETOUR: Final = 0.25
+# of the time that a late batch has taken, what it is expected to take still
+_LATE: Final = 0.25
 # buckets whose costs are remembered
 _MOST_BUCKETS: Final = 256
 
@@ -98,14 +99,25 @@ class Unobserved:
 
 
 @final
-class _Known:
-    """What was learned about a bucket."""
+@dataclass(frozen=True)
+class _Run:
+    """A batch that is computed.
 
-    __slots__ = ("cost", "linger")
+    Attributes:
+        size: rows that it is filled up to; None: it is computed as it is.
+        began: on the clock of the batcher [s].
+    """
 
-    def __init__(self, linger: Linger) -> None:
-        self.cost = CostCurve()
-        self.linger = linger
+    taken: Sequence[Waiting[Outcome]]
+    kind: Kind
+    rows: int
+    size: int | None
+    began: float
+
+    @property
+    def computed_rows(self) -> int:
+        """Rows that the worker computes."""
+        return self.size or self.rows
 
 
 @final
@@ -136,12 +148,12 @@ class Batcher:
         self._new_linger = linger
         self._clock = clock
         self._line: Line[Outcome] = Line(self._rules.patience)
-        self._known: dict[Bucket, _Known] = {}
+        self._kinds: dict[Bucket, Kind] = {}
         # of all that was submitted and is not answered
         self._held_rows = 0
         self._held_bytes = 0
-        self._taken: Sequence[Waiting[Outcome]] = ()
-        self._running: asyncio.Task[None] | None = None
+        self._run: _Run | None = None
+        self._task: asyncio.Task[None] | None = None
         self._ends = 0.0
         self._soon: asyncio.Handle | None = None
         self._timer: asyncio.Handle | None = None
@@ -173,11 +185,13 @@ class Batcher:
         for waiting in list(self._line):
             self._line.discard(waiting)
             _refuse_closed(waiting)
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.gather(self._running, return_exceptions=True)
-        for waiting in self._taken:
-            _refuse_closed(waiting)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._run is not None:
+            for waiting in self._run.taken:
+                _refuse_closed(waiting)
+            self._run = None
         await asyncio.to_thread(self._worker.close)
 
     def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
@@ -203,24 +217,72 @@ class Batcher:
         rows, nbytes = batch.rows, batch.nbytes
         if not admitted:
             self.require_room(batch.bucket, rows, nbytes, ticket)
-        now, most = self._clock(), self._most(batch.bucket)
+        kind, now, loop = self._kind(batch.bucket), self._clock(), asyncio.get_running_loop()
         self._hold(rows, nbytes)
-        self._know(batch.bucket).linger.arrived(rows, now)
+        kind.linger.arrived(rows, now)
         try:
-            if rows <= most:
-                return await self._answer_one(Waiting(batch, ticket, _future(), now))
-            parts = [Waiting(part, ticket, _future(), now) for part in _split(batch, most)]
+            if rows <= kind.most:
+                return await self._answer_one(
+                    Waiting(batch, kind, ticket, loop.create_future(), now, rows, nbytes)
+                )
+            parts = [
+                Waiting(part, kind, ticket, loop.create_future(), now, part.rows, part.nbytes)
+                for part in _split(batch, kind.most)
+            ]
             return _whole(await self._answer_all(parts))
         finally:
             self._hold(-rows, -nbytes)
+
+    def require_room(self, bucket: Bucket, rows: int, nbytes: int, ticket: Ticket) -> None:
+        """Refuse now what :meth:`submit` would refuse.
+
+        Raises:
+            Overloaded: the queue is full, or the deadline would pass while it waits.
+            DeadlineExceeded: the deadline has passed.
+        """
+        if ticket.deadline is None and self._has_plenty_of_room(rows, nbytes):
+            return
+        now, kind = self._clock(), self._kind(bucket)
+        prospect = Prospect(
+            rows=rows,
+            nbytes=nbytes,
+            held_rows=self._held_rows,
+            held_bytes=self._held_bytes,
+            own_bytes=self._line.held_by(ticket.client) if ticket.client else 0,
+            wait=self._rest(now) + self._line.work_ahead(ticket, nbytes),
+            compute=kind.cost.work(rows, kind.most),
+            remaining=math.inf if ticket.deadline is None else ticket.deadline - now,
+        )
+        reason = refuse(prospect, self._rules)
+        if reason is not None:
+            self._observer.on_refused(reason)
+            raise fault(reason, prospect)
+
+    def _has_plenty_of_room(self, rows: int, nbytes: int) -> bool:
+        """Whether nobody can be refused, whoever it is: a short way to what :func:`refuse` says."""
+        if not self._held_rows:
+            return True
+        rules = self._rules
+        if self._held_rows + rows > rules.queue_rows or 2 * self._held_bytes + nbytes > rules.queue_bytes:
+            return False
+        longest = self._rest(self._clock()) + self._line.work("interactive") + self._line.work("bulk")
+        return longest <= rules.queue_seconds
+
+    def _rest(self, now: float) -> float:
+        """What the batch that is computed will still take, as far as is known [s]."""
+        if self._run is None:
+            return 0.0
+        # one that takes longer than it should is expected to go on like that
+        return max(self._ends - now, _LATE * (now - self._run.began))
 
     async def _answer_one(self, waiting: Waiting[Outcome]) -> Outcome:
         self._line.add(waiting)
         self._look()
         try:
             return await waiting.future
-        finally:
+        except asyncio.CancelledError:
             self._forget(waiting)
+            raise
 
     async def _answer_all(self, parts: Sequence[Waiting[Outcome]]) -> list[Outcome]:
         for waiting in parts:
@@ -241,87 +303,50 @@ class Batcher:
     def _hold(self, rows: int, nbytes: int) -> None:
         self._held_rows += rows
         self._held_bytes += nbytes
-        if self._held_rows:
-            self._empty.clear()
-        else:
+        if not self._held_rows:
             self._empty.set()
+        elif rows > 0:
+            self._empty.clear()
 
-    def _know(self, bucket: Bucket) -> _Known:
-        known = self._known.get(bucket)
-        if known is None:
-            if len(self._known) >= _MOST_BUCKETS:
-                self._known.pop(next(iter(self._known)))
-            known = self._known[bucket] = _Known(self._new_linger(self._rules.linger_seconds))
-        return known
-
-    def require_room(self, bucket: Bucket, rows: int, nbytes: int, ticket: Ticket) -> None:
-        """Refuse now what :meth:`submit` would refuse.
-
-        Raises:
-            Overloaded: the queue is full, or the deadline would pass while it waits.
-            DeadlineExceeded: the deadline has passed.
-        """
-        if not self._held_rows and ticket.deadline is None:
-            return
-        now = self._clock()
-        known = self._known.get(bucket)
-        prospect = Prospect(
-            rows=rows,
-            nbytes=nbytes,
-            held_rows=self._held_rows,
-            held_bytes=self._held_bytes,
-            own_bytes=self._line.held_by(ticket.client) if ticket.client else 0,
-            wait=self._wait(nbytes, ticket, now),
-            compute=known.cost.work(rows, self._most(bucket)) if known else 0.0,
-            remaining=math.inf if ticket.deadline is None else ticket.deadline - now,
-        )
-        reason = refuse(prospect, self._rules)
-        if reason is not None:
-            self._observer.on_refused(reason)
-            raise fault(reason, prospect)
-
-    def _most(self, bucket: Bucket) -> int:
-        return self._rules.most(reproducible=bucket.reproducible)
-
-    def _wait(self, nbytes: int, ticket: Ticket, now: float) -> float:
-        """Until a batch with so many new bytes begins, as far as is known [s]."""
-        wait = max(self._ends - now, 0.0) if self._running is not None else 0.0
-        if not self._line.rows:
-            return wait
-        if ticket.priority == "bulk":
-            wait += self._work("interactive")
-        ahead, everything = self._line.ahead(ticket.priority, ticket.client, nbytes)
-        return wait + (self._work(ticket.priority) * ahead / everything if everything else 0.0)
-
-    def _work(self, priority: Priority) -> float:
-        """What everything of a priority will take [s]."""
-        return sum(
-            self._know(bucket).cost.work(rows, self._most(bucket))
-            for bucket, rows in self._line.rows_by_bucket(priority)
-        )
+    def _kind(self, bucket: Bucket) -> Kind:
+        kind = self._kinds.get(bucket)
+        if kind is None:
+            if len(self._kinds) >= _MOST_BUCKETS:
+                self._kinds.pop(next(iter(self._kinds)))
+            most = self._rules.most(reproducible=bucket.reproducible)
+            kind = Kind(bucket, most, self._new_linger(self._rules.linger_seconds))
+            self._kinds[bucket] = kind
+        return kind
 
     # --- serving
 
     def _look(self) -> None:
         """See what to compute, once whoever is awake has submitted."""
-        if self._running is None and self._soon is None and not self._closed:
+        if self._run is None and self._soon is None and not self._closed:
             self._soon = asyncio.get_running_loop().call_soon(self._serve)
 
     def _serve(self) -> None:
         """Give the worker a batch, if it is idle and there is one that need not be held."""
         self._forget_plans()
-        if self._running is not None or self._closed:
+        if self._run is not None or self._closed:
             return
-        self._taken = self._next(self._clock())
+        now = self._clock()
+        taken = self._next(now)
         self._observer.on_queue(self._line.rows, self._held_bytes)
-        if self._taken:
-            self._running = asyncio.get_running_loop().create_task(self._compute(self._taken))
+        if taken:
+            kind, rows = taken[0].kind, sum([waiting.rows for waiting in taken])
+            size = self._rules.padded(rows, reproducible=kind.bucket.reproducible)
+            self._run = run = _Run(taken, kind, rows, size, now)
+            self._ends = now + kind.cost.seconds(run.computed_rows)
+            self._task = asyncio.get_running_loop().create_task(self._compute(run))
 
     def _forget_plans(self) -> None:
-        for handle in (self._soon, self._timer):
-            if handle is not None:
-                handle.cancel()
-        self._soon = self._timer = None
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _next(self, now: float) -> list[Waiting[Outcome]]:
         """The parts of the next batch; where all that waits is held, nothing, and a timer is set."""
@@ -329,103 +354,78 @@ class Batcher:
             if self._in_time([alone], now):
                 return [alone]
         earliest = math.inf
-        for bucket in self._line.order(now):
-            until = self._held_until(bucket, now)
+        for kind in self._line.order(now):
+            rows = self._line.rows_of(kind)
+            until = kind.linger.until(rows, now) if rows < kind.most else now
             if until > now:
                 earliest = min(earliest, until)
-            elif taken := self._take(bucket, now):
+            elif taken := self._take(kind, now):
                 return taken
         if earliest < math.inf:
             self._timer = asyncio.get_running_loop().call_later(earliest - now, self._serve)
         return []
 
-    def _held_until(self, bucket: Bucket, now: float) -> float:
-        rows = self._line.waiting_in(bucket)
-        if rows >= self._most(bucket):
-            return -math.inf
-        return self._know(bucket).linger.until(rows, now)
-
-    def _take(self, bucket: Bucket, now: float) -> list[Waiting[Outcome]]:
-        most = self._most(bucket)
-
+    def _take(self, kind: Kind, now: float) -> list[Waiting[Outcome]]:
         def passengers(rows: int) -> int:
-            return self._passengers(bucket, rows, most)
+            return self._passengers(kind, rows)
 
-        while self._line.waiting_in(bucket):
-            taken = self._in_time(self._line.take(bucket, most, passengers, now), now)
-            if taken:
-                return taken
+        while taken := self._line.take(kind, passengers, now):
+            if in_time := self._in_time(taken, now):
+                return in_time
         return []
 
-    def _passengers(self, bucket: Bucket, rows: int, most: int) -> int:
+    def _passengers(self, kind: Kind, rows: int) -> int:
         """Rows to which bulk work may fill up a batch of so many interactive ones."""
-        padded = self._rules.padded(rows, reproducible=bucket.reproducible) or rows
-        cost = self._know(bucket).cost
-        detour = _DETOUR * cost.seconds(rows)
-        more = int(detour / cost.slope) if cost.slope else most if detour else 0
-        return min(max(rows + more, padded), most)
+        padded = self._rules.padded(rows, reproducible=kind.bucket.reproducible) or rows
+        detour, slope = _DETOUR * kind.cost.seconds(rows), kind.cost.slope
+        # while nothing is known, nobody rides along
+        cheap = rows + int(detour / slope) if slope else kind.most if detour else rows
+        return min(max(cheap, padded), kind.most)
 
     def _in_time(self, taken: list[Waiting[Outcome]], now: float) -> list[Waiting[Outcome]]:
         """Those whose callers are still there and have time left; the others are told."""
-        late = [waiting for waiting in taken if (waiting.ticket.deadline or math.inf) <= now]
-        for waiting in late:
-            if not waiting.future.done():
+        for waiting in taken:
+            deadline = waiting.ticket.deadline
+            if deadline is not None and deadline <= now and not waiting.future.done():
                 waiting.future.set_exception(DeadlineExceeded("the deadline passed in the queue"))
                 self._observer.on_evicted(waiting.rows, "deadline")
         return [waiting for waiting in taken if not waiting.future.done()]
 
-    async def _compute(self, taken: Sequence[Waiting[Outcome]]) -> None:
-        bucket = taken[0].batch.bucket
-        rows = [waiting.rows for waiting in taken]
-        size = self._rules.padded(sum(rows), reproducible=bucket.reproducible)
-        began = self._clock()
-        self._ends = began + self._know(bucket).cost.seconds(size or sum(rows))
+    async def _compute(self, run: _Run) -> None:
         try:
-            solutions = await self._worker.run([waiting.batch for waiting in taken], pad_to=size)
-            self._answer(taken, _parted(solutions, rows), solutions.seconds, began, size)
+            batches = [waiting.batch for waiting in run.taken]
+            solutions = await self._worker.run(batches, pad_to=run.size)
+            self._answer(run, _parted(solutions, run), solutions.seconds)
         except Exception as error:  # whatever broke, it breaks for this batch only
-            self._broke(taken, error)
-        finally:
-            self._running = None
-            self._serve()
+            self._broke(run, error)
+        # when the batcher is closed, this is cancelled, and never gets here
+        self._run = None
+        self._serve()
 
-    def _answer(
-        self,
-        taken: Sequence[Waiting[Outcome]],
-        parts: Sequence[Solutions],
-        computed: float,
-        began: float,
-        size: int | None,
-    ) -> None:
-        now = self._clock()
-        rows = sum(waiting.rows for waiting in taken)
-        seconds = computed or now - began
-        known = self._know(taken[0].batch.bucket)
-        known.cost.learn(size or rows, now - began)
-        waits = [began - waiting.since for waiting in taken]
-        self._observer.on_batch(rows, (size or rows) - rows, waits, seconds)
-        for waiting, part, wait in zip(taken, parts, waits, strict=True):
+    def _answer(self, run: _Run, parts: Sequence[Solutions], computed: float) -> None:
+        now, kind = self._clock(), run.kind
+        seconds = computed or now - run.began
+        kind.cost.learn(run.computed_rows, now - run.began)
+        waits = [run.began - waiting.since for waiting in run.taken]
+        self._observer.on_batch(run.rows, run.computed_rows - run.rows, waits, seconds)
+        for waiting, part, wait in zip(run.taken, parts, waits, strict=True):
             # a caller may have left while the batch was running
             if not waiting.future.done():
-                waiting.future.set_result(Outcome(part, wait, seconds, rows))
-        known.linger.answered(rows, now, known.cost.overhead)
+                waiting.future.set_result(Outcome(part, wait, seconds, run.rows))
+        kind.linger.answered(run.rows, now, kind.cost.overhead)
 
-    def _broke(self, taken: Sequence[Waiting[Outcome]], error: Exception) -> None:
-        lost = isinstance(error, WorkerLost)
-        for waiting in taken:
+    def _broke(self, run: _Run, error: Exception) -> None:
+        again = len(run.taken) > 1 or isinstance(error, WorkerLost)
+        for waiting in run.taken:
             if waiting.future.done():
                 continue
-            if waiting.alone or (len(taken) == 1 and not lost) or isinstance(error, errors.ServiceFault):
-                self._observer.on_failed(waiting.rows)
-                waiting.future.set_exception(_failure(error))
-            else:
+            if again and not waiting.alone:
                 waiting.alone = True
                 self._line.add(waiting)
                 self._observer.on_retry(waiting.rows)
-
-
-def _future() -> asyncio.Future[Outcome]:
-    return asyncio.get_running_loop().create_future()
+            else:
+                self._observer.on_failed(waiting.rows)
+                waiting.future.set_exception(_failure(error))
 
 
 def _closed() -> errors.WorkerLost:
@@ -463,19 +463,20 @@ def _slice(batch: Batch, start: int, stop: int) -> Batch:
     return Batch(batch.bucket, {name: values[start:stop] for name, values in batch.fields.items()})
 
 
-def _parted(solutions: Solutions, rows: Sequence[int]) -> list[Solutions]:
+def _parted(solutions: Solutions, run: _Run) -> list[Solutions]:
     """Each caller's rows. A worker that lost or invented rows has mixed up its callers: refuse it all."""
-    counts = {len(solutions.iterations), *(len(values) for values in solutions.fields.values())}
-    if counts != {sum(rows)}:
-        raise RuntimeError(f"the worker answered {sorted(counts)} rows to a batch of {sum(rows)}")
-    if len(rows) == 1:
+    counts = {len(solutions.iterations), *map(len, solutions.fields.values())}
+    if counts != {run.rows}:
+        raise RuntimeError(f"the worker answered {sorted(counts)} rows to a batch of {run.rows}")
+    if len(run.taken) == 1:
         return [solutions]
     parts, start = [], 0
-    for count in rows:
-        fields = {name: values[start : start + count] for name, values in solutions.fields.items()}
-        unsolved = {row - start: why for row, why in solutions.unsolved.items() if 0 <= row - start < count}
-        parts.append(Solutions(fields, solutions.iterations[start : start + count], unsolved))
-        start += count
+    for waiting in run.taken:
+        stop = start + waiting.rows
+        fields = {name: values[start:stop] for name, values in solutions.fields.items()}
+        unsolved = {row - start: why for row, why in solutions.unsolved.items() if start <= row < stop}
+        parts.append(Solutions(fields, solutions.iterations[start:stop], unsolved))
+        start = stop
     return parts
 
 

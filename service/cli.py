@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from service.errors import NotAvailableYet
+from service.logs import set_up_logs
 from service.settings import read_settings
 
 if TYPE_CHECKING:
-    from service.models import Models
+    from collections.abc import Sequence
+
     from service.rollout import RolloutMethod
+    from service.served import ServedVersion
+    from service.settings import Settings
     from service.solver import ErrorKind, Method
+    from service.supervisor import Addresses
 
 __all__ = ["rollout", "serve", "solve"]
 
 DEVICES = click.Choice(["auto", "cpu", "cuda"])
 
-READY = """mno is ready at {address} (models: {models}; endpoints: {address}/docs). Ask it:
+READY = """mno is ready at {http}{grpc} (models: {models}; endpoints: {http}/docs). Ask it:
 
   python -c "import numpy as np; np.save('permeability.npy', np.random.lognormal(size=(128, 128)))"
   curl -H 'Content-Type: application/x-npy' --data-binary @permeability.npy \\
-       -H 'Accept: application/x-npy' -o pressure.npy '{address}/v1/problems/darcy/solve'
+       -H 'Accept: application/x-npy' -o pressure.npy '{http}/v1/problems/darcy/solve'
 """
 
 
@@ -35,24 +41,40 @@ READY = """mno is ready at {address} (models: {models}; endpoints: {address}/doc
 @click.option("--device", type=DEVICES)
 @click.option("--host", help="Address to listen on. Default: 127.0.0.1.")
 @click.option("--http-port", type=click.IntRange(0, 65535), help="Default: 8080; 0 takes a free port.")
-@click.option("--grpc-port", type=click.IntRange(0, 65535), help="Not available yet.")
-@click.option("--check-config", is_flag=True, help="Print the settings that would hold, and exit.")
-def serve(config: Path | None, grpc_port: int | None, check_config: bool, **flags: Any) -> None:
-    """Answer requests over HTTP, as CONFIG.toml, MNO_* variables and the options say (the later wins)."""
-    if grpc_port is not None:
-        raise NotAvailableYet("gRPC comes with a later release; leave --grpc-port out")
+@click.option("--grpc-port", type=click.IntRange(0, 65535), help="Default: 8081; 0 takes a free port.")
+@click.option("--processes", type=click.Choice(["workers", "none"]), help="none: everything in one process.")
+@click.option("--fronts", type=click.IntRange(1, 64), help="Processes that answer. Default: 1.")
+@click.option("--check-config", is_flag=True, help="Check and print the settings that would hold, and exit.")
+@click.pass_context
+def serve(context: click.Context, /, config: Path | None, check_config: bool, **flags: Any) -> None:
+    """Answer over HTTP and gRPC, as CONFIG.toml, MNO_* variables and the options say (the later wins)."""
     settings = read_settings(config, os.environ, flags)
     if check_config:
+        from service.check import check
+
+        check(settings)
         click.echo(settings.model_dump_json(indent=1))
         return
-    from service.serve import serve as answer
-
-    answer(settings, _announce)
+    context.exit(_answer(settings))
 
 
-def _announce(address: str, models: Models) -> None:
-    loaded = ", ".join(str(version.reference) for version in models.versions)
-    click.echo(READY.format(address=address, models=loaded or "none, only method=solver"))
+def _answer(settings: Settings) -> int:
+    set_up_logs(settings.logs, "supervisor")
+    if settings.processes == "none":
+        from service.serve import serve
+
+        return serve(settings, _announce)
+    from service.supervisor import supervise
+
+    return supervise(settings, _announce)
+
+
+def _announce(addresses: Addresses, versions: Sequence[ServedVersion]) -> None:
+    models = ", ".join(map(str, versions)) or "none, only method=solver"
+    grpc = "" if addresses.grpc is None else f" and {addresses.grpc}"
+    click.echo(READY.format(http=addresses.http, grpc=grpc, models=models))
+    # whoever reads a pipe wants to know now
+    sys.stdout.flush()
 
 
 @click.command()

@@ -9,10 +9,11 @@ import re
 import zlib
 from array import array
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from tokenize import TokenError
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 import numpy as np
 import orjson
@@ -34,7 +35,6 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
-Layout = tuple[tuple[int, ...], bool, np.dtype[Any], int]
 Coding = Literal["gzip", "deflate"]
 
 WINDOWS: Mapping[Coding, int] = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
@@ -199,38 +199,52 @@ def _mismatch(value: object, shape: list[int]) -> tuple[int, ...] | None:
     return None
 
 
+@final
+@dataclass(frozen=True)
+class _Layout:
+    """What the header of a ``.npy`` body says, once it is allowed.
+
+    Attributes:
+        start: where the numbers begin [B].
+        size: how many bytes they have.
+        fault: the rule that the header breaks, and in which words.
+    """
+
+    shape: tuple[int, ...]
+    fortran_order: bool
+    dtype: np.dtype[Any]
+    start: int
+    size: int
+    fault: tuple[str, str] | None
+
+
 def decode_npy(field: str, body: bytes) -> Array:
     """What ``numpy.save`` writes, as a C-ordered native array; the header is checked before any data is."""
-    shape, fortran_order, dtype, start = _npy_layout(body)
-    if dtype.hasobject:
-        raise InvalidField(
-            field, "dtype", f"{field}: pickled or object arrays are never read; send {NPY_TYPES}"
-        )
-    if dtype.kind not in "fiu" or dtype.itemsize > 8:
-        raise InvalidField(field, "dtype", f"{field}: expected {NPY_TYPES}, got {dtype}")
-    if any(side <= 0 for side in shape):
-        raise InvalidField(field, "not empty", f"{field}: expected at least one number, got shape {shape}")
-    expected, found = math.prod(shape) * dtype.itemsize, len(body) - start
-    if found != expected:
-        what = "truncated" if found < expected else "followed by other bytes"
-        message = (
-            f"{field}: expected {expected} bytes after the .npy header, got {found}: the array is {what}"
-        )
-        raise InvalidField("body", "npy", message)
-    flat = np.frombuffer(body, dtype=dtype, offset=start)
-    values = flat.reshape(shape, order="F" if fortran_order else "C")
+    layout = _npy_layout(body)
+    if layout.fault is not None:
+        rule, message = layout.fault
+        raise InvalidField(field, rule, f"{field}: {message}")
+    start = layout.start
+    if len(body) - start != layout.size:
+        found = len(body) - start
+        what = "truncated" if found < layout.size else "followed by other bytes"
+        message = f"expected {layout.size} bytes after the .npy header, got {found}: the array is {what}"
+        raise InvalidField("body", "npy", f"{field}: {message}")
+    dtype, order = layout.dtype, layout.fortran_order
+    values = np.frombuffer(body, dtype, offset=start).reshape(layout.shape, order="F" if order else "C")
+    if dtype.isnative and not order:
+        return values
     return np.ascontiguousarray(values, dtype=dtype.newbyteorder("="))
 
 
-def _npy_layout(body: bytes) -> Layout:
-    """Shape, order, dtype, and where the data begins."""
+def _npy_layout(body: bytes) -> _Layout:
     start = 10 + int.from_bytes(body[8:10], "little")
     if body.startswith(NPY_1_0) and start <= USUAL_NPY_HEADER:
         return _known_layout(body[:start])
     return _read_layout(body)
 
 
-def _read_layout(body: bytes) -> Layout:
+def _read_layout(body: bytes) -> _Layout:
     stream = io.BytesIO(body)
     try:
         version = npy.read_magic(stream)
@@ -240,11 +254,22 @@ def _read_layout(body: bytes) -> Layout:
     except (ValueError, TypeError, SyntaxError, TokenError, MemoryError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidField("body", "npy", f"expected what numpy.save writes: {reason}") from error
-    return shape, fortran_order, dtype, stream.tell()
+    size = math.prod(shape) * dtype.itemsize
+    return _Layout(shape, fortran_order, dtype, stream.tell(), size, _npy_fault(shape, dtype))
 
 
 # a header is a Python literal, and clients send the same one again and again
 _known_layout = lru_cache(maxsize=256)(_read_layout)
+
+
+def _npy_fault(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[str, str] | None:
+    if dtype.hasobject:
+        return "dtype", f"pickled or object arrays are never read; send {NPY_TYPES}"
+    if dtype.kind not in "fiu" or dtype.itemsize > 8:
+        return "dtype", f"expected {NPY_TYPES}, got {dtype}"
+    if any(side <= 0 for side in shape):
+        return "not empty", f"expected at least one number, got shape {shape}"
+    return None
 
 
 @lru_cache(maxsize=256)

@@ -5,11 +5,14 @@ Under ``/v2`` errors have the form of the Open Inference Protocol instead: ``{"e
 
 from __future__ import annotations
 
+import itertools
 import logging
+import os
 import re
-import uuid
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from http import HTTPStatus
 from typing import Any, Final, final
 
@@ -109,8 +112,18 @@ class RequestScope:
 
 
 def new_request_id(given: str | None) -> str:
-    """The client's own id where it can be one, else a new one."""
-    return given if given and _ID.fullmatch(given) else uuid.uuid4().hex
+    """The client's own id where it can be one, else a new one: of this process, and counted."""
+    return given if given and _ID.fullmatch(given) else f"{_process_id()}{next(_numbers):012x}"
+
+
+@cache
+def _process_id() -> str:
+    return secrets.token_hex(10)
+
+
+# two processes that share what was known before they were forked would share their ids
+os.register_at_fork(after_in_child=_process_id.cache_clear)
+_numbers: Final = itertools.count(1)
 
 
 def is_open_inference(path: str) -> bool:
@@ -133,7 +146,9 @@ def refuse(request_id: str, fault: Exception, *, open_inference: bool = False) -
 def unexpected(request_id: str, error: BaseException, *, open_inference: bool) -> Refusal:
     """What HTTP says of what nobody foresaw; the log says the rest."""
     log.error("request %s broke", request_id, exc_info=error)
-    return _refusal(_document(request_id, "internal", 500, _broken(request_id)), {}, open_inference=open_inference)
+    return _refusal(
+        _document(request_id, "internal", 500, _broken(request_id)), {}, open_inference=open_inference
+    )
 
 
 def describe_fault(scope: Scope, fault: Exception) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from typing import Any, Final, final
 
 from service.lane import BadMessage, BlockingLane, LaneClosed
 from service.lane_server import Watch
+from service.signals import DRAIN, ignore_stops
 from service.zygote import Kind
 
 __all__ = ["KINDS", "main"]
@@ -49,9 +50,7 @@ def main(control: socket.socket) -> int:
     # a garbage collection in a child would write to pages that it shares
     gc.collect()
     gc.freeze()
-    # a service is stopped as a whole: the supervisor says what becomes of this process
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    ignore_stops()
     forker = _Forker(BlockingLane(control), mains)
     forker.run()
     return 0
@@ -111,7 +110,7 @@ class _Forker:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         end = time.monotonic() + GRACE_SECONDS
         for pid in self._children:
-            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, DRAIN)
         self._reap()
         while self._children and (left := end - time.monotonic()) > 0:
             signal.sigtimedwait({signal.SIGCHLD}, left)
@@ -124,7 +123,6 @@ def _live(parent: int, run: Callable[[], int]) -> None:
     status = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         # it may have ended before it was asked to take this process along
         if os.getppid() == parent:

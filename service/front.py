@@ -6,7 +6,7 @@ Over its control socket FD (see ``service.control``) it is told::
     {"lane": "references"}                       + 1 descriptor: a lane to a process of reference solvers
     {"lane": "darcy@3#7", "version": {...}}      + 1 descriptor: a lane to a process that holds a version
     {"status": {"draining": false, "problems": []}}
-    {"listen": {}}                               + 1 or 2 descriptors: sockets for HTTP, and for gRPC
+    {"listen": {"grpc": "127.0.0.1:8081"}}       + 1 descriptor: a socket for HTTP
     {"reload": true}                             read tokens and certificates again
     {"stop": {"grace": 30}}                      answer what was accepted, and end
 
@@ -20,7 +20,6 @@ import asyncio
 import gc
 import logging
 import os
-import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -44,6 +43,7 @@ from service.repository import ModelEntry, Readiness, Repository
 from service.routing import Route
 from service.served import ServedVersion
 from service.settings import Settings
+from service.signals import ignore_stops
 from service.solver import Queues, Solver
 
 __all__ = ["Front", "main"]
@@ -119,7 +119,7 @@ class Front:
         lanes = ("references", "marches", "bounds")
         self._numerics = {lane: ProcessWorker(self._arena, lane) for lane in lanes}
         queues = {lane: self._queue(worker, lane) for lane, worker in self._numerics.items()}
-        self._solver = Solver(self._models, Queues(**queues), settings.limits)
+        self._solver = Solver(self._models, Queues(**queues), settings.limits, self._metrics)
         rim = Rim(self._metrics, ledger, f"front-{number}", lambda: not self.repository.status.ready)
         self._answering = Answering(self._solver, self._models, self.repository, settings, rim)
         link.tell({"ready": {}}, [self._arena.fd])
@@ -173,9 +173,9 @@ class Front:
         """Read tokens and certificates again."""
         self._answering.reload()
 
-    async def listen(self, listeners: Sequence[socket.socket]) -> None:
+    async def listen(self, http: socket.socket, grpc_address: str | None) -> None:
         """Answer whoever connects."""
-        await self._answering.start(listeners)
+        await self._answering.start(http, grpc_address)
         # what is there by now stays: the collector need not look at it again and again
         gc.collect()
         gc.freeze()
@@ -216,8 +216,8 @@ class _Process:
                 self._started.attach(lane, message.get("version"), socket.socket(fileno=fds[0]))
             case {"status": status}:
                 self._started.status(status)
-            case {"listen": _}:
-                self._do(self._started.listen([socket.socket(fileno=fd) for fd in fds]))
+            case {"listen": {"grpc": grpc_address}}:
+                self._do(self._started.listen(socket.socket(fileno=fds[0]), grpc_address))
             case {"reload": _}:
                 self._started.reload()
             case {"stop": {"grace": grace}}:
@@ -264,9 +264,7 @@ class _Process:
 
 def main(descriptor: int) -> int:
     """Be a front until stopped; returns the exit status."""
-    # a terminal's signals go to every process; only the supervisor's orders count here
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    ignore_stops()
 
     async def be() -> int:
         return await _Process(socket.socket(fileno=descriptor)).run()

@@ -77,9 +77,9 @@ class Visit:
         self._guard = guard
         self._method = method
         self._route = route
-        self._began = time.perf_counter()
         self._recorder = guard.metrics.route(HTTP, route)
         self._recorder.began()
+        self._began = time.perf_counter()
         self._trace: Trace | None = None
         if guard.tracer.on:
             self._trace = guard.tracer.begin(f"{method} {route}", traceparent, self._began)

@@ -6,46 +6,44 @@ import logging
 from collections.abc import Mapping
 from typing import Final
 
+from grpc import StatusCode
+
 from service import errors
-from service.grpc_call import Outcome, Status
+from service.grpc_call import Outcome
 from service.pb import solver_pb2 as pb
 
-__all__ = ["CANCELLED", "UnknownMethod", "describe", "outcome_of"]
-
-class UnknownMethod(errors.ServiceFault):
-    """Nothing answers this path."""
+__all__ = ["CANCELLED", "describe", "outcome_of"]
 
 
 log = logging.getLogger("mno.service")
 
-CANCELLED: Final = Outcome(Status.CANCELLED, "the client left")
+CANCELLED: Final = Outcome(StatusCode.CANCELLED, "the client left")
 # what gRPC understands as: send it again
-RETRYABLE: Final = (Status.UNAVAILABLE, Status.RESOURCE_EXHAUSTED)
+RETRYABLE: Final = (StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED)
 
 # fault -> slug, status; a subclass answers as its nearest ancestor in the table
-FAULTS: Final[Mapping[type[errors.ServiceFault], tuple[str, Status]]] = {
-    errors.InvalidField: ("invalid-field", Status.INVALID_ARGUMENT),
-    errors.UnknownProblem: ("unknown-problem", Status.NOT_FOUND),
-    errors.UnknownModel: ("unknown-model", Status.NOT_FOUND),
-    errors.TooLarge: ("payload-too-large", Status.INVALID_ARGUMENT),
-    errors.UnsupportedMedia: ("unsupported-media-type", Status.UNIMPLEMENTED),
-    errors.NotAcceptable: ("not-acceptable", Status.INVALID_ARGUMENT),
-    errors.NotAvailableYet: ("not-available-yet", Status.UNIMPLEMENTED),
-    errors.Overloaded: ("overloaded", Status.RESOURCE_EXHAUSTED),
-    errors.LoadFailed: ("load-failed", Status.FAILED_PRECONDITION),
-    errors.DeadlineExceeded: ("deadline-exceeded", Status.DEADLINE_EXCEEDED),
-    errors.WorkerLost: ("worker-lost", Status.UNAVAILABLE),
-    errors.Unauthenticated: ("unauthenticated", Status.UNAUTHENTICATED),
-    errors.Forbidden: ("forbidden", Status.PERMISSION_DENIED),
-    UnknownMethod: ("unknown-method", Status.UNIMPLEMENTED),
-    errors.WorkFailed: ("internal", Status.INTERNAL),
+FAULTS: Final[Mapping[type[errors.ServiceFault], tuple[str, StatusCode]]] = {
+    errors.InvalidField: ("invalid-field", StatusCode.INVALID_ARGUMENT),
+    errors.UnknownProblem: ("unknown-problem", StatusCode.NOT_FOUND),
+    errors.UnknownModel: ("unknown-model", StatusCode.NOT_FOUND),
+    errors.TooLarge: ("payload-too-large", StatusCode.INVALID_ARGUMENT),
+    errors.UnsupportedMedia: ("unsupported-media-type", StatusCode.UNIMPLEMENTED),
+    errors.NotAcceptable: ("not-acceptable", StatusCode.INVALID_ARGUMENT),
+    errors.NotAvailableYet: ("not-available-yet", StatusCode.UNIMPLEMENTED),
+    errors.Overloaded: ("overloaded", StatusCode.RESOURCE_EXHAUSTED),
+    errors.LoadFailed: ("load-failed", StatusCode.FAILED_PRECONDITION),
+    errors.DeadlineExceeded: ("deadline-exceeded", StatusCode.DEADLINE_EXCEEDED),
+    errors.WorkerLost: ("worker-lost", StatusCode.UNAVAILABLE),
+    errors.Unauthenticated: ("unauthenticated", StatusCode.UNAUTHENTICATED),
+    errors.Forbidden: ("forbidden", StatusCode.PERMISSION_DENIED),
+    errors.WorkFailed: ("internal", StatusCode.INTERNAL),
 }
 
 
 def describe(fault: Exception, request_id: str) -> pb.Fault:
     """What a client may know of a fault; whatever is no :class:`ServiceFault` is for the log alone."""
     slug, status = _found(fault)
-    if status is Status.INTERNAL:
+    if status is StatusCode.INTERNAL:
         log.error("request %s: %s", request_id, fault, exc_info=fault)
         message = f"the service failed; its log says why under request id {request_id}"
         return pb.Fault(type=slug, message=message)
@@ -74,6 +72,6 @@ def outcome_of(fault: Exception, request_id: str) -> Outcome:
     return Outcome(status, known.message, metadata)
 
 
-def _found(fault: Exception) -> tuple[str, Status]:
+def _found(fault: Exception) -> tuple[str, StatusCode]:
     kind = next((kind for kind in type(fault).__mro__ if kind in FAULTS), errors.WorkFailed)
     return FAULTS[kind]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Final, final
+from typing import Any, Final, final
 
+import grpc
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from service.errors import ServiceFault
-from service.grpc_call import Call, Method, Status
+from service.grpc_call import Call, Method
 from service.pb.decode import decode
 from service.pb.pool import POOL
 
@@ -45,7 +46,7 @@ class Health:
         return not (self._stopped or self._draining())
 
     def stop(self) -> None:
-        """From now on calls are not welcome, and whoever watches is told; also after ``draining`` has changed."""
+        """From now on calls are not welcome, and whoever watches is told."""
         self._stopped = True
         self._changed.set()
 
@@ -57,7 +58,7 @@ class Health:
 def health_methods(health: Health) -> list[Method]:
     """`Check` and `Watch`."""
 
-    def status(service: str) -> bytes:
+    def status(service: str) -> Any:
         known = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
         if service in health.services:
             serving = health_pb2.HealthCheckResponse.SERVING
@@ -69,7 +70,7 @@ def health_methods(health: Health) -> list[Method]:
         if request.service not in health.services:
             known = ", ".join(sorted(health.services - {""}))
             raise UnknownService(f"{request.service[:80]!r} is no service here; expected one of {known}")
-        await call.send([status(request.service)], last=True)
+        await call.send([status(request.service)])
 
     async def watch(call: Call) -> None:
         request = decode(health_pb2.HealthCheckRequest, await call.message() or b"")
@@ -80,7 +81,7 @@ def health_methods(health: Health) -> list[Method]:
 
     return [
         Method(f"/{HEALTH}/Check", check, scope=None),
-        Method(f"/{HEALTH}/Watch", watch, scope=None),
+        Method(f"/{HEALTH}/Watch", watch, scope=None, kind="answers"),
     ]
 
 
@@ -94,7 +95,7 @@ def reflection_methods(services: Iterable[str]) -> list[Method]:
             await call.send([_reflected(request, names).SerializeToString()])
 
     return [
-        Method(f"/{name}/ServerReflectionInfo", reflect, scope=None, one_message=False)
+        Method(f"/{name}/ServerReflectionInfo", reflect, scope=None, kind="stream")
         for name in (REFLECTION, REFLECTION_V1)
     ]
 
@@ -102,9 +103,7 @@ def reflection_methods(services: Iterable[str]) -> list[Method]:
 def _reflected(
     request: reflection_pb2.ServerReflectionRequest, names: list[str]
 ) -> reflection_pb2.ServerReflectionResponse:
-    answer = reflection_pb2.ServerReflectionResponse(
-        valid_host=request.host[:200], original_request=request
-    )
+    answer = reflection_pb2.ServerReflectionResponse(valid_host=request.host[:200], original_request=request)
     try:
         match request.WhichOneof("message_request"):
             case "list_services":
@@ -118,7 +117,7 @@ def _reflected(
             case _:
                 raise KeyError
     except KeyError:
-        answer.error_response.error_code = Status.NOT_FOUND
+        answer.error_response.error_code = grpc.StatusCode.NOT_FOUND.value[0]
         answer.error_response.error_message = "not found"
     return answer
 

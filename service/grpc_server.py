@@ -1,98 +1,86 @@
-"""gRPC at the rim: who may call what, when a call ends and how; the services themselves are in `grpc_*.py`."""
+"""gRPC at the rim: who may call what, when a call ends and how; the services are in `grpc_*.py`."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
+import itertools
 import re
-import socket
-import ssl
+import secrets
 import time
-import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, final
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final, final
 
-from service.errors import DeadlineExceeded, ServiceFault
-from service.grpc_call import Method, Outcome, Status
-from service.grpc_faults import CANCELLED, UnknownMethod, outcome_of
+import grpc
+import grpc.aio
+
+from service.errors import DeadlineExceeded
+from service.gate import Guard
+from service.grpc_aio import AioCall, Budget, Handlers, options
+from service.grpc_call import Method, Outcome
+from service.grpc_faults import CANCELLED, outcome_of
 from service.grpc_health import Health, health_methods, reflection_methods
 from service.grpc_inference import SERVICE as INFERENCE
 from service.grpc_inference import inference_methods
 from service.grpc_solver import SERVICE as SOLVER
 from service.grpc_solver import solver_methods
-from service.grpc_stream import Budget, RpcStream, deadline_of, refusal
-from service.http2 import Bounds, Connection, Refused
-from service.http2_frames import Code
 from service.logs import REQUEST_ID
-from service.metrics import Metrics, RouteMetrics
+from service.metrics import RouteMetrics
 from service.oip import Inference
-from service.rate import RateLimits
+from service.rate import Entry
 from service.repository import Repository
-from service.security import Security
 from service.settings import Limits
 from service.solver import Solver
 
-__all__ = ["GrpcServer", "Guards", "create_grpc_server"]
+if TYPE_CHECKING:
+    from service.tls import Tls
 
+__all__ = ["GrpcServer", "create_grpc_server"]
+
+PROTOCOL: Final = "grpc"
 WELL_FORMED: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-BACKLOG: Final = 2048
-STOPPING: Final = Outcome(Status.UNAVAILABLE, "the service is stopping; ask another one, or go on there")
-UNKNOWN: Final = "unknown"
-
-
-@final
-@dataclass(frozen=True)
-class Guards:
-    """Who may ask, and how much; shared with the other protocols of a front."""
-
-    security: Security
-    rates: RateLimits
-    metrics: Metrics
+# of the ids that this process gives: quicker than a random one for each
+FIRST_HALF: Final = secrets.token_hex(10)
+COUNT: Final = itertools.count()
+OK: Final = Outcome(grpc.StatusCode.OK)
+WAY_OUT: Final = "the service is stopping; ask again, and a rollout goes on from its last step"
+STOPPING: Final = Outcome(grpc.StatusCode.UNAVAILABLE, WAY_OUT, (("mno-fault", "not-ready"),))
+# for the last statuses to leave, after those under way were ended [s]
+LAST_WORDS: Final = 1.0
 
 
 @final
 class GrpcServer:
     """Answers the calls of some methods."""
 
-    def __init__(self, methods: Iterable[Method], guards: Guards, limits: Limits, health: Health) -> None:
+    def __init__(self, methods: Iterable[Method], guard: Guard, limits: Limits, health: Health) -> None:
         self.health = health
-        self._methods: Mapping[str, Method] = {method.path: method for method in methods}
-        self._guards = guards
-        self._bounds = Bounds(
-            header_seconds=limits.header_seconds,
-            idle_seconds=limits.idle_seconds,
-            stall_seconds=limits.stall_seconds,
-        )
-        self._most_connections = limits.connections
-        # a message is as long as the body of a request
-        self._limits = (limits.body_bytes, limits.body_stall_seconds, Budget(limits.inflight_bytes))
-        self._connections: set[Connection] = set()
-        self._calls: set[RpcStream] = set()
-        self._servers: list[asyncio.Server] = []
+        self._methods = tuple(methods)
+        self._guard = guard
+        self._limits = limits
         self._recorders: dict[str, RouteMetrics] = {}
+        self._calls: set[AioCall] = set()
         self._empty = asyncio.Event()
+        self._server: grpc.aio.Server | None = None
 
-    async def start(self, listeners: Sequence[socket.socket], tls: ssl.SSLContext | None = None) -> None:
-        """Answer whoever connects; with TLS, the context has to offer ``h2`` by ALPN."""
-        loop = asyncio.get_running_loop()
-        for listener in listeners:
-            self._servers.append(
-                await loop.create_server(self._connection, sock=listener, ssl=tls, backlog=BACKLOG)
-            )
-
-    def _connection(self) -> Connection:
-        return Connection(self._bounds, self._accept, self._connections, self._most_connections)
-
-    # --- the end
+    async def start(self, address: str, tls: Tls | None = None) -> int:
+        """Answer whoever connects to ``host:port``; returns the port, also where 0 was asked for."""
+        budget = Budget(self._limits.inflight_bytes)
+        server = grpc.aio.server(options=options(self._limits))
+        server.add_generic_rpc_handlers((Handlers(self._methods, self._run, budget, self._limits),))
+        if tls is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, tls.grpc_credentials())
+        await server.start()
+        self._server = server
+        return port
 
     async def drain(self, seconds: float) -> None:
         """Take no more calls, answer those under way, and end what is not answered after so many seconds."""
         self.health.stop()
-        for server in self._servers:
-            server.close()
-        for connection in list(self._connections):
-            connection.leave()
+        if self._server is None:
+            return
+        stopping = asyncio.ensure_future(self._server.stop(seconds + LAST_WORDS))
         try:
             async with asyncio.timeout(seconds):
                 while self._calls:
@@ -101,39 +89,11 @@ class GrpcServer:
         except TimeoutError:
             for call in list(self._calls):
                 call.stop(STOPPING)
-        # their tasks end at their next step
-        while self._calls:
-            self._empty.clear()
-            await self._empty.wait()
-        for connection in list(self._connections):
-            connection.close()
+        await stopping
 
-    # --- a call
-
-    def _accept(self, connection: Connection, number: int, fields: list[tuple[str, str]]) -> RpcStream:
-        metadata = dict(fields)
-        if not metadata.get("content-type", "").startswith("application/grpc") or (
-            metadata.get(":method") != "POST"
-        ):
-            connection.write([refusal(number, 415)])
-            raise Refused(Code.NO_ERROR)
-        path = metadata.get(":path", "")
-        method = self._methods.get(path) or _unknown(path)
-        call = RpcStream(connection, number, method, metadata, self._run, self._limits)
-        given = metadata.get("x-request-id")
-        call.request_id = given if given and WELL_FORMED.fullmatch(given) else uuid.uuid4().hex
-        try:
-            if method.scope is not None:
-                # before the body is read
-                guard = self._guards.security
-                call.principal = guard.authenticate(metadata.get("authorization"), method.scope)
-                call.client = call.principal.client
-            call.deadline = deadline_of(metadata, call.received)
-        except ServiceFault as fault:
-            call.refuse(fault)
-        return call
-
-    async def _run(self, call: RpcStream, method: Method) -> None:
+    async def _run(self, call: AioCall, method: Method) -> None:
+        given = call.metadata.get("x-request-id")
+        call.request_id = given if given and WELL_FORMED.fullmatch(given) else _new_id()
         REQUEST_ID.set(call.request_id)
         recorder = self._recorder(method.path)
         recorder.began()
@@ -142,57 +102,58 @@ class GrpcServer:
         try:
             outcome = await self._answer(call, method)
         except asyncio.CancelledError:
-            # the client left, or the service stops: whoever cancelled has said what there was to say
-            pass
+            if call.stopped is None:
+                raise
+            outcome = call.stopped
         finally:
             self._calls.discard(call)
             if not self._calls:
                 self._empty.set()
-            recorder.ended(outcome.status.name, time.perf_counter() - call.received)
-        call.finish(outcome)
+            call.release()
+            seconds = time.perf_counter() - call.received
+            recorder.ended(outcome.status.name, seconds)
+            self._guard.access.note(
+                PROTOCOL, "POST", method.path[1:], outcome.status.name, seconds, call.client
+            )
+        call.end(outcome)
 
-    async def _answer(self, call: RpcStream, method: Method) -> Outcome:
+    async def _answer(self, call: AioCall, method: Method) -> Outcome:
+        entry: Entry | None = None
         try:
-            if call.fault is not None:
-                raise call.fault
-            with self._guards.rates.enter(call.principal):
-                if call.deadline is None:
-                    await method.handler(call)
-                else:
-                    await _before(call.deadline, method, call)
+            if method.scope is not None:
+                principal, entry = self._guard.enter(call.metadata.get("authorization"), method.scope)
+                call.client = principal.client
+            if call.deadline is None:
+                await method.handler(call)
+            else:
+                await _before(call.deadline, method, call)
         except Exception as fault:  # the edge: the log gets the trace, the client the id
             outcome = outcome_of(fault, call.request_id)
-            reason = next((value for name, value in outcome.metadata if name == "mno-fault"), UNKNOWN)
-            self._guards.metrics.refuse("grpc", str(reason))
+            self._guard.metrics.refuse(PROTOCOL, str(outcome.metadata[0][1]))
             return outcome
-        return Outcome(Status.OK)
+        finally:
+            if entry is not None:
+                entry.release()
+        return OK
 
     def _recorder(self, path: str) -> RouteMetrics:
         known = self._recorders.get(path)
         if known is None:
-            # a client may invent any number of paths
-            name = path[1:] if path in self._methods else UNKNOWN
-            known = self._guards.metrics.route("grpc", name)
-            if path in self._methods:
-                self._recorders[path] = known
+            known = self._recorders[path] = self._guard.metrics.route(PROTOCOL, path[1:])
         return known
 
 
-async def _before(deadline: float, method: Method, call: RpcStream) -> None:
-    seconds = deadline - time.perf_counter()
+def _new_id() -> str:
+    return f"{FIRST_HALF}{next(COUNT):012x}"
+
+
+async def _before(deadline: float, method: Method, call: AioCall) -> None:
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(deadline - time.perf_counter()):
             await method.handler(call)
     except TimeoutError as error:
-        raise DeadlineExceeded("no answer within the call's deadline; allow more time or ask for less") from error
-
-
-@functools.lru_cache(maxsize=64)
-def _unknown(path: str) -> Method:
-    async def refuse(_: object) -> None:
-        raise UnknownMethod(f"{path[:200]} is not served here; server reflection lists what is")
-
-    return Method(path, refuse, scope=None, one_message=False)
+        message = "no answer within the call's deadline; allow more time or ask for less"
+        raise DeadlineExceeded(message) from error
 
 
 def create_grpc_server(
@@ -200,7 +161,7 @@ def create_grpc_server(
     inference: Inference,
     repository: Repository,
     limits: Limits,
-    guards: Guards,
+    guard: Guard,
     draining: Callable[[], bool] = lambda: False,
 ) -> GrpcServer:
     """The server of all services; whoever owns it starts and drains it.
@@ -210,15 +171,15 @@ def create_grpc_server(
         inference: the loaded versions as models of the Open Inference Protocol.
         repository: loads and unloads them.
         limits: what one request may ask for.
-        guards: who may ask.
+        guard: who may ask, and what is noted of it.
         draining: the process is about to stop: not ready, still answering.
     """
     services = (SOLVER, INFERENCE)
     health = Health(services, draining)
     methods = [
         *solver_methods(solver),
-        *inference_methods(inference, repository, health),
+        *inference_methods(inference, repository, health, guard.audit),
         *health_methods(health),
         *reflection_methods(services),
     ]
-    return GrpcServer(methods, guards, limits, health)
+    return GrpcServer(methods, guard, limits, health)

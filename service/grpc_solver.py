@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from typing import Final, final
+from typing import Final, TypeVar, final
+
+from google.protobuf.message import Message
 
 from service.grpc_call import Buffer, Call, Method
 from service.grpc_faults import describe
+from service.grpc_parts import Parts
 from service.grpc_wire import (
-    Parts,
     read_rollout,
     read_solve,
     read_vjp,
@@ -21,9 +23,10 @@ from service.grpc_wire import (
 from service.pb import solver_pb2 as pb
 from service.pb.decode import decode
 from service.solver import Solver
-from service.ticket import Ticket
 
 __all__ = ["SERVICE", "solver_methods"]
+
+Kind = TypeVar("Kind", bound=Message)
 
 SERVICE: Final = "mno.v1.Solver"
 # requests of one stream under way at once
@@ -37,8 +40,8 @@ def solver_methods(solver: Solver) -> list[Method]:
     calls = _Calls(solver)
     return [
         Method(f"/{SERVICE}/Solve", calls.solve),
-        Method(f"/{SERVICE}/SolveStream", calls.solve_stream, one_message=False),
-        Method(f"/{SERVICE}/Rollout", calls.roll_out),
+        Method(f"/{SERVICE}/SolveStream", calls.solve_stream, kind="stream"),
+        Method(f"/{SERVICE}/Rollout", calls.roll_out, kind="answers"),
         Method(f"/{SERVICE}/VectorJacobianProduct", calls.differentiate),
     ]
 
@@ -50,11 +53,11 @@ class _Calls:
 
     async def solve(self, call: Call) -> None:
         message = await call.message()
-        await call.send(await self._solved(call, message or b""), last=True)
+        await call.send(await self._solved(call, message or b""))
 
     async def _solved(self, call: Call, message: Buffer) -> Parts:
         wanted = await _read(pb.SolveRequest, message)
-        request = read_solve(wanted, ticket_of(call), call.received)
+        request = read_solve(wanted, call)
         return write_solution(await self._solver.solve(request), wanted.id)
 
     async def solve_stream(self, call: Call) -> None:
@@ -79,7 +82,7 @@ class _Calls:
         try:
             wanted = await _read(pb.SolveRequest, message)
             name = wanted.id
-            request = read_solve(wanted, ticket_of(call), call.received)
+            request = read_solve(wanted, call)
             return write_solution(await self._solver.solve(request), name)
         except Exception as fault:  # whatever broke is this item's answer
             known = describe(fault, call.request_id)
@@ -87,27 +90,22 @@ class _Calls:
 
     async def roll_out(self, call: Call) -> None:
         wanted = await _read(pb.RolloutRequest, await call.message() or b"")
-        rollout = await self._solver.roll_out(read_rollout(wanted, ticket_of(call), call.received))
+        rollout = await self._solver.roll_out(read_rollout(wanted, call))
         async with aclosing(rollout.frames) as frames:
             call.hold(rollout.nbytes)
             await call.begin(rollout_metadata(rollout))
             async for frame in frames:
                 await call.send(write_frame(frame, rollout))
                 # whatever ends the stream, the client knows from where to go on
-                call.trailing = [("mno-step", str(frame.step))]
+                call.trailing = (("mno-step", str(frame.step)),)
 
     async def differentiate(self, call: Call) -> None:
         wanted = await _read(pb.VjpRequest, await call.message() or b"")
-        request = read_vjp(wanted, ticket_of(call), call.received)
-        await call.send(write_vjp(await self._solver.differentiate(request)), last=True)
+        request = read_vjp(wanted, call)
+        await call.send(write_vjp(await self._solver.differentiate(request)))
 
 
-def ticket_of(call: Call) -> Ticket:
-    """On whose behalf, and until when."""
-    return Ticket(client=call.client, deadline=call.deadline)
-
-
-async def _read(kind: type, message: Buffer) -> pb.SolveRequest:
+async def _read(kind: type[Kind], message: Buffer) -> Kind:
     if len(message) > LARGE:
         return await asyncio.to_thread(decode, kind, message)
     return decode(kind, message)

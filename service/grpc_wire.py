@@ -1,14 +1,14 @@
 """Messages of `proto/mno/v1` <-> requests and answers of the domain.
 
-An answer is written as parts: the elements of an array are sent from where they are, and only what stands around
-them is new. A protobuf message is the concatenation of its fields, so that the rest may follow as a message.
+An answer is written as parts: the elements of an array are sent from where they are, and only what stands
+around them is new. A message is the concatenation of its fields, so that the rest may follow as one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +17,14 @@ from problems import ErrorBound
 from service.errors import LONGEST_QUOTE, InvalidField
 from service.frame_trust import CalibratedError
 from service.gradient import VjpRequest, VjpResponse
+from service.grpc_call import Call
+from service.grpc_parts import Parts, varint
 from service.pb import solver_pb2 as pb
 from service.rollout import Frame, Rollout, RolloutRequest
 from service.solver import SolveRequest, SolveResponse
 from service.ticket import Priority, Ticket
 
 __all__ = [
-    "Parts",
-    "length_of",
     "read_rollout",
     "read_solve",
     "read_vjp",
@@ -34,17 +34,22 @@ __all__ = [
     "write_vjp",
 ]
 
-Parts: TypeAlias = Sequence[bytes | memoryview]
 Dtype = Literal["float32", "float64"]
 
 DTYPES: Final[Mapping[str, np.dtype[Any]]] = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
+# metadata: requests with equal keys are answered by equal versions
+KEY_NAME: Final = "mno-key"
 HIGHEST_RANK: Final = 3
 # more elements than any limit lets through
 MOST_ELEMENTS: Final = 2**48
 LAST_STEP: Final = 2**31 - 1
 
 METHODS: Final = {0: "auto", 1: "auto", 2: "surrogate", 3: "hybrid", 4: "solver"}
-METHOD_NUMBERS: Final = {"surrogate": 2, "hybrid": 3, "solver": 4}
+METHOD_NUMBERS: Final = {
+    "surrogate": pb.METHOD_SURROGATE,
+    "hybrid": pb.METHOD_HYBRID,
+    "solver": pb.METHOD_SOLVER,
+}
 ERRORS: Final = {0: "bound", 1: "none", 2: "bound", 3: "certified"}
 PRIORITIES: Final[Mapping[int, Priority]] = {0: "interactive", 1: "interactive", 2: "bulk"}
 
@@ -59,8 +64,8 @@ TENSOR_DATA: Final = b"\x1a"  # Tensor.data = 3
 # --- requests
 
 
-def read_solve(message: pb.SolveRequest, ticket: Ticket, received: float) -> SolveRequest:
-    """The request of a call; ``ticket`` has its client and deadline.
+def read_solve(message: pb.SolveRequest, call: Call) -> SolveRequest:
+    """The request of a call.
 
     Raises:
         InvalidField: something that a message can say and a request cannot.
@@ -76,19 +81,21 @@ def read_solve(message: pb.SolveRequest, ticket: Ticket, received: float) -> Sol
         method=_choice("method", METHODS, message.method),
         error=_choice("error", ERRORS, message.error),
         tolerance=tolerance,
-        ticket=_urgency(message, ticket),
-        key=message.id,
-        received=received,
+        ticket=_ticket(message, call),
+        key=call.metadata.get(KEY_NAME, ""),
+        received=call.received,
     )
 
 
-def read_rollout(message: pb.RolloutRequest, ticket: Ticket, received: float) -> RolloutRequest:
+def read_rollout(message: pb.RolloutRequest, call: Call) -> RolloutRequest:
     """See ``read_solve``."""
     state = _fields("state", message.state)
     for name, values in state.items():
         if values.ndim != 2:
             got = f"got shape {values.shape}; a rollout starts from one state, send a request for each"
-            raise InvalidField(name[:LONGEST_QUOTE], "rank", f"{name[:LONGEST_QUOTE]}: expected (y, x), {got}")
+            raise InvalidField(
+                name[:LONGEST_QUOTE], "rank", f"{name[:LONGEST_QUOTE]}: expected (y, x), {got}"
+            )
     if message.parameters:
         name = sorted(message.parameters)[0][:LONGEST_QUOTE]
         raise InvalidField(name, "unknown", f"{name!r}: no problem that evolves has parameters; leave it out")
@@ -108,12 +115,13 @@ def read_rollout(message: pb.RolloutRequest, ticket: Ticket, received: float) ->
         model=message.model or None,
         method=_choice("method", METHODS, message.method),
         walls=message.walls or None,
-        ticket=_urgency(message, ticket),
-        received=received,
+        ticket=_ticket(message, call),
+        key=call.metadata.get(KEY_NAME, ""),
+        received=call.received,
     )
 
 
-def read_vjp(message: pb.VjpRequest, ticket: Ticket, received: float) -> VjpRequest:
+def read_vjp(message: pb.VjpRequest, call: Call) -> VjpRequest:
     """See ``read_solve``."""
     request = message.request
     given = _fields("fields", request.fields)
@@ -125,9 +133,9 @@ def read_vjp(message: pb.VjpRequest, ticket: Ticket, received: float) -> VjpRequ
         dtype=_dtype(request.dtype, _common_dtype(given)),
         model=request.model or None,
         method=_choice("method", METHODS, request.method),
-        ticket=_urgency(request, ticket),
-        key=request.id,
-        received=received,
+        ticket=_ticket(request, call),
+        key=call.metadata.get(KEY_NAME, ""),
+        received=call.received,
     )
 
 
@@ -172,8 +180,10 @@ def _common_dtype(given: Mapping[str, NDArray[Any]]) -> Dtype:
 def _dtype(wanted: str, fallback: Dtype) -> Dtype:
     if wanted == "":
         return fallback
-    if wanted == "float32" or wanted == "float64":
-        return wanted
+    if wanted == "float32":
+        return "float32"
+    if wanted == "float64":
+        return "float64"
     got = repr(wanted[:LONGEST_QUOTE])
     raise InvalidField("dtype", "unknown", f"dtype: expected float32 or float64, got {got}")
 
@@ -189,25 +199,18 @@ def _choice(name: str, table: Mapping[int, Any], number: int) -> Any:
 def _tolerance(message: pb.SolveRequest) -> float | str | None:
     match message.tolerance.WhichOneof("kind"):
         case "relative_energy":
-            return message.tolerance.relative_energy
+            return float(message.tolerance.relative_energy)
         case "discretization":
             return "discretization" if message.tolerance.discretization else None
     return None
 
 
-def _urgency(message: pb.SolveRequest | pb.RolloutRequest, ticket: Ticket) -> Ticket:
+def _ticket(message: pb.SolveRequest | pb.RolloutRequest, call: Call) -> Ticket:
     priority = _choice("priority", PRIORITIES, message.priority)
-    if priority == ticket.priority and message.reproducible == ticket.reproducible:
-        return ticket
-    return Ticket(ticket.client, priority, message.reproducible, ticket.deadline)
+    return Ticket(call.client, priority, message.reproducible, call.deadline)
 
 
 # --- answers
-
-
-def length_of(parts: Parts) -> int:
-    """Bytes of all parts."""
-    return sum(map(len, parts))
 
 
 def write_solution(response: SolveResponse, name: str = "") -> Parts:
@@ -231,7 +234,7 @@ def write_vjp(response: VjpResponse) -> Parts:
         batch_size=response.batch_size,
     )
     head, data = _tensor(response.gradient)
-    length = _varint(len(head) + len(data))
+    length = varint(len(head) + len(data))
     return [GRADIENT + length + head, data, pb.VjpResponse(solution=solution).SerializeToString()]
 
 
@@ -309,8 +312,8 @@ def _entry(tag: bytes, name: str, values: NDArray[Any]) -> tuple[bytes, memoryvi
     head, data = _tensor(values)
     key = name.encode()
     tensor = len(head) + len(data)
-    inner = KEY + _varint(len(key)) + key + VALUE + _varint(tensor) + head
-    return tag + _varint(len(inner) + len(data)) + inner, data
+    inner = KEY + varint(len(key)) + key + VALUE + varint(tensor) + head
+    return tag + varint(len(inner) + len(data)) + inner, data
 
 
 def _tensor(values: NDArray[Any]) -> tuple[bytes, memoryview]:
@@ -318,13 +321,4 @@ def _tensor(values: NDArray[Any]) -> tuple[bytes, memoryview]:
     # the elements come last, although another field has a higher number: a reader takes any order
     head = pb.Tensor(dtype=dtype, shape=values.shape).SerializeToString()
     data = memoryview(np.ascontiguousarray(values, DTYPES[dtype])).cast("B")
-    return head + TENSOR_DATA + _varint(len(data)), data
-
-
-def _varint(number: int) -> bytes:
-    digits = bytearray()
-    while number > 0x7F:
-        digits.append(number & 0x7F | 0x80)
-        number >>= 7
-    digits.append(number)
-    return bytes(digits)
+    return head + TENSOR_DATA + varint(len(data)), data

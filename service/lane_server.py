@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import mmap
 import os
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 
 from service.batch_token import LONGEST_TEXT, Job, read_job, write_answer
 from service.lane import BadMessage, BlockingLane, LaneClosed
+from service.memory import held_memory
+from service.signals import DRAIN
 from service.worker import Batch, Compute, Solutions
 
 __all__ = ["HostRunner", "LaneServer", "Runner", "Watch", "obey"]
@@ -171,6 +174,7 @@ class LaneServer:
         self._runner = runner
         self.watch = watch
         self.broken = False
+        self._fronts: set[_Front] = set()
 
     def add(self, name: str, end: socket.socket, arena: int) -> None:
         """Serve a front; takes over its end of a lane, and the descriptor of its arena. From any thread."""
@@ -181,11 +185,19 @@ class LaneServer:
         front = _Front(name, BlockingLane(end), memory)
         self.watch.order(lambda: self._add(front))
 
+    def close(self) -> None:
+        """Hang up on all fronts, when nothing runs any more."""
+        for front in list(self._fronts):
+            self._remove(front)
+        self.watch.close()
+
     def _add(self, front: _Front) -> None:
+        self._fronts.add(front)
         self._runner.mapped(front.memory)
         self.watch.add(front.lane, lambda: self._serve(front))
 
     def _remove(self, front: _Front) -> None:
+        self._fronts.remove(front)
         self.watch.remove(front.lane)
         front.lane.close()
         self._runner.unmapped(front.memory)
@@ -239,13 +251,15 @@ def obey(watch: Watch, control: BlockingLane, servers: Mapping[str, LaneServer])
         else:
             if "drain" in order:
                 drain()
+            elif "memory" in order:
+                # a supervisor that is gone is noticed at the next turn
+                with contextlib.suppress(LaneClosed):
+                    control.send({"memory": held_memory()})
             else:
                 _open_lane(order, fds, servers)
 
     watch.add(control, hear)
-    # a service is stopped as a whole: the supervisor says what becomes of its workers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, drain)
+    signal.signal(DRAIN, drain)
 
 
 def _open_lane(order: Mapping[str, Any], fds: Sequence[int], servers: Mapping[str, LaneServer]) -> None:

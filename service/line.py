@@ -15,15 +15,34 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar, final
 
+from service.cost import CostCurve
+from service.linger import Linger
 from service.ticket import Priority, Ticket
 from service.worker import Batch, Bucket
 
-__all__ = ["Line", "Waiting"]
+__all__ = ["Kind", "Line", "Waiting"]
 
 Result = TypeVar("Result")
 
 # clients that are remembered although nothing of theirs waits
 _MOST_IDLE: Final = 1024
+
+
+@final
+class Kind:
+    """A bucket, with what was learned about its batches; compared by identity, since buckets are many numbers.
+
+    Attributes:
+        most: rows of its largest batch.
+    """
+
+    __slots__ = ("bucket", "cost", "linger", "most")
+
+    def __init__(self, bucket: Bucket, most: int, linger: Linger) -> None:
+        self.bucket = bucket
+        self.most = most
+        self.cost = CostCurve()
+        self.linger = linger
 
 
 @final
@@ -33,19 +52,19 @@ class Waiting(Generic[Result]):
 
     Attributes:
         since: when it came, on the clock of the batcher [s].
+        rows: number of samples.
+        nbytes: size of its inputs [B].
         alone: it was in a batch that broke, and is computed in one of its own.
     """
 
     batch: Batch
+    kind: Kind
     ticket: Ticket
     future: asyncio.Future[Result]
     since: float
+    rows: int
+    nbytes: int
     alone: bool = False
-
-    @property
-    def rows(self) -> int:
-        """Number of samples."""
-        return self.batch.rows
 
 
 @final
@@ -65,7 +84,7 @@ class _Client:
 
 @final
 class _Lane(Generic[Result]):
-    """One bucket of a class. Who leaves stays in the heap, as a gap, until there are many of them."""
+    """One kind of a class. Who leaves stays in the heap, as a gap, until there are many of them."""
 
     __slots__ = ("heap", "present", "rows")
 
@@ -75,8 +94,8 @@ class _Lane(Generic[Result]):
         self.present: dict[Waiting[Result], None] = {}
         self.rows = 0
 
-    def push(self, place: tuple[float, int], waiting: Waiting[Result]) -> None:
-        heapq.heappush(self.heap, (*place, waiting))
+    def push(self, place: float, number: int, waiting: Waiting[Result]) -> None:
+        heapq.heappush(self.heap, (place, number, waiting))
         self.present[waiting] = None
         self.rows += waiting.rows
 
@@ -102,7 +121,7 @@ class _Class(Generic[Result]):
     """Everything of one priority."""
 
     def __init__(self) -> None:
-        self.lanes: dict[Bucket, _Lane[Result]] = {}
+        self.lanes: dict[Kind, _Lane[Result]] = {}
         self.clients: dict[str, _Client] = {}
         self._count = itertools.count()
         # how far the service has come: nobody who comes now stands before this
@@ -110,38 +129,51 @@ class _Class(Generic[Result]):
         self._most_clients = _MOST_IDLE
 
     def add(self, waiting: Waiting[Result]) -> None:
-        client = self.clients.setdefault(waiting.ticket.client, _Client())
+        client = self.clients.get(waiting.ticket.client)
+        if client is None:
+            client = self.clients[waiting.ticket.client] = _Client()
         start = max(client.finish, self._reached)
-        client.finish = start + waiting.batch.nbytes
-        client.nbytes += waiting.batch.nbytes
-        lane = self.lanes.setdefault(waiting.batch.bucket, _Lane())
-        lane.push((start, next(self._count)), waiting)
+        client.finish = start + waiting.nbytes
+        client.nbytes += waiting.nbytes
+        lane = self.lanes.get(waiting.kind)
+        if lane is None:
+            lane = self.lanes[waiting.kind] = _Lane()
+        lane.push(start, next(self._count), waiting)
 
     def remove(self, waiting: Waiting[Result]) -> None:
-        bucket = waiting.batch.bucket
-        lane = self.lanes[bucket]
+        lane = self.lanes[waiting.kind]
         lane.remove(waiting)
         if not lane.present:
-            del self.lanes[bucket]
-        self.clients[waiting.ticket.client].nbytes -= waiting.batch.nbytes
+            del self.lanes[waiting.kind]
+        self.clients[waiting.ticket.client].nbytes -= waiting.nbytes
         if not self.lanes:
             self.clients.clear()
         elif len(self.clients) > self._most_clients:
             self.clients = {name: client for name, client in self.clients.items() if client.nbytes}
             self._most_clients = 2 * len(self.clients) + _MOST_IDLE
 
-    def serve(self, waiting: Waiting[Result]) -> None:
-        """Remove the one that is next in its lane, or the oldest."""
-        self._reached = max(self._reached, self.lanes[waiting.batch.bucket].head()[0])
+    def serve(self, waiting: Waiting[Result], place: float) -> None:
+        """Remove the one that is next in its lane, or the oldest; ``place`` is that of the next."""
+        self._reached = max(self._reached, place)
         self.remove(waiting)
+
+    def serve_next(self, kind: Kind, room: int) -> Waiting[Result] | None:
+        """Remove the next one of a kind, if there is one and it has no more rows than ``room``."""
+        lane = self.lanes.get(kind)
+        if lane is None:
+            return None
+        place, _, waiting = lane.head()
+        if waiting.rows > room:
+            return None
+        self.serve(waiting, place)
+        return waiting
 
     def ahead(self, client: str, nbytes: int) -> int:
         """Bytes that are served before those that a client would add now."""
         own = self.clients.get(client)
-        mine = nbytes + (own.nbytes if own else 0)
-        return sum(min(each.nbytes, mine) for name, each in self.clients.items() if name != client) + (
-            mine - nbytes
-        )
+        mine = own.nbytes if own else 0
+        others = (each.nbytes for name, each in self.clients.items() if name != client)
+        return mine + sum(min(each, mine + nbytes) for each in others)
 
 
 @final
@@ -151,17 +183,15 @@ class Line(Generic[Result]):
     def __init__(self, patience: float) -> None:
         """``patience``: how long bulk work lets interactive work go first [s]."""
         self._patience = patience
-        self._classes: dict[Priority, _Class[Result]] = {"interactive": _Class(), "bulk": _Class()}
+        self._interactive: _Class[Result] = _Class()
+        self._bulk: _Class[Result] = _Class()
         self._alone: dict[Waiting[Result], None] = {}
         self.rows = 0
 
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
     def __iter__(self) -> Iterator[Waiting[Result]]:
         yield from self._alone
-        for each in self._classes.values():
-            for lane in each.lanes.values():
+        for found in (self._interactive, self._bulk):
+            for lane in found.lanes.values():
                 yield from lane.present
 
     def add(self, waiting: Waiting[Result]) -> None:
@@ -170,51 +200,55 @@ class Line(Generic[Result]):
         if waiting.alone:
             self._alone[waiting] = None
         else:
-            self._classes[waiting.ticket.priority].add(waiting)
+            self._of(waiting.ticket.priority).add(waiting)
 
     def discard(self, waiting: Waiting[Result]) -> bool:
         """Remove it, if it is there; tells whether it was."""
-        found = self._classes[waiting.ticket.priority]
-        lane = found.lanes.get(waiting.batch.bucket)
-        if waiting in self._alone:
-            del self._alone[waiting]
-        elif lane is not None and waiting in lane.present:
+        found = self._of(waiting.ticket.priority)
+        lane = found.lanes.get(waiting.kind)
+        if lane is not None and waiting in lane.present:
             found.remove(waiting)
+        elif waiting in self._alone:
+            del self._alone[waiting]
         else:
             return False
         self.rows -= waiting.rows
         return True
 
-    def waiting_in(self, bucket: Bucket) -> int:
-        """Rows of a bucket."""
-        return sum(each.lanes[bucket].rows for each in self._classes.values() if bucket in each.lanes)
+    def rows_of(self, kind: Kind) -> int:
+        """Rows of a kind."""
+        lanes = (found.lanes.get(kind) for found in (self._interactive, self._bulk))
+        return sum(lane.rows for lane in lanes if lane is not None)
 
-    def rows_by_bucket(self, priority: Priority) -> Iterator[tuple[Bucket, int]]:
-        """Rows of a priority."""
-        return ((bucket, lane.rows) for bucket, lane in self._classes[priority].lanes.items())
+    def work(self, priority: Priority) -> float:
+        """What everything of a priority will take, as far as is known [s]."""
+        lanes = self._of(priority).lanes
+        return sum(kind.cost.work(lane.rows, kind.most) for kind, lane in lanes.items())
 
-    def ahead(self, priority: Priority, client: str, nbytes: int) -> tuple[int, int]:
-        """Bytes of a priority that a client's new submission has to wait for, and all that there are."""
-        found = self._classes[priority]
-        return found.ahead(client, nbytes), sum(each.nbytes for each in found.clients.values())
+    def work_ahead(self, ticket: Ticket, nbytes: int) -> float:
+        """What will be served before so many new bytes of a client [s]."""
+        found = self._of(ticket.priority)
+        everything = sum(each.nbytes for each in found.clients.values())
+        share = found.ahead(ticket.client, nbytes) / everything if everything else 0.0
+        before = self.work("interactive") if ticket.priority == "bulk" else 0.0
+        return before + share * self.work(ticket.priority)
 
     def held_by(self, client: str) -> int:
         """Bytes that wait for a client."""
-        found = (each.clients.get(client) for each in self._classes.values())
+        found = (each.clients.get(client) for each in (self._interactive, self._bulk))
         return sum(each.nbytes for each in found if each is not None)
 
-    def order(self, now: float) -> list[Bucket]:
-        """Buckets in the order in which they should be served."""
-        bulk, interactive = self._classes["bulk"].lanes, self._classes["interactive"].lanes
-        overdue = [bucket for bucket, lane in bulk.items() if self._overdue(lane, now)]
-        overdue.sort(key=lambda bucket: bulk[bucket].oldest().since)
+    def order(self, now: float) -> list[Kind]:
+        """Kinds in the order in which they should be served."""
+        bulk, interactive = self._bulk.lanes, self._interactive.lanes
         # most of the time there is one
+        if len(interactive) + len(bulk) <= 1:
+            return [*interactive, *bulk]
+        overdue = [kind for kind, lane in bulk.items() if self._is_overdue(lane, now)]
+        overdue.sort(key=lambda kind: bulk[kind].oldest().since)
         for lanes in (interactive, bulk):
-            overdue += sorted(lanes, key=lambda bucket: lanes[bucket].head()[:2]) if len(lanes) > 1 else lanes
-        return list(dict.fromkeys(overdue)) if len(overdue) > 1 else overdue
-
-    def _overdue(self, lane: _Lane[Result], now: float) -> bool:
-        return lane.oldest().since + self._patience <= now
+            overdue += sorted(lanes, key=lambda kind: lanes[kind].head()[:2])
+        return list(dict.fromkeys(overdue))
 
     def take_alone(self) -> Waiting[Result] | None:
         """One that is computed by itself, if there is any."""
@@ -224,44 +258,40 @@ class Line(Generic[Result]):
         self.discard(waiting)
         return waiting
 
-    def take(
-        self, bucket: Bucket, most: int, passengers: Callable[[int], int], now: float
-    ) -> list[Waiting[Result]]:
-        """Remove those of a bucket that are next, as many as fit into a batch.
+    def take(self, kind: Kind, passengers: Callable[[int], int], now: float) -> list[Waiting[Result]]:
+        """Remove those of a kind that are next, as many as fit into a batch.
 
         Args:
-            bucket: of :meth:`order`.
-            most: rows of a batch.
+            kind: of :meth:`order`.
             passengers: the rows to which bulk work may fill up a batch of so many interactive ones.
             now: on the clock of the batcher [s].
         """
-        taken = self._take_overdue(bucket, now)
-        self._fill(taken, self._classes["interactive"], bucket, most)
-        urgent = any(waiting.ticket.priority == "interactive" for waiting in taken)
-        limit = passengers(_rows(taken)) if urgent else most
-        self._fill(taken, self._classes["bulk"], bucket, limit)
-        self.rows -= _rows(taken)
+        taken = self._take_overdue(kind, now)
+        rows = self._fill(taken, self._interactive, kind, kind.most)
+        if kind in self._bulk.lanes:
+            urgent = any(waiting.ticket.priority == "interactive" for waiting in taken)
+            rows = self._fill(taken, self._bulk, kind, passengers(rows) if urgent else kind.most)
+        self.rows -= rows
         return taken
 
-    def _take_overdue(self, bucket: Bucket, now: float) -> list[Waiting[Result]]:
-        bulk = self._classes["bulk"]
-        lane = bulk.lanes.get(bucket)
-        if lane is None or not self._overdue(lane, now):
+    def _of(self, priority: Priority) -> _Class[Result]:
+        return self._interactive if priority == "interactive" else self._bulk
+
+    def _is_overdue(self, lane: _Lane[Result], now: float) -> bool:
+        return lane.oldest().since + self._patience <= now
+
+    def _take_overdue(self, kind: Kind, now: float) -> list[Waiting[Result]]:
+        lane = self._bulk.lanes.get(kind)
+        if lane is None or not self._is_overdue(lane, now):
             return []
         oldest = lane.oldest()
-        bulk.serve(oldest)
+        self._bulk.serve(oldest, lane.head()[0])
         return [oldest]
 
-    def _fill(self, taken: list[Waiting[Result]], found: _Class[Result], bucket: Bucket, most: int) -> None:
-        rows = _rows(taken)
-        while bucket in found.lanes:
-            waiting = found.lanes[bucket].head()[2]
-            rows += waiting.rows
-            if rows > most:
-                return
-            found.serve(waiting)
+    def _fill(self, taken: list[Waiting[Result]], found: _Class[Result], kind: Kind, most: int) -> int:
+        """Add what is next to ``taken``; returns the rows that it has then."""
+        rows = sum([waiting.rows for waiting in taken])
+        while (waiting := found.serve_next(kind, most - rows)) is not None:
             taken.append(waiting)
-
-
-def _rows(taken: list[Waiting[Result]]) -> int:
-    return sum(waiting.rows for waiting in taken)
+            rows += waiting.rows
+        return rows

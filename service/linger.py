@@ -17,7 +17,7 @@ __all__ = ["Greedy", "Linger", "Returners"]
 
 # from this share on those who were answered are expected back; of independent arrivals it is at most 0.5,
 # since nobody waits longer than half of what a batch costs beside its rows
-_COME_BACK: Final = 0.7
+_COME_BACK: Final = 0.85
 # share of the newest batch in what is known of those who come back
 _NEWEST: Final = 1 / 4
 

@@ -32,9 +32,7 @@ def local_models(versions: Iterable[LoadedVersion], table: Table, make_queue: Ma
     return models
 
 
-def load_models(
-    catalog: Catalog, wanted: Iterable[str], make_queue: MakeQueue
-) -> tuple[Models, list[LoadedVersion]]:
+def load_models(catalog: Catalog, wanted: Iterable[str], make_queue: MakeQueue) -> Models:
     """Load versions, verified.
 
     Args:
@@ -50,7 +48,7 @@ def load_models(
         loaded = [load_version(catalog, reference) for reference in mentioned(table)]
     except StoreError as error:
         raise InvalidSettings(f"a model cannot be loaded: {error}") from error
-    return local_models(loaded, table, make_queue), loaded
+    return local_models(loaded, table, make_queue)
 
 
 @final

@@ -13,11 +13,13 @@ time, the name of its token and its id. Give uvicorn ``log_config=None``: its lo
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import re
 import sys
 import time
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, Final, Literal, TextIO, final
 
@@ -54,7 +56,7 @@ class LogSettings(BaseModel):
         default=0.0,
         ge=0,
         le=1,
-        description="share of the requests that get a line; refusals by the service: all",
+        description="share of the requests that get a line",
     )
 
 
@@ -72,7 +74,7 @@ class JsonFormatter(logging.Formatter):
         entry |= {"process": self._process, "message": record.getMessage(), **_extra(record)}
         if record.exc_info:
             entry["trace"] = self.formatException(record.exc_info)
-        return _safe(orjson.dumps(entry, default=str, option=orjson.OPT_NON_STR_KEYS).decode())
+        return _safe(_json(entry))
 
 
 @final
@@ -143,5 +145,13 @@ def _extra(record: logging.LogRecord) -> dict[str, Any]:
     return about | {name: value for name, value in vars(record).items() if name not in STANDARD}
 
 
+def _json(entry: Mapping[str, Any]) -> str:
+    try:
+        return orjson.dumps(entry, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # half a character, from bytes that were no text
+        return json.dumps(entry, default=str)
+
+
 def _safe(text: str) -> str:
+    text = text.encode("utf-8", "backslashreplace").decode()
     return SECRET.sub(r"\1\2...", text)

@@ -20,9 +20,11 @@ Several processes behind one port are shown as one page with :func:`merge_pages`
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final, Generic, Literal, TypeVar, final
 
@@ -32,6 +34,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from prometheus_client.utils import floatToGoString
 
 __all__ = [
+    "Description",
     "Distribution",
     "Metrics",
     "QueueMetrics",
@@ -110,6 +113,17 @@ Recorder = TypeVar("Recorder", Value, Distribution)
 
 
 @final
+@dataclass(frozen=True)
+class Description:
+    """What a metric counts; beside its labels it has ``process``."""
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    text: str
+
+
+@final
 class Family(Generic[Recorder]):
     """One metric: its recorders by their labels."""
 
@@ -141,6 +155,12 @@ class Family(Generic[Recorder]):
     def forget(self, *first: str) -> None:
         """Forget the recorders whose labels begin with these values."""
         self._children = {v: each for v, each in self._children.items() if v[: len(first)] != first}
+
+    @property
+    def description(self) -> Description:
+        """What it counts."""
+        name = f"{self._name}_total" if self._kind == "counter" else self._name
+        return Description(name, self._kind, self._labels, self._text)
 
     def metric(self, process: str) -> Metric:
         """As Prometheus' library wants it, with the process as one more label."""
@@ -347,12 +367,11 @@ class _WorkerFamilies:
 class RolloutMetrics:
     """Rollouts of one problem."""
 
-    __slots__ = ("_frames", "_in_flight", "_stalled")
+    __slots__ = ("_frames", "_in_flight")
 
-    def __init__(self, frames: Value, in_flight: Value, stalled: Value) -> None:
+    def __init__(self, frames: Value, in_flight: Value) -> None:
         self._frames = frames
         self._in_flight = in_flight
-        self._stalled = stalled
 
     def began(self) -> None:
         """A stream of frames was opened; ``ended`` follows in any case."""
@@ -361,10 +380,6 @@ class RolloutMetrics:
     def sent(self, frames: int = 1) -> None:
         """Frames were handed to the client."""
         self._frames.value += frames
-
-    def stalled(self) -> None:
-        """The client left a frame unread for too long, and was left."""
-        self._stalled.value += 1
 
     def ended(self) -> None:
         """The stream is closed."""
@@ -375,8 +390,8 @@ class RolloutMetrics:
 class Metrics(Collector):
     """All metrics of one process."""
 
-    def __init__(self, process: str = "front-0", version: str = "") -> None:
-        """``process`` is a label on everything: ``front-0``, ``supervisor``; ``version`` is the program's."""
+    def __init__(self, process: str = "front-0") -> None:
+        """``process`` is a label on everything: ``front-0``, ``supervisor``."""
         self._process = process
         self._families = families = _Families()
         self._routes: dict[tuple[str, str], RouteMetrics] = {}
@@ -385,7 +400,7 @@ class Metrics(Collector):
         self._workers = _WorkerFamilies(families)
         self._add_versions(families)
         self._add_rollouts(families)
-        self._add_process(families, version)
+        self._add_process(families)
 
     def _add_requests(self, families: _Families) -> None:
         of = ("protocol", "route")
@@ -426,14 +441,13 @@ class Metrics(Collector):
     def _add_rollouts(self, families: _Families) -> None:
         self._frames = families.counter("mno_rollout_frames", "Frames handed to clients.", "problem")
         self._rollouts = families.gauge("mno_rollouts_in_flight", "Rollouts under way.", "problem")
-        self._stalled = families.counter("mno_rollouts_stalled", "Clients that did not read.", "problem")
 
-    def _add_process(self, families: _Families, version: str) -> None:
+    def _add_process(self, families: _Families) -> None:
         arena = families.gauge("mno_arena_bytes", "Memory shared with the workers [B].", "kind")
         self._arena_used, self._arena_size = arena.child("used"), arena.child("size")
         self._draining = families.gauge("mno_draining", "1: about to stop.").child()
         info = families.gauge("mno_build_info", "Always 1; the labels tell.", "version", "python")
-        info.child(version, platform.python_version()).set(1)
+        info.child(_version(), platform.python_version()).set(1)
         self._process_stats = CollectorRegistry()
         ProcessCollector(registry=self._process_stats)
 
@@ -465,8 +479,7 @@ class Metrics(Collector):
 
     def rollouts(self, problem: str) -> RolloutMetrics:
         """The recorder of a problem's rollouts."""
-        of = (self._frames, self._rollouts, self._stalled)
-        return RolloutMetrics(*(family.child(problem) for family in of))
+        return RolloutMetrics(self._frames.child(problem), self._rollouts.child(problem))
 
     def shadow(self, model: str, version: str, shadow: str) -> Distribution:
         """Relative L2 differences between ``version`` and the ``shadow`` beside it; call ``observe``."""
@@ -522,6 +535,10 @@ class Metrics(Collector):
         """Whether the process is about to stop."""
         self._draining.value = float(draining)
 
+    def descriptions(self) -> tuple[Description, ...]:
+        """All metrics but those that every process has."""
+        return tuple(family.description for family in self._families.all)
+
     def collect(self) -> Iterator[Metric]:
         """Everything, for Prometheus' library."""
         for family in self._families.all:
@@ -535,6 +552,13 @@ class Metrics(Collector):
         """The page and its media type: OpenMetrics where ``accept`` asks for it, else Prometheus' text."""
         encode, media_type = choose_encoder(accept or "")
         return encode(self), media_type
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("mno")
+    except importlib.metadata.PackageNotFoundError:  # a source tree
+        return ""
 
 
 def merge_pages(pages: Sequence[bytes]) -> bytes:

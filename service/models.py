@@ -149,7 +149,9 @@ class Models:
         """
         found = self._default(problem, key) if wanted is None else self._named(wanted, key)
         if found.version.problem != problem:
-            message = f"{wanted} solves {found.version.problem}, not {problem}; choose another model or endpoint"
+            message = (
+                f"{wanted} solves {found.version.problem}, not {problem}; choose another model or endpoint"
+            )
             raise InvalidField("model", "problem", message)
         return found
 

@@ -33,6 +33,7 @@ from service.lane import BlockingLane
 from service.lane_server import HostRunner, LaneServer, Watch, obey
 from service.reference import advance_reference, bound_errors, solve_reference
 from service.sample import sample
+from service.signals import ignore_stops
 from service.worker import ANSWER, STEP, Batch, Bucket, Compute
 
 __all__ = ["LANES", "main", "warm_up"]
@@ -68,6 +69,8 @@ def main(control: socket.socket) -> int:
     watch.run()
     for thread in threads:
         thread.join()
+    for server in servers.values():
+        server.close()
     return 0
 
 
@@ -89,4 +92,5 @@ def warm_up() -> None:
 
 
 if __name__ == "__main__":
+    ignore_stops()
     sys.exit(main(socket.socket(fileno=int(sys.argv[1]))))

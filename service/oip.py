@@ -10,26 +10,26 @@ further outputs, so that a client who asks for none of them does not pay for the
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from problems import EVOLUTION_PROBLEMS, PROBLEMS, STEADY_PROBLEMS
-from service.errors import LONGEST_QUOTE, InvalidField, ServiceFault, UnknownModel
+from service.errors import LONGEST_QUOTE, InvalidField, ServiceFault
 from service.models import Models
 from service.oip_model import ModelMetadata, describe, model_config
 from service.oip_tensor import Tensor, tensor_of
-from service.options import Options, read_options, ticket
-from service.rollout import RolloutMethod, RolloutRequest
+from service.options import Asker, Options, Urgency, read_options
+from service.rollout import Rollout, RolloutMethod, RolloutRequest
 from service.served import ServedVersion
 from service.settings import Limits
 from service.solver import SolveRequest, SolveResponse, Solver
 from service.statistics import Statistics
-from service.ticket import Priority
+from service.timing import Timing
 
 __all__ = ["EXTENSIONS", "NAME", "Inference", "InferRequest", "InferResponse", "Parameter"]
 
@@ -49,7 +49,7 @@ EXTENSIONS: Final = (
 UPPER: Final = "error_upper"
 L2_ESTIMATE: Final = "error_l2_estimate"
 IN_DISTRIBUTION: Final = "in_distribution"
-BOUNDS: Final = frozenset({UPPER, L2_ESTIMATE})
+TRUST: Final = frozenset({UPPER, L2_ESTIMATE, IN_DISTRIBUTION})
 # of Triton's priorities 0 is the default and 1 the highest
 LEAST_URGENT_INTERACTIVE: Final = 1
 SEQUENCE: Final = ("sequence_id", "sequence_start", "sequence_end")
@@ -68,9 +68,8 @@ class InferRequest:
         outputs: names of the wanted ones; empty: all.
         parameters: ``priority``, ``timeout`` [us], ``error``, ``method``, ``tolerance``, ``reproducible``,
             the problem's parameters such as ``source``, and ``start_step`` of a rollout.
-        client: whose share of the workers it uses.
-        timeout_ms: a deadline that came with the call, counted from ``received`` on [ms].
-        received: ``time.perf_counter()`` when the request arrived [s].
+        asker: who asks, and since when.
+        timeout_ms: a deadline that came with the call, counted from when it was received [ms].
     """
 
     model: str
@@ -79,35 +78,46 @@ class InferRequest:
     inputs: Mapping[str, Tensor]
     outputs: tuple[str, ...] = ()
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
-    client: str = ""
+    asker: Asker = field(default_factory=Asker)
     timeout_ms: float | None = None
-    received: float = field(default_factory=time.perf_counter)
 
 
 @final
 @dataclass(frozen=True)
 class InferResponse:
-    """What the model answers: the wanted tensors, in the wanted order."""
+    """What the model answers: the wanted tensors, in the wanted order.
+
+    Attributes:
+        batch_size: samples that were computed together, those of other requests included.
+        timing: where the time went; None: nobody knows.
+    """
 
     model: str
     version: str
     id: str
     outputs: tuple[Tensor, ...]
-    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    batch_size: int = 1
+    timing: Timing | None = None
 
 
 @final
-class _FrameOptions(BaseModel):
+class _FrameOptions(Urgency):
     """What a request for a block of frames says beside the state."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     start_step: int = Field(0, ge=0, le=2**31 - 2**16)
     method: RolloutMethod = "auto"
     walls: str | None = None
-    timeout_ms: float | None = Field(None, gt=0, allow_inf_nan=False)
-    priority: Priority = "interactive"
-    reproducible: bool = False
+
+
+@final
+@dataclass(frozen=True)
+class _Answer:
+    """All outputs by name."""
+
+    outputs: Mapping[str, NDArray[Any]]
+    rows: int
+    batch_size: int
+    timing: Timing
 
 
 @final
@@ -120,18 +130,13 @@ class Inference:
         self._limits = limits
         self._statistics = statistics
 
-    def find(self, model: str, version: str = "") -> ServedVersion:
+    def find(self, model: str, version: str = "", key: str = "") -> ServedVersion:
         """The loaded version that a name and a number mean.
 
         Raises:
             UnknownModel: there is none.
         """
-        wanted = f"{model}@{version}" if version else model
-        name = model.partition("@")[0]
-        for problem in sorted({known.problem for known in self._models.versions if known.name == name}):
-            return self._models.find(problem, wanted).version
-        loaded = sorted({known.name for known in self._models.versions}) or "none at all"
-        raise UnknownModel(f"model {wanted[:LONGEST_QUOTE]!r} is not loaded; expected one of {loaded}")
+        return self._models.named(f"{model}@{version}" if version else model, key).version
 
     def is_ready(self, model: str, version: str = "") -> bool:
         """Whether the model answers."""
@@ -180,75 +185,88 @@ class Inference:
         Raises:
             ServiceFault: one of its kinds, when there is none.
         """
-        found = self.find(request.model, request.version)
+        found = self.find(request.model, request.version, request.asker.key)
         _refuse_sequences(request.parameters)
-        _check_names(request, describe(found, ()))
+        _check_names(request, found)
         infer = self._solve if found.problem in STEADY_PROBLEMS else self._step
+        began = request.asker.received
         try:
-            outputs = await infer(found, request)
+            answer = await infer(found, request)
         except ServiceFault:
-            seconds = time.perf_counter() - request.received
-            self._statistics.failed(found.name, str(found.version), seconds)
+            self._statistics.failed(found.name, str(found.version), time.perf_counter() - began)
             raise
-        wanted = request.outputs or tuple(outputs)
-        tensors = tuple(tensor_of(name, outputs[name]) for name in wanted)
-        return InferResponse(found.name, str(found.version), request.id, tensors)
+        self._count(found, answer, time.perf_counter() - began)
+        outputs, names = answer.outputs, request.outputs or tuple(answer.outputs)
+        tensors = tuple([tensor_of(name, outputs[name]) for name in names])
+        return InferResponse(
+            found.name, str(found.version), request.id, tensors, answer.batch_size, answer.timing
+        )
+
+    async def roll_out(self, request: InferRequest, steps: int, every: int) -> tuple[ServedVersion, Rollout]:
+        """All frames of a rollout, one by one, of a model that evolves: up to ``steps``, each ``every``-th.
+
+        Raises:
+            ServiceFault: one of its kinds, when there is none.
+        """
+        found = self.find(request.model, request.version, request.asker.key)
+        if found.problem in STEADY_PROBLEMS:
+            raise InvalidField("steps", "unknown", f"steps: {found} solves a steady problem; leave it out")
+        _refuse_sequences(request.parameters)
+        _check_names(request, found)
+        block = _rollout_request(found, request)
+        wanted = replace(block, steps=block.start_step + steps, every=every)
+        return found, await self._solver.roll_out(wanted)
 
     def _versions_of(self, name: str) -> list[ServedVersion]:
         return sorted(
             (each for each in self._models.versions if each.name == name), key=lambda each: each.version
         )
 
-    async def _solve(self, found: ServedVersion, request: InferRequest) -> dict[str, NDArray[Any]]:
-        response = await self._solver.solve(_solve_request(found, request))
-        self._count(found, response, time.perf_counter() - request.received)
-        return _solved(response)
-
-    def _count(self, found: ServedVersion, response: SolveResponse, seconds: float) -> None:
-        timing, rows = response.timing, len(response.in_distribution)
+    def _count(self, found: ServedVersion, answer: _Answer, seconds: float) -> None:
         self._statistics.answered(
             found.name,
             str(found.version),
-            rows=rows,
-            batch=response.batch_size,
-            queue=timing.queue / 1000,
-            compute=timing.compute / 1000,
+            rows=answer.rows,
+            batch=answer.batch_size,
+            queue=answer.timing.queue / 1000,
+            compute=answer.timing.compute / 1000,
             total=seconds,
         )
 
-    async def _step(self, found: ServedVersion, request: InferRequest) -> dict[str, NDArray[Any]]:
+    async def _solve(self, found: ServedVersion, request: InferRequest) -> _Answer:
+        response = await self._solver.solve(_solve_request(found, request))
+        return _Answer(_solved(response), len(response.iterations), response.batch_size, response.timing)
+
+    async def _step(self, found: ServedVersion, request: InferRequest) -> _Answer:
+        began = time.perf_counter()
         rollout = await self._solver.roll_out(_rollout_request(found, request))
         try:
             frames = [frame.fields async for frame in rollout.frames]
         finally:
             await rollout.close()
-        blocks = {name: np.stack([each[name] for each in frames], axis=1) for name in rollout.names}
+        outputs = {name: np.stack([each[name] for each in frames], axis=1) for name in rollout.names}
         known = np.array(rollout.in_distribution)
-        single = next(iter(request.inputs.values())).array.ndim == 2
-        seconds = time.perf_counter() - request.received
-        self._statistics.answered(
-            found.name,
-            str(found.version),
-            rows=len(known),
-            batch=len(known),
-            queue=0.0,
-            compute=seconds,
-            total=seconds,
-        )
-        if single:
-            return {name: values[0] for name, values in blocks.items()} | {IN_DISTRIBUTION: known}
-        return blocks | {IN_DISTRIBUTION: known[:, np.newaxis]}
+        seconds = time.perf_counter() - began
+        timing = Timing.of_seconds(0.0, seconds, 0.0, time.perf_counter() - request.asker.received)
+        if next(iter(request.inputs.values())).array.ndim == 2:
+            outputs = {name: values[0] for name, values in outputs.items()}
+            return _Answer({**outputs, IN_DISTRIBUTION: known}, 1, 1, timing)
+        return _Answer({**outputs, IN_DISTRIBUTION: known[:, np.newaxis]}, len(known), len(known), timing)
 
 
-def _check_names(request: InferRequest, metadata: ModelMetadata) -> None:
-    for kind, given, known in (
-        ("input", request.inputs, [each.name for each in metadata.inputs]),
-        ("output", request.outputs, [each.name for each in metadata.outputs]),
-    ):
+def _check_names(request: InferRequest, found: ServedVersion) -> None:
+    inputs, outputs = _names_of(found)
+    for kind, given, known in (("input", request.inputs, inputs), ("output", request.outputs, outputs)):
         for name in given:
             if name not in known:
-                message = f"{name[:LONGEST_QUOTE]!r} is no {kind} of {request.model}: expected {', '.join(known)}"
-                raise InvalidField(name[:LONGEST_QUOTE], "unknown", message)
+                quoted, expected = name[:LONGEST_QUOTE], ", ".join(known)
+                message = f"{quoted!r} is no {kind} of {found}: expected {expected}"
+                raise InvalidField(quoted, "unknown", message)
+
+
+def _names_of(found: ServedVersion) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    metadata = describe(found, ())
+    return tuple(each.name for each in metadata.inputs), tuple(each.name for each in metadata.outputs)
 
 
 def _refuse_sequences(parameters: Mapping[str, Parameter]) -> None:
@@ -261,13 +279,15 @@ def _solve_request(found: ServedVersion, request: InferRequest) -> SolveRequest:
     problem = STEADY_PROBLEMS[found.problem]
     given: dict[str, Any] = {name: tensor.array for name, tensor in request.inputs.items()}
     rest = _parameters(request)
-    given |= {spec.name: _number(spec.name, rest.pop(spec.name)) for spec in problem.parameters if spec.name in rest}
-    wants_bounds = not request.outputs or not BOUNDS.isdisjoint(request.outputs)
-    rest.setdefault("error", "bound" if wants_bounds else "none")
+    given |= {
+        spec.name: _number(spec.name, rest.pop(spec.name)) for spec in problem.parameters if spec.name in rest
+    }
+    rest.setdefault("error", "bound" if _wants_trust(request) else "none")
     names = [spec.name for spec in (*problem.inputs, *problem.parameters)]
     options = read_options(Options, names, rest, strict=True)
-    if options.error == "none" and not BOUNDS.isdisjoint(request.outputs):
-        raise InvalidField("error", "none", "the outputs of the bound need error=bound; leave error out")
+    if options.error == "none" and not TRUST.isdisjoint(request.outputs):
+        names = ", ".join(sorted(TRUST.intersection(request.outputs)))
+        raise InvalidField("error", "none", f"the output {names} needs error=bound; leave error out")
     return SolveRequest(
         problem.name,
         given,
@@ -276,16 +296,14 @@ def _solve_request(found: ServedVersion, request: InferRequest) -> SolveRequest:
         method=options.method,
         error=options.error,
         tolerance=options.tolerance,
-        timeout_ms=options.timeout_ms,
-        received=request.received,
-        ticket=ticket(
-            request.client,
-            request.received,
-            options.timeout_ms,
-            options.priority,
-            reproducible=options.reproducible,
-        ),
+        ticket=request.asker.ticket(options),
+        key=request.asker.key,
+        received=request.asker.received,
     )
+
+
+def _wants_trust(request: InferRequest) -> bool:
+    return not request.outputs or not TRUST.isdisjoint(request.outputs)
 
 
 def _rollout_request(found: ServedVersion, request: InferRequest) -> RolloutRequest:
@@ -301,15 +319,9 @@ def _rollout_request(found: ServedVersion, request: InferRequest) -> RolloutRequ
         model=str(found),
         method=options.method,
         walls=options.walls,
-        timeout_ms=options.timeout_ms,
-        received=request.received,
-        ticket=ticket(
-            request.client,
-            request.received,
-            options.timeout_ms,
-            options.priority,
-            reproducible=options.reproducible,
-        ),
+        ticket=request.asker.ticket(options),
+        key=request.asker.key,
+        received=request.asker.received,
     )
 
 
@@ -323,7 +335,9 @@ def _parameters(request: InferRequest) -> dict[str, Any]:
     # microseconds there, milliseconds here; 0 is none
     own = rest.pop("timeout", 0)
     if isinstance(own, bool | str) or own < 0:
-        raise InvalidField("timeout", "minimum", f"timeout: expected microseconds, got {own!r}"[:LONGEST_QUOTE])
+        raise InvalidField(
+            "timeout", "minimum", f"timeout: expected microseconds, got {own!r}"[:LONGEST_QUOTE]
+        )
     deadlines = [*([own / 1000] if own else []), *([request.timeout_ms] if request.timeout_ms else [])]
     if deadlines:
         rest["timeout_ms"] = min(deadlines)
@@ -347,15 +361,14 @@ def _precision(request: InferRequest) -> Literal["float32", "float64"]:
 def _solved(response: SolveResponse) -> dict[str, NDArray[Any]]:
     """The tensors of a solution: of a single field [y x] and [1], of a batch [batch y x] and [batch 1]."""
     outputs = dict(response.fields)
-
-    def column(values: Iterator[float] | Sequence[bool], dtype: type) -> NDArray[Any]:
-        numbers = np.array(list(values), dtype)
-        return numbers if response.single else numbers[:, np.newaxis]
-
     if response.errors is not None:
-        outputs[UPPER] = column((error.upper for error in response.errors), np.float64)
-        outputs[L2_ESTIMATE] = column((error.l2_estimate for error in response.errors), np.float64)
-    outputs[IN_DISTRIBUTION] = column(response.in_distribution, np.bool_)
+        outputs[UPPER] = np.array([error.upper for error in response.errors])
+        outputs[L2_ESTIMATE] = np.array([error.l2_estimate for error in response.errors])
+    if response.in_distribution is not None:
+        outputs[IN_DISTRIBUTION] = np.array(response.in_distribution)
+    if not response.single:
+        for name in outputs.keys() - response.fields.keys():
+            outputs[name] = outputs[name][:, np.newaxis]
     return outputs
 
 

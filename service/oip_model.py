@@ -70,7 +70,8 @@ def describe(version: ServedVersion, versions: Iterable[str]) -> ModelMetadata:
     grid = version.grids[0] if len(version.grids) == 1 else (ANY, ANY)
     evolves = version.problem in EVOLUTION_PROBLEMS
     outputs = [
-        TensorSpec(spec.name, "FP32", (version.frames, *grid) if evolves else grid) for spec in problem.outputs
+        TensorSpec(spec.name, "FP32", (version.frames, *grid) if evolves else grid)
+        for spec in problem.outputs
     ]
     bounds = () if evolves else ("error_upper", "error_l2_estimate")
     return ModelMetadata(

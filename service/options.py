@@ -3,41 +3,62 @@
 from __future__ import annotations
 
 import difflib
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from service.deadline import deadline_at
 from service.errors import LONGEST_QUOTE, InvalidField
 from service.solver import ErrorKind, Method
 from service.ticket import Priority, Ticket
 
-__all__ = ["Options", "read_options", "ticket"]
+__all__ = ["Asker", "Options", "Urgency", "read_options"]
 
 OptionsOf = TypeVar("OptionsOf", bound=BaseModel)
 
 
-@final
-class Options(BaseModel):
-    """What a request to solve says beside its fields and parameters."""
+class Urgency(BaseModel):
+    """When the answer is wanted, and what it may depend on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str | None = None
-    method: Method = "auto"
-    error: ErrorKind = "bound"
-    tolerance: float | Literal["discretization"] | None = None
     timeout_ms: float | None = Field(None, gt=0, allow_inf_nan=False)
     priority: Priority = "interactive"
     reproducible: bool = False
 
 
-def ticket(
-    client: str, received: float, timeout_ms: float | None, priority: Priority, *, reproducible: bool
-) -> Ticket:
-    """What the queues need to know; the client's deadline counts from ``received`` on."""
-    deadline = None if timeout_ms is None else received + timeout_ms / 1000
-    return Ticket(client, priority, reproducible, deadline)
+@final
+class Options(Urgency):
+    """What a request to solve says beside its fields and parameters."""
+
+    model: str | None = None
+    method: Method = "auto"
+    error: ErrorKind = "bound"
+    tolerance: float | Literal["discretization"] | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Asker:
+    """Who asks, and since when.
+
+    Attributes:
+        client: whose share of the workers the request uses.
+        key: requests with equal keys are answered by equal versions; empty: by chance.
+        received: ``time.perf_counter()`` when the request arrived [s].
+    """
+
+    client: str = ""
+    key: str = ""
+    received: float = field(default_factory=time.perf_counter)
+
+    def ticket(self, urgency: Urgency) -> Ticket:
+        """What the queues need to know."""
+        deadline = deadline_at(self.received, urgency.timeout_ms)
+        return Ticket(self.client, urgency.priority, urgency.reproducible, deadline)
 
 
 def read_options(

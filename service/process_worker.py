@@ -10,43 +10,19 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Final, final
 
-import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from problems import PROBLEMS
 from service.arena import Arena
 from service.batch_token import Placed, place, read_answer
 from service.lane import Lane, LaneClosed
-from service.worker import BOUND_FIELDS, GRADIENT, Batch, Bucket, Solutions, Worker, WorkerLost
+from service.worker import Batch, Solutions, Worker, WorkerLost
 
-__all__ = ["ProcessWorker", "outputs_of"]
+__all__ = ["ProcessWorker"]
 
 log = logging.getLogger("mno.service")
 
 # after so long without a batch the memory of the last burst is given back [s]
 IDLE_SECONDS: Final = 5.0
-
-
-def outputs_of(bucket: Bucket, rows: int) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-    """Shape and dtype of everything that a batch of ``rows`` rows gives, by name.
-
-    ======== =========================================================================================
-    solve    the problem's outputs [batch y x], in the bucket's dtype
-    advance  the problem's outputs [batch frame y x], in the bucket's dtype
-    bound    ``lower upper l2_estimate steps contrast jump roughness`` [batch], float64
-    vjp      the problem's outputs and ``gradient.<input>`` [batch y x], ``gradient.<parameter>`` [batch]
-    ======== =========================================================================================
-    """
-    problem, dtype = PROBLEMS[bucket.problem], np.dtype(bucket.dtype)
-    if bucket.task == "bound":
-        return dict.fromkeys(BOUND_FIELDS, ((rows,), np.dtype(np.float64)))
-    frames = (bucket.frames,) if bucket.task == "advance" else ()
-    shape = (rows, *frames, *bucket.grid.shape)
-    outputs = {spec.name: (shape, dtype) for spec in problem.outputs}
-    if bucket.task == "vjp":
-        outputs |= {f"{GRADIENT}{spec.name}": (shape, dtype) for spec in problem.inputs}
-        outputs |= {f"{GRADIENT}{spec.name}": ((rows,), dtype) for spec in problem.parameters}
-    return outputs
 
 
 @final
@@ -88,7 +64,7 @@ class ProcessWorker(Worker):
     def detach(self) -> None:
         """Send nothing more to the attached process; it answers what it was sent, and hangs up."""
         if self._link is not None:
-            self._link.lane.finish()
+            self._link.finish()
             self._lost(self._link)
 
     async def run(self, parts: Sequence[Batch], *, pad_to: int | None = None) -> Solutions:
@@ -97,12 +73,14 @@ class ProcessWorker(Worker):
                 raise WorkerLost(f"{self._name} is closed")
             self._changed.clear()
             await self._changed.wait()
-        rows = sum(part.rows for part in parts)
-        placed = place(self._arena, parts, pad_to, outputs_of(parts[0].bucket, rows))
+        # no array is named here: an error that somebody keeps would keep them
+        return await self._asked(self._link, parts, pad_to)
+
+    def _asked(self, link: _Link, parts: Sequence[Batch], pad_to: int | None) -> asyncio.Future[Solutions]:
         self._runs += 1
-        self._trim_when_idle(self._link)
+        self._trim_when_idle(link)
         try:
-            return await self._link.ask(placed)
+            return link.ask(place(self._arena, parts, pad_to))
         except LaneClosed:
             raise WorkerLost(f"{self._name} is gone") from None
 
@@ -149,23 +127,30 @@ class _Link:
         self._name = name
         self._lost = lost
         self._numbers = itertools.count()
+        self._finished = False
         # the arrays stay until the answer is there or the process is gone, whether or not anybody still waits
         self._asked: dict[int, tuple[Placed, asyncio.Future[Solutions]]] = {}
         self.lane = Lane(end, self._answered, self._ended)
 
-    async def ask(self, placed: Placed) -> Solutions:
-        """The answer to a batch.
+    def ask(self, placed: Placed) -> asyncio.Future[Solutions]:
+        """The answer to a batch, or ComputationFailed or WorkerLost instead.
 
         Raises:
             LaneClosed: the process was gone before.
-            WorkerLost: it went while it had the batch.
-            ComputationFailed: the batch broke; see ``batch_token``.
         """
         number = next(self._numbers)
         self.lane.send({"id": number, **placed.token})
         future: asyncio.Future[Solutions] = asyncio.get_running_loop().create_future()
         self._asked[number] = placed, future
-        return await future
+        return future
+
+    def finish(self) -> None:
+        """Ask nothing more; the process hangs up when it has answered."""
+        self._finished = True
+        if self._asked:
+            self.lane.finish()
+        else:
+            self.lane.close()
 
     def _answered(self, answer: dict[str, Any], fds: list[int]) -> None:
         for fd in fds:
@@ -175,6 +160,8 @@ class _Link:
         except KeyError:
             log.error("%s answered what nobody asked: %.200r", self._name, answer)
             return
+        if self._finished and not self._asked:
+            self.lane.close()
         if future.done():
             return
         try:

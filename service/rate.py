@@ -249,11 +249,20 @@ class RateLimits:
         settings: RateSettings,
         ledger: Ledger | None = None,
         clock: Callable[[], float] = time.monotonic,
+        refused: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """``ledger`` is the counts that this front shares with others; None: it is alone."""
+        """A front's.
+
+        Args:
+            settings: of tokens that have no limits of their own.
+            ledger: counts that this front shares with others; None: it is alone.
+            clock: seconds.
+            refused: called with the name of a token that is over its limits, such as ``Metrics.limit``.
+        """
         self._settings = settings
         self._ledger = ledger or Ledger.private()
         self._clock = clock
+        self._refused = refused
         # None: without limits; a token that was changed has another record
         self._clients: dict[str, tuple[object, _Client | None]] = {}
 
@@ -266,7 +275,13 @@ class RateLimits:
         record, client = self._clients.get(principal.client, _NOT_KNOWN)
         if record is not principal.record:
             client = self._know(principal)
-        return UNLIMITED if client is None else client.enter(self._clock())
+        if client is None:
+            return UNLIMITED
+        try:
+            return client.enter(self._clock())
+        except RateLimited:
+            self._refused(principal.client)
+            raise
 
     def _know(self, principal: Principal) -> _Client | None:
         bounds = self._bounds(principal.record)

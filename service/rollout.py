@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Literal, final
+from typing import Any, Literal, Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ from service.ticket import ANYBODY, Ticket
 from service.validate import Inputs, complete_state, validate_inputs, within_float32
 from service.worker import STEP, Batch, Bucket
 
-__all__ = ["Frame", "Roller", "Rollout", "RolloutMethod", "RolloutRequest"]
+__all__ = ["Frame", "Progress", "Roller", "Rollout", "RolloutMethod", "RolloutRequest"]
 
 RolloutMethod = Literal["auto", "surrogate", "solver", "hybrid"]
 
@@ -212,15 +213,51 @@ class _March:
             raise InvalidField(problem.inputs[0].name, "cost", message)
 
 
+class Progress(Protocol):
+    """What is told of one rollout after another; ``service.metrics`` counts it."""
+
+    def began(self) -> None:
+        """A client reads its frames; ``ended`` follows."""
+
+    def sent(self, frames: int = 1) -> None:
+        """Frames were handed over."""
+
+    def ended(self) -> None:
+        """It wants no more of them."""
+
+
+@final
+class _Unwatched:
+    """Tells nobody."""
+
+    def began(self) -> None:
+        """See ``Progress``."""
+
+    def sent(self, frames: int = 1) -> None:
+        """See ``Progress``."""
+
+    def ended(self) -> None:
+        """See ``Progress``."""
+
+
 @final
 class Roller:
     """Steps states with the served surrogates and the reference solvers."""
 
-    def __init__(self, models: Models, references: Batcher, limits: Limits, shadows: Shadows) -> None:
+    def __init__(
+        self,
+        models: Models,
+        references: Batcher,
+        limits: Limits,
+        shadows: Shadows,
+        progress: Callable[[str], Progress] | None = None,
+    ) -> None:
+        """``progress`` gives what is told of a problem's rollouts; None: nothing is."""
         self._models = models
         self._references = references
         self._limits = limits
         self._shadows = shadows
+        self._progress = progress or _unwatched
         self._turns = map(str, itertools.count())
 
     async def start(self, request: RolloutRequest) -> Rollout:
@@ -256,7 +293,7 @@ class Roller:
             count=request.steps // request.every - request.start_step // request.every,
             in_distribution=known,
             nbytes=sum(values.nbytes for values in first.values()),
-            frames=_frames(march, request, judge, deadline, first),
+            frames=_watched(self._progress(problem.name), _frames(march, request, judge, deadline, first)),
         )
 
     def _choose(self, problem: EvolutionProblem, request: RolloutRequest, inputs: Inputs) -> _March:
@@ -389,6 +426,21 @@ async def _frames(
                 return
         async with deadline.kept():
             block = await march.advance(state, step, admitted=True)
+
+
+def _unwatched(_: str) -> Progress:
+    return _Unwatched()
+
+
+async def _watched(progress: Progress, frames: AsyncGenerator[Frame, None]) -> AsyncGenerator[Frame, None]:
+    progress.began()
+    try:
+        async with aclosing(frames):
+            async for frame in frames:
+                progress.sent()
+                yield frame
+    finally:
+        progress.ended()
 
 
 def _check_span(request: RolloutRequest, limits: Limits) -> None:

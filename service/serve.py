@@ -1,4 +1,8 @@
-"""Puts the service together from its settings, and runs it until it is asked to stop."""
+"""Puts the service together from its settings, and runs it until it is asked to stop.
+
+With ``processes="workers"`` that is ``supervisor.py``'s work; here is the service of one process, whose models
+compute in threads: for tests, for small machines, and for the commands that solve files.
+"""
 
 from __future__ import annotations
 
@@ -6,52 +10,77 @@ import asyncio
 import functools
 import os
 import signal
-import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import final
 
 import torch
-import uvicorn
+import uvloop
 
-from model_store import open_catalog
+from model_store import Catalog, LoadedVersion, StoreError, open_catalog
 from operators.scan import set_default_backend
-from service.abortable import AbortableProtocol
+from service.answering import Answering, Rim, batch_rules
 from service.batcher import Batcher
-from service.compute import Surrogates, advance_reference, choose_device, solve_reference
-from service.http import create_app
-from service.models import Models, load_models
+from service.compute import Surrogates, choose_device
+from service.local import LocalRepository, MakeQueue, load_models
+from service.metrics import Metrics
+from service.models import Models
+from service.ports import Ports
+from service.rate import Ledger
+from service.reference import advance_reference, bound_errors, solve_reference
 from service.settings import InvalidSettings, Settings
 from service.solver import Queues, Solver
-from service.worker import ThreadWorker, Worker
+from service.supervisor import Announce, addresses_of
+from service.worker import Compute, ThreadWorker
 
-__all__ = ["Service", "build_solver", "listen_on", "open_models", "serve"]
-
-# connections that the kernel holds until they are accepted
-BACKLOG = 2048
-
-# called with the service's address and its models when it is ready
-Announce = Callable[[str, Models], None]
+__all__ = ["Service", "build_solver", "open_models", "serve"]
 
 
 def open_models(settings: Settings) -> Models:
-    """Load what the settings name, from the user's store or the built-in one."""
-    return load_models(open_catalog(settings.store), settings.models)
+    """Load what the settings name, from the user's store or the built-in one.
+
+    Raises:
+        InvalidSettings: a model does not load.
+    """
+    return load_models(_catalog(settings), settings.models, _make_queue(settings, Metrics()))
 
 
-def build_solver(settings: Settings, models: Models) -> Solver:
-    """A solver with one worker thread for the surrogates and two for the reference solvers."""
+def build_solver(settings: Settings, models: Models, metrics: Metrics | None = None) -> Solver:
+    """A solver whose reference solvers have threads of their own."""
+    metrics = metrics or Metrics()
+
+    def queue(name: str, compute: Compute) -> Batcher:
+        return Batcher(ThreadWorker(compute), batch_rules(settings), metrics.queue(name, ""))
+
+    queues = Queues(
+        references=queue("references", solve_reference),
+        marches=queue("marches", advance_reference),
+        bounds=queue("bounds", bound_errors),
+    )
+    return Solver(models, queues, settings.limits, metrics)
+
+
+def _catalog(settings: Settings) -> Catalog:
+    try:
+        return open_catalog(settings.store)
+    except StoreError as error:
+        raise InvalidSettings(f"store: {error}") from error
+
+
+def _make_queue(settings: Settings, metrics: Metrics) -> MakeQueue:
     device = choose_device(settings.device)
     _choose_scan_backend(settings.scan_backend)
     # threads of the model that have to wait for a core spin: one core stays for everything else
     threads = settings.threads or max(1, (os.cpu_count() or 1) - 1)
     prepare = functools.partial(torch.set_num_threads, threads)
-    workers = (
-        ThreadWorker(Surrogates(models.versions, device), prepare),
-        ThreadWorker(solve_reference),
-        ThreadWorker(advance_reference),
-    )
-    return Solver(models, Queues(*(_queue(worker, settings) for worker in workers)), settings.limits)
+
+    def make(version: LoadedVersion) -> Batcher:
+        reference = version.reference
+        observer = metrics.queue(reference.name, str(reference.version))
+        return Batcher(ThreadWorker(Surrogates([version], device), prepare), batch_rules(settings), observer)
+
+    return make
 
 
 def _choose_scan_backend(name: str | None) -> None:
@@ -61,88 +90,78 @@ def _choose_scan_backend(name: str | None) -> None:
         raise InvalidSettings(f"scan_backend: {error}") from error
 
 
-def _queue(worker: Worker, settings: Settings) -> Batcher:
-    return Batcher(worker, **dict(settings.batching))
-
-
 @final
 class Service:
-    """The models, the solver and the server of one process, on an address of its own."""
+    """The models, the solver and the servers of one process, on addresses of its own."""
 
     def __init__(self, settings: Settings) -> None:
-        """Load the models and listen on the address; whoever connects is answered after the warm-up.
+        """Load the models and listen on the addresses; whoever connects is answered after the warm-up.
 
         Raises:
-            InvalidSettings: the models or the address cannot be had.
+            InvalidSettings: the models or the addresses cannot be had.
         """
-        self._models = open_models(settings)
-        self._solver = build_solver(settings, self._models)
-        app = create_app(
-            self._solver, self._models, settings.limits, draining=lambda: self._server.should_exit
-        )
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                http=AbortableProtocol,
-                access_log=False,
-                log_level="warning",
-                lifespan="off",
-                server_header=False,
-                timeout_graceful_shutdown=settings.grace_seconds,
-            )
-        )
-        self._listener = listen_on(settings.host, settings.http_port)
+        self._settings = settings
+        self._stopping = False
+        metrics, catalog = Metrics("front-0"), _catalog(settings)
+        make_queue = _make_queue(settings, metrics)
+        self._models = load_models(catalog, settings.models, make_queue)
+        self._solver = build_solver(settings, self._models, metrics)
+        repository = LocalRepository(catalog, self._models, make_queue)
+        rim = Rim(metrics, Ledger.private(), "front-0", lambda: self._stopping)
+        self._answering = Answering(self._solver, self._models, repository, settings, rim)
+        self._ports = Ports(settings.model_copy(update={"fronts": 1}))
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = threading.Event()
+        self._stopped = asyncio.Event()
 
     def run(self, announce: Announce) -> None:
-        """Warm up, announce the address, and answer until stopped."""
-        with asyncio.Runner(loop_factory=self._server.config.get_loop_factory()) as runner:
+        """Warm up, announce the addresses, and answer until stopped."""
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(self._answer(announce))
 
     def stop(self) -> None:
-        """Take no more requests, and return from ``run`` when those accepted are answered."""
-        self._server.should_exit = True
+        """Take no more requests, and return from ``run`` when those accepted are answered; from any thread."""
+        self._stop.set()
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._stopped.set)
 
     async def _answer(self, announce: Announce) -> None:
-        with self._listener:
+        self._loop = asyncio.get_running_loop()
+        with self._ports as ports, self._signals():
             async with self._solver:
                 await self._solver.warm_up()
-                announce(_address(self._listener), self._models)
-                _ignore_repeated_signals()
-                await self._server.serve(sockets=[self._listener])
+                await self._answering.start(ports.http(0), ports.grpc_address)
+                announce(addresses_of(self._settings, ports), self._models.versions)
+                if not self._stop.is_set():
+                    await self._stopped.wait()
+                self._stopping = True
+                await asyncio.sleep(self._settings.drain_delay_seconds)
+                await self._answering.stop(self._settings.grace_seconds)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT drain, the second one ends the process; in a thread, there are none."""
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in numbers}
+
+        def drain(*_: object) -> None:
+            for number in numbers:
+                signal.signal(number, signal.SIG_DFL)
+            self.stop()
+
+        for number in numbers:
+            signal.signal(number, drain)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
-def serve(settings: Settings, announce: Announce) -> None:
+def serve(settings: Settings, announce: Announce) -> int:
     """Answer until SIGTERM or SIGINT; ``announce`` is called once the service is warm."""
     Service(settings).run(announce)
-
-
-def _ignore_repeated_signals() -> None:
-    """Let a drained service end well: uvicorn drains at a signal, and then raises it again."""
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
-
-
-def listen_on(host: str, port: int) -> socket.socket:
-    """A listening socket.
-
-    Raises:
-        InvalidSettings: the address cannot be had.
-    """
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        # at once: two sockets may be bound to one address, but only one can listen there
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise InvalidSettings(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another port"
-        ) from error
-    return listener
-
-
-def _address(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return 0

@@ -100,7 +100,8 @@ class Settings(BaseSettings):
     grpc: bool = Field(default=True, description="answer gRPC too")
     grpc_port: int = Field(default=8081, ge=0, le=65535, description="0 takes a free port")
     processes: Literal["workers", "none"] = Field(
-        default="workers", description="workers: fronts and models in processes of their own; none: one for all"
+        default="workers",
+        description="workers: fronts and models in processes of their own; none: one for all",
     )
     fronts: int = Field(default=1, gt=0, le=64, description="processes that answer HTTP and gRPC")
     store: str | None = Field(
@@ -118,7 +119,9 @@ class Settings(BaseSettings):
     retire_seconds: float = Field(
         default=600.0, gt=0, description="how long a version that was replaced finishes its rollouts"
     )
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="where models compute; auto: on the GPU, if there is one"
+    )
     threads: int | None = Field(
         default=None, gt=0, description="CPU threads of the model; default: all cores but one"
     )

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final, Literal, ParamSpec, Self, TypeVar, final
+from typing import Any, Final, Literal, ParamSpec, Protocol, Self, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from service.errors import InvalidField, InvalidSettings, NotAvailableYet, Servi
 from service.gradient import GradientMethod, VjpRequest, VjpResponse, check_cotangents, chosen_input
 from service.lookup import find_steady
 from service.models import Models, Served, require_tested
-from service.rollout import Roller, Rollout, RolloutRequest
+from service.rollout import Progress, Roller, Rollout, RolloutRequest
 from service.settings import Limits
 from service.shadow import Comparisons, NoComparisons, Shadows
 from service.ticket import ANYBODY, Ticket
@@ -156,19 +156,27 @@ class Queues:
         return self.references, self.marches, self.bounds
 
 
+class Observer(Comparisons, Protocol):
+    """What is told of shadows and rollouts; ``service.metrics`` counts it."""
+
+    def rollouts(self, problem: str) -> Progress:
+        """Who is told of a problem's rollouts."""
+
+
 @final
 class Solver:
     """Answers requests with the served surrogates and the reference solvers."""
 
     def __init__(
-        self, models: Models, queues: Queues, limits: Limits, comparisons: Comparisons | None = None
+        self, models: Models, queues: Queues, limits: Limits, observer: Observer | None = None
     ) -> None:
         self._models = models
         self._queues = queues
         self._limits = limits
-        self._shadows = Shadows(comparisons or NoComparisons())
+        self._shadows = Shadows(observer or NoComparisons())
         self._turns = map(str, itertools.count())
-        self._roller = Roller(models, queues.marches, limits, self._shadows)
+        progress = None if observer is None else observer.rollouts
+        self._roller = Roller(models, queues.marches, limits, self._shadows, progress)
 
     async def __aenter__(self) -> Self:
         return self

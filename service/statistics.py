@@ -74,7 +74,9 @@ class Statistics:
         batch = max(batch, 1)
         share = rows / batch
         known.executions += share
-        size = batch if batch in known.batches or len(known.batches) < MOST_BATCH_SIZES else max(known.batches)
+        size = (
+            batch if batch in known.batches or len(known.batches) < MOST_BATCH_SIZES else max(known.batches)
+        )
         known.batches[size] = known.batches.get(size, 0.0) + share
         known.batch_seconds[size] = known.batch_seconds.get(size, 0.0) + share * compute
 

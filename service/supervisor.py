@@ -23,10 +23,11 @@ from functools import partial
 from typing import Any, Final, final
 
 from model_store.reference import Reference
+from service.check import check_files
 from service.control import Link, LinkLost
 from service.errors import LoadFailed, ServiceFault
 from service.metrics import Metrics
-from service.ports import Ports
+from service.ports import Ports, bracketed
 from service.rate import Ledger
 from service.repository import ModelEntry
 from service.served import ServedVersion
@@ -36,7 +37,7 @@ from service.switchboard import Plug, Switchboard
 from service.versions import Versions
 from service.zygote import Child, Kind, Zygote, ZygoteLost, spawn
 
-__all__ = ["Addresses", "Announce", "supervise"]
+__all__ = ["Addresses", "Announce", "addresses_of", "supervise"]
 
 log = logging.getLogger("mno.service")
 
@@ -59,12 +60,22 @@ class Addresses:
 Announce = Callable[[Addresses, Sequence[ServedVersion]], None]
 
 
+def addresses_of(settings: Settings, ports: Ports) -> Addresses:
+    """Where clients find a service."""
+    scheme = "http" if settings.tls.cert is None else "https"
+    grpc = ports.grpc_address
+    return Addresses(
+        f"{scheme}://{bracketed(settings.host)}:{ports.http_port}", None if grpc is None else f"grpc://{grpc}"
+    )
+
+
 def supervise(settings: Settings, announce: Announce) -> int:
     """Run a service until SIGTERM or SIGINT; returns the exit status.
 
     Raises:
         InvalidSettings: an address or a model cannot be had.
     """
+    check_files(settings)
     ports = Ports(settings)
     try:
         return asyncio.run(_Supervisor(settings, ports).run(announce))
@@ -152,12 +163,12 @@ class _Supervisor:
         self._forker.start()
         spec = {"store": settings.store}
         self._steward = Kept("steward", lambda: self._forker.fork("steward", spec), _silent())
-        self._numerics = Kept("numerics", partial(_spawned, "service.numerics"), self._numerics_events())
+        self._numerics = Kept("numerics", partial(spawn, "service.numerics"), self._numerics_events())
         self._versions = Versions(settings, self._steward.ask, self._fork_worker, board, self._metrics)
         self._versions.when_changed(self._tell_status)
         self._serving = [asyncio.Event() for _ in range(settings.fronts)]
         self._fronts = [
-            Kept(f"front {number}", partial(_spawned, "service.front"), self._front_events(number))
+            Kept(f"front {number}", partial(spawn, "service.front"), self._front_events(number))
             for number in range(settings.fronts)
         ]
 
@@ -173,7 +184,7 @@ class _Supervisor:
     async def _story(self, announce: Announce) -> int:
         try:
             if await self._unless_stopped(self._start()):
-                announce(self._addresses(), self._versions.served)
+                announce(addresses_of(self._settings, self._ports), self._versions.served)
                 await self._unless_stopped(self._follow_aliases())
         except (StartFailed, LoadFailed) as error:
             await self._drain(delay=0.0)
@@ -221,8 +232,10 @@ class _Supervisor:
             return
         self._tell_status(link)
         with contextlib.suppress(LinkLost):
-            await link.ask("route", {name: route.model_dump() for name, route in self._versions.table.items()})
-        link.tell({"listen": {}}, self._ports.of_front(number))
+            await link.ask(
+                "route", {name: route.model_dump() for name, route in self._versions.table.items()}
+            )
+        link.tell({"listen": {"grpc": self._ports.grpc_address}}, [self._ports.http(number).fileno()])
 
     async def _fork_worker(self, reference: Reference) -> Child:
         settings = self._settings
@@ -257,7 +270,11 @@ class _Supervisor:
             self._board.remove_worker("numerics")
             self._tell_status()
 
-        return Events(_ignore, ready, _ignore, _refuse, died)
+        def told(message: Mapping[str, Any]) -> None:
+            if "memory" in message:
+                recorder.memory(**message["memory"])
+
+        return Events(_ignore, ready, told, _refuse, died)
 
     def _front_events(self, number: int) -> Events:
         def began(link: Link) -> None:
@@ -278,15 +295,6 @@ class _Supervisor:
             self._board.remove_front(number)
 
         return Events(began, ready, told, partial(self._answer, number), died)
-
-    def _addresses(self) -> Addresses:
-        host = self._settings.host
-        shown = f"[{host}]" if ":" in host else host
-        grpc_port = self._ports.grpc_port
-        return Addresses(
-            f"http://{shown}:{self._ports.http_port}",
-            None if grpc_port is None else f"grpc://{shown}:{grpc_port}",
-        )
 
     # --- while it runs
 
@@ -336,11 +344,17 @@ class _Supervisor:
         """The metrics of all processes but the one that asks."""
         others = [front for number, front in enumerate(self._fronts) if number != asking]
         pages = [self._metrics.render()[0].decode()]
+        self._ask_memory()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PAGE_SECONDS):
                 answers = await asyncio.gather(*(each.ask("page") for each in others), return_exceptions=True)
                 pages += [answer for answer in answers if isinstance(answer, str)]
         return pages
+
+    def _ask_memory(self) -> None:
+        self._versions.ask_memory()
+        if self._numerics.link is not None:
+            self._numerics.link.tell({"memory": True})
 
     def _tell_status(self, link: Link | None = None) -> None:
         """Let the fronts know what their ``/healthz/ready`` is to say."""
@@ -373,10 +387,6 @@ class _Supervisor:
         for kept in (self._steward, self._numerics, *self._fronts):
             kept.kill()
         self._versions.kill()
-
-
-async def _spawned(module: str) -> Child:
-    return spawn(module)
 
 
 def _ignore(*_: object) -> None:

@@ -67,14 +67,7 @@ class Tls:
         self._cert = cert
         self._key = key
         self._client_ca = settings.client_ca
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.minimum_version = MINIMUM[settings.minimum_version]
-        # a client that asks for new keys again and again keeps a server busy
-        self._context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-        self._context.set_alpn_protocols(["http/1.1"])
-        self._load(self._context)
-        if self._client_ca is not None:
-            self._context.verify_mode = ssl.CERT_REQUIRED
+        self._http = self._context(MINIMUM[settings.minimum_version])
         self._files = self._read()
         self._renewed = False
 
@@ -91,7 +84,7 @@ class Tls:
 
     def for_uvicorn(self, *_: object) -> ssl.SSLContext:
         """The context of the HTTP port, as ``uvicorn.Config(ssl_context_factory=...)`` asks for it."""
-        return self._context
+        return self._http
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
         """The credentials of the gRPC port, which follow ``reload``."""
@@ -111,8 +104,19 @@ class Tls:
         # tried on a context of its own: a failed load would leave half a pair behind
         self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
         self._files = self._read()
-        self._load(self._context)
+        self._load(self._http)
         self._renewed = True
+
+    def _context(self, minimum: ssl.TLSVersion) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = minimum
+        # a client that asks for new keys again and again keeps a server busy
+        context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+        context.set_alpn_protocols(["http/1.1"])
+        self._load(context)
+        if self._client_ca is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
 
     def _load(self, context: ssl.SSLContext) -> None:
         _named(self._cert, lambda: self._cert.read_bytes())
@@ -133,7 +137,7 @@ class Tls:
         return grpc.ssl_server_certificate_configuration([(key, cert)], ca)
 
     def _renewed_configuration(self) -> Any:
-        """Called at each new connection; None: as before."""
+        """Asked for at each new connection; None: as before."""
         renewed, self._renewed = self._renewed, False
         return self._grpc_configuration() if renewed else None
 

@@ -210,7 +210,7 @@ def open_tracer(settings: TracingSettings, process: str) -> Tracer:
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-        return OpenTelemetry(settings, process, OTLPSpanExporter(endpoint=settings.endpoint, timeout=5))
+        return OpenTelemetry(settings, process, OTLPSpanExporter(endpoint=settings.endpoint, timeout=2))
     except ModuleNotFoundError as error:
         raise InvalidSettings(
             f'tracing.endpoint: {error.name} is not installed; `pip install "mno[tracing]"`, or leave it out'

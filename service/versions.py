@@ -211,7 +211,11 @@ class Versions:
             recorder.restarted()
             self._changed()
 
-        events = Events(lambda _: None, ready, lambda _: None, _asks_nothing, died)
+        def told(message: Mapping[str, Any]) -> None:
+            if "memory" in message:
+                recorder.memory(**message["memory"])
+
+        events = Events(lambda _: None, ready, told, _asks_nothing, died)
         kept = Kept(str(reference), lambda: self._launch(reference), events)
         holder = _Holder(name, kept)
         return holder
@@ -306,6 +310,12 @@ class Versions:
         self._wish.loaded.pop(name, None)
         self._wish.unloaded[name] = None
         await self.follow()
+
+    def ask_memory(self) -> None:
+        """Let the workers say what they hold; it is on the next page of metrics."""
+        for holder in self._holders.values():
+            if holder.kept.link is not None:
+                holder.kept.link.tell({"memory": True})
 
     async def close(self, seconds: float) -> None:
         """End all workers, when no front asks them anything any more."""

@@ -3,37 +3,43 @@
 from __future__ import annotations
 
 import decimal
-import difflib
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, Final, Literal, TypeVar
+from functools import lru_cache
+from typing import Any, Final, Literal
+from urllib.parse import parse_qsl
 
 import numpy as np
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.responses import Response
 
 from problems import ErrorBound, Problem
-from service.codec import array_from_lists, decode_json, decode_npy, encode_json, encode_npy
-from service.errors import LONGEST_QUOTE, InvalidField, NotAcceptable, NotAvailableYet, UnsupportedMedia
+from service.codec import Coding, array_from_lists, decode_json, decode_npy, encode_json
+from service.errors import LONGEST_QUOTE, InvalidField, NotAcceptable, UnsupportedMedia
+from service.options import Asker, Options, read_options
 from service.settings import Limits
-from service.solver import ErrorKind, Method, SolveRequest, SolveResponse
+from service.solver import SolveRequest, SolveResponse
+from service.timing import Timing
 
 __all__ = [
     "JSON",
     "NPY",
+    "PNG",
     "Form",
     "accepted_media",
+    "accepts_gzip",
+    "answer_headers",
     "body_limit",
     "body_weight",
     "choose_form",
-    "is_gzip",
+    "encoding",
+    "json_answer",
     "media_type",
-    "read_options",
+    "names_of",
+    "npy_request",
+    "read_query",
     "read_request",
     "refuse_query",
-    "write_response",
+    "timing_header",
 ]
 
 JSON: Final = "application/json"
@@ -43,35 +49,22 @@ PNG: Final = "image/png"
 JSON_WEIGHT: Final = 16
 # proxies and clients take 8 KiB of headers, and there are others
 LONGEST_ESTIMATE: Final = 6 * 2**10
-Form = Literal["application/json", "application/x-npy"]
-
-
-OptionsOf = TypeVar("OptionsOf", bound=BaseModel)
-
-
-class Options(BaseModel):
-    """What a request says beside its fields and parameters."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str | None = None
-    method: Method = "auto"
-    error: ErrorKind = "bound"
-    tolerance: float | Literal["discretization"] | None = None
-    timeout_ms: float | None = Field(None, gt=0, allow_inf_nan=False)
+# what a query is parsed to is remembered up to this length
+LONGEST_USUAL_QUERY: Final = 256
+MOST_OPTIONS: Final = 50
+Form = Literal["application/json", "application/x-npy", "image/png"]
 
 
 def choose_form(headers: Mapping[str, str]) -> Form:
     """The first form of the client's ``Accept`` list, by weight, that the service writes."""
-    accepted = accepted_media(headers.get("accept", "*/*"))
-    for media in accepted:
+    for media in accepted_media(headers.get("accept", "*/*")):
         if media in ("*/*", "application/*", JSON):
             return JSON
         if media == NPY:
             return NPY
-    if {PNG, "image/*"} & set(accepted):
-        raise NotAvailableYet(f"{PNG} comes with a later release; accept {JSON} or {NPY}")
-    raise NotAcceptable(f"expected Accept: {JSON} or {NPY}, got {headers['accept']}")
+        if media in (PNG, "image/*"):
+            return PNG
+    raise NotAcceptable(f"expected Accept: {JSON}, {NPY} or {PNG}, got {headers['accept'][:LONGEST_QUOTE]}")
 
 
 def accepted_media(accept: str) -> list[str]:
@@ -107,38 +100,46 @@ def body_weight(headers: Mapping[str, str]) -> int:
     return JSON_WEIGHT if media_type(headers) == JSON else 1
 
 
-def is_gzip(headers: Mapping[str, str]) -> bool:
-    """Whether the body is compressed.
+def encoding(headers: Mapping[str, str], known: Sequence[Coding] = ("gzip",)) -> Coding | None:
+    """How the body is compressed; None: it is not.
 
     Raises:
         UnsupportedMedia: in a way that the service does not read.
     """
-    encoding = headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("identity", "gzip"):
-        raise UnsupportedMedia(f"expected Content-Encoding gzip or none, got {encoding}")
-    return encoding == "gzip"
+    named = headers.get("content-encoding", "identity").strip().lower()
+    if named == "identity":
+        return None
+    for coding in known:
+        if named == coding:
+            return coding
+    raise UnsupportedMedia(
+        f"expected Content-Encoding {' or '.join(known)}, or none, got {named[:LONGEST_QUOTE]}"
+    )
+
+
+def accepts_gzip(headers: Mapping[str, str]) -> bool:
+    """Whether the client reads a compressed answer."""
+    return "gzip" in accepted_media(headers.get("accept-encoding", ""))
 
 
 def read_request(
     problem: Problem,
     headers: Mapping[str, str],
-    query: Mapping[str, str],
+    query: str,
     body: bytes,
     limits: Limits,
-    received: float,
+    asker: Asker,
 ) -> SolveRequest:
     """The request in a body that is not compressed, or no longer."""
     media = media_type(headers)
     if media == JSON:
-        return _from_json(problem, query, body, limits, received)
+        return _from_json(problem, query, body, limits, asker)
     if media == NPY:
-        return _from_npy(problem, query, body, received)
+        return npy_request(problem, query, body, asker)
     raise UnsupportedMedia(f"expected Content-Type {JSON} or {NPY}, got {media or 'none'}")
 
 
-def _from_json(
-    problem: Problem, query: Mapping[str, str], body: bytes, limits: Limits, received: float
-) -> SolveRequest:
+def _from_json(problem: Problem, query: str, body: bytes, limits: Limits, asker: Asker) -> SolveRequest:
     # a batch of the largest fields: a list for each row, each field and the batch
     document = decode_json(body, most_lists=limits.batch * (limits.grid_side + 1) + 1)
     refuse_query(query)
@@ -148,23 +149,66 @@ def _from_json(
         if spec.name in document
     }
     given |= {spec.name: document.pop(spec.name) for spec in problem.parameters if spec.name in document}
-    options = read_options(Options, _names(problem), document, strict=True)
-    return SolveRequest(problem.name, given, **vars(options), received=received)
+    options = read_options(Options, names_of(problem), document, strict=True)
+    return _request(problem, given, "float32", options, asker)
 
 
-def _from_npy(problem: Problem, query: Mapping[str, str], body: bytes, received: float) -> SolveRequest:
+def npy_request(problem: Problem, query: str, body: bytes, asker: Asker) -> SolveRequest:
+    """The request in a ``.npy`` body and a query."""
     if len(problem.inputs) != 1:
         raise UnsupportedMedia(f"{problem.name} has several input fields: send {JSON}")
-    (spec,) = problem.inputs
-    array = decode_npy(spec.name, body)
-    rest = dict(query)
+    name = problem.inputs[0].name
+    array = decode_npy(name, body)
+    parameters, options = _known_query(problem, query)
+    dtype: Literal["float32", "float64"] = "float64" if array.dtype == np.float64 else "float32"
+    return _request(problem, {name: array, **parameters}, dtype, options, asker)
+
+
+def _request(
+    problem: Problem,
+    given: Mapping[str, Any],
+    dtype: Literal["float32", "float64"],
+    options: Options,
+    asker: Asker,
+) -> SolveRequest:
+    return SolveRequest(
+        problem.name,
+        given,
+        dtype,
+        options.model,
+        options.method,
+        options.error,
+        options.tolerance,
+        asker.ticket(options),
+        asker.key,
+        asker.received,
+    )
+
+
+def _known_query(problem: Problem, query: str) -> tuple[Mapping[str, float], Options]:
+    if len(query) > LONGEST_USUAL_QUERY:
+        return _read_query(problem, query)
+    return _usual_query(problem, query)
+
+
+def _read_query(problem: Problem, query: str) -> tuple[Mapping[str, float], Options]:
+    rest = read_query(query)
     parameters = {
         spec.name: _number(spec.name, rest.pop(spec.name)) for spec in problem.parameters if spec.name in rest
     }
-    options = read_options(Options, _names(problem), rest, strict=False)
-    dtype: Literal["float32", "float64"] = "float64" if array.dtype == np.float64 else "float32"
-    given = {spec.name: array, **parameters}
-    return SolveRequest(problem.name, given, dtype, **vars(options), received=received)
+    return parameters, read_options(Options, names_of(problem), rest, strict=False)
+
+
+# clients ask for the same again and again
+_usual_query = lru_cache(maxsize=512)(_read_query)
+
+
+def read_query(query: str) -> dict[str, str]:
+    """The options in a query; of those given twice the last one counts."""
+    try:
+        return dict(parse_qsl(query, keep_blank_values=True, max_num_fields=MOST_OPTIONS))
+    except ValueError as error:
+        raise InvalidField("query", "options", f"expected at most {MOST_OPTIONS} options: {error}") from error
 
 
 def _number(name: str, text: str) -> float:
@@ -176,79 +220,76 @@ def _number(name: str, text: str) -> float:
         ) from error
 
 
-def _names(problem: Problem) -> list[str]:
+def names_of(problem: Problem) -> list[str]:
+    """What a request for a problem has beside options."""
     return [spec.name for spec in (*problem.inputs, *problem.parameters)]
 
 
-def refuse_query(query: Mapping[str, str]) -> None:
+def refuse_query(query: str) -> None:
     """Refuse a query beside a JSON body."""
     if query:
-        option = next(iter(query))[:LONGEST_QUOTE]
+        option = query.partition("=")[0][:LONGEST_QUOTE]
         raise InvalidField(option, "unknown", f"with {JSON} the options go into the body, not the query")
 
 
-def read_options(
-    kind: type[OptionsOf], names: Sequence[str], given: Mapping[str, Any], *, strict: bool
-) -> OptionsOf:
-    """Options of a kind.
-
-    Args:
-        kind: what they are checked against.
-        names: what else a request of this kind has.
-        given: as they came.
-        strict: take a number only as a number; a query has nothing but text.
-    """
-    try:
-        return kind.model_validate(given, strict=strict)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        # whatever was sent, the answer quotes no more than a line of it
-        name, got = str(fault["loc"][0])[:LONGEST_QUOTE], repr(fault["input"])[:LONGEST_QUOTE]
-        if fault["type"] != "extra_forbidden":
-            raise InvalidField(name, fault["type"], f"{name}: {fault['msg']}, got {got}") from error
-        known = [*names, *kind.model_fields]
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        raise InvalidField(name, "unknown", f"{name!r} is not an option; did you mean {near!r}?") from error
-
-
-def write_response(response: SolveResponse, form: Form) -> Response:
-    """The answer's bytes and headers."""
-    if form == NPY:
-        # a problem with several output fields would need a container; none has
-        ((name, answer),) = response.fields.items()
-        return Response(encode_npy(answer), media_type=NPY, headers={"Mno-Field": name} | _headers(response))
-    trust = _trust(response)
-    document = {**response.fields, **trust, "timing_ms": vars(response.timing)}
-    return Response(encode_json(document), media_type=JSON)
+def json_answer(response: SolveResponse) -> bytes:
+    """The answer as JSON."""
+    return encode_json({**response.fields, **_trust(response), "timing_ms": vars(response.timing)})
 
 
 def _trust(response: SolveResponse) -> dict[str, Any]:
-    errors = None if response.errors is None else [asdict(error) for error in response.errors]
-    known = list(response.in_distribution)
+    errors = None if response.errors is None else [vars(error) for error in response.errors]
+    known = None if response.in_distribution is None else list(response.in_distribution)
     return {
         "model": response.model,
         "method": response.method,
         "operator": response.operator,
         "error": errors[0] if errors and response.single else errors,
-        "in_distribution": known[0] if response.single else known,
+        "in_distribution": known[0] if known and response.single else known,
         "certified": False,
         "iterations": max(response.iterations),
+        "batch_size": response.batch_size,
     }
 
 
-def _headers(response: SolveResponse) -> dict[str, str]:
-    """All that JSON says beside the fields, as compact JSON; the bounds of a batch are shortened."""
-    trust = _trust(response)
+def answer_headers(response: SolveResponse, form: Form) -> dict[str, str]:
+    """What the headers of an answer say.
+
+    Beside JSON, only how long it took; else all that JSON has beside the fields, as compact JSON, where the
+    bounds of a batch are shortened.
+    """
+    timing = {
+        "Server-Timing": timing_header(response.timing),
+        "Mno-Batch-Size": str(response.batch_size),
+    }
+    if form == JSON:
+        return timing
+    known = response.in_distribution
     return {
-        "Mno-Model": trust["model"] or "",
-        "Mno-Method": trust["method"],
-        "Mno-Operator": trust["operator"],
+        "Mno-Field": ",".join(response.fields),
+        "Mno-Model": response.model or "",
+        "Mno-Method": response.method,
+        "Mno-Operator": response.operator,
         "Mno-Error-Estimate": _estimate(response).decode(),
-        "Mno-In-Distribution": orjson.dumps(trust["in_distribution"]).decode(),
-        "Mno-Certified": orjson.dumps(trust["certified"]).decode(),
-        "Mno-Iterations": str(trust["iterations"]),
-        "Server-Timing": ", ".join(f"{name};dur={value}" for name, value in vars(response.timing).items()),
+        "Mno-In-Distribution": _flags(known, single=response.single),
+        "Mno-Certified": "false",
+        "Mno-Iterations": str(max(response.iterations)),
+        **timing,
     }
+
+
+def _flags(known: tuple[bool, ...] | None, *, single: bool) -> str:
+    if known is None:
+        return "null"
+    return orjson.dumps(known[0] if single else known).decode()
+
+
+def timing_header(timing: Timing) -> str:
+    """Where the time went, as ``Server-Timing`` says it."""
+    return (
+        f"queue;dur={timing.queue}, compute;dur={timing.compute}, "
+        f"certify;dur={timing.certify}, total;dur={timing.total}"
+    )
 
 
 def _estimate(response: SolveResponse) -> bytes:

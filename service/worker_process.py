@@ -8,6 +8,7 @@ Over its control socket (see ``service.lane``) it says::
 and hears::
 
     {"lane": "front 0"}  + 2 descriptors               an end of a lane, and the arena of that front
+    {"memory": true}                                   says ``{"memory": {...}}``, see ``service.memory``
     {"drain": true}                                    answer what came over the lanes, then end with status 0
 
 The end of the control socket means drain, too. A front that goes away closes its lane.
@@ -86,10 +87,12 @@ def main(control: socket.socket, spec: Mapping[str, Any]) -> int:
     began = time.perf_counter()
     try:
         version, runner, costs = _prepared(ModelSpec.model_validate(spec))
+    except (StoreError, InvalidSettings) as error:
+        lane.send({"failed": str(error)})
+        return 1
     except Exception as error:  # whatever it is, the supervisor has to know
         log.exception("a version does not load")
-        known = isinstance(error, (StoreError, InvalidSettings))
-        lane.send({"failed": str(error) if known else f"{type(error).__name__}: {error}"})
+        lane.send({"failed": f"{type(error).__name__}: {error}"})
         return 1
     watch = Watch()
     server = LaneServer(runner, watch)
@@ -97,6 +100,7 @@ def main(control: socket.socket, spec: Mapping[str, Any]) -> int:
     seconds = round(time.perf_counter() - began, 3)
     lane.send({"ready": version.model_dump(mode="json"), "costs": costs, "seconds": seconds})
     watch.run()
+    server.close()
     return 1 if server.broken else 0
 
 

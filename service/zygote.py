@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, final
 
 from service.lane import Lane, LaneClosed, lane_pair
+from service.signals import DRAIN
 
 __all__ = ["Child", "Kind", "Zygote", "ZygoteLost", "spawn"]
 
@@ -53,7 +54,7 @@ class Child:
 
     def terminate(self) -> None:
         """Ask it to answer what it has, and to end."""
-        self._signal(signal.SIGTERM)
+        self._signal(DRAIN)
 
     def _signal(self, number: int) -> None:
         if not self.ended:

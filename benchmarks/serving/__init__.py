@@ -1,1 +1,1 @@
-"""``mno bench serve``: the service beside other servers, with the same models, the same bytes, the same load."""
+"""``mno bench serve``: the service beside other servers: the same models, bytes and load."""

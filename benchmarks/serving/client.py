@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import http.client
+from collections.abc import Callable
 from contextlib import closing
+from typing import final
 
 import grpc
 import numpy as np
 
 from benchmarks.serving.request import Array, Reply, Request, Route
 
-__all__ = ["Refused", "ask", "check", "fetch"]
+__all__ = ["Abandonable", "Refused", "ask", "check", "fetch"]
 
 TIMEOUT = 30.0
 
@@ -25,7 +27,11 @@ def ask(route: Route, request: Request, timeout: float = TIMEOUT) -> Reply:
     Raises:
         Refused: it is none.
     """
-    reply = _over_http(route, request, timeout) if route.protocol == "http" else _over_grpc(route, request, timeout)
+    reply = (
+        _over_http(route, request, timeout)
+        if route.protocol == "http"
+        else _over_grpc(route, request, timeout)
+    )
     if reply.status != 200:
         raise Refused(f"{route.title}: {reply.status} {reply.body[:300]!r}")
     return reply
@@ -57,10 +63,15 @@ def _over_http(route: Route, request: Request, timeout: float) -> Reply:
 def _over_grpc(route: Route, request: Request, timeout: float) -> Reply:
     try:
         with grpc.insecure_channel(f"127.0.0.1:{route.port}") as channel:
-            answer = channel.unary_unary(request.path)(request.body, timeout=timeout)
+            answer = _unary(channel, request.path)(request.body, timeout=timeout)
             return Reply(200, bytes(answer))
     except grpc.RpcError as error:
         raise Refused(f"{route.title}: {error}") from error
+
+
+def _unary(channel: grpc.Channel, path: str) -> grpc.UnaryUnaryMultiCallable[bytes, bytes]:
+    """A method whose messages are bytes already."""
+    return channel.unary_unary(path, request_serializer=bytes, response_deserializer=bytes)
 
 
 def check(route: Route, field: Array, expected: Array) -> str | None:
@@ -74,3 +85,24 @@ def check(route: Route, field: Array, expected: Array) -> str | None:
     if not np.array_equal(answer, expected, equal_nan=True):
         return f"{route.title}: differs by {np.abs(answer - expected).max():.1e} at most"
     return None
+
+
+@final
+class Abandonable:
+    """A request whose client leaves before it is answered."""
+
+    def __init__(self, route: Route, request: Request) -> None:
+        """Send it, and do not wait."""
+        if route.protocol == "http":
+            connection = http.client.HTTPConnection("127.0.0.1", route.port)
+            connection.request("POST", request.path, request.body, dict(request.headers))
+            self.leave: Callable[[], object] = connection.close
+        else:
+            channel = grpc.insecure_channel(f"127.0.0.1:{route.port}")
+            call = _unary(channel, request.path).future(request.body)
+
+            def leave() -> None:
+                call.cancel()  # type: ignore[no-untyped-call]
+                channel.close()
+
+            self.leave = leave

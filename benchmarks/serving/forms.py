@@ -75,9 +75,7 @@ def from_npy(reply: Reply) -> Array:
 def solve_json(model: str, field: Array) -> Request:
     """Our JSON route: nested lists."""
     options = {"model": model, "method": "surrogate", "error": "none"}
-    return Request(
-        "/v1/problems/darcy/solve", _nested({INPUT: field.tolist(), **options}), {**JSON_TYPE}
-    )
+    return Request("/v1/problems/darcy/solve", _nested({INPUT: field.tolist(), **options}), {**JSON_TYPE})
 
 
 def from_solve_json(reply: Reply) -> Array:
@@ -120,7 +118,7 @@ def from_oip_http(reply: Reply) -> Array:
     """The field of an answer with binary tensors."""
     length = int(reply.headers[HEADER_LENGTH])
     shape = json.loads(reply.body[:length])["outputs"][0]["shape"]
-    return np.frombuffer(reply.body[length:], np.float32).reshape(shape)[0]
+    return _first(np.frombuffer(reply.body[length:], np.float32).reshape(shape))
 
 
 def oip_json(model: str, field: Array) -> Request:
@@ -132,7 +130,7 @@ def oip_json(model: str, field: Array) -> Request:
 def from_oip_json(reply: Reply) -> Array:
     """The field of a JSON answer."""
     output = json.loads(reply.body)["outputs"][0]
-    return np.asarray(output["data"], np.float32).reshape(output["shape"])[0]
+    return _first(np.asarray(output["data"], np.float32).reshape(output["shape"]))
 
 
 def oip_grpc(model: str, field: Array) -> Request:
@@ -149,7 +147,8 @@ def oip_grpc(model: str, field: Array) -> Request:
 def from_oip_grpc(reply: Reply) -> Array:
     """The field of a ``ModelInferResponse`` with raw contents."""
     message = inference_pb2.ModelInferResponse.FromString(reply.body)
-    return np.frombuffer(message.raw_output_contents[0], np.float32).reshape(message.outputs[0].shape)[0]
+    values = np.frombuffer(message.raw_output_contents[0], np.float32)
+    return _first(values.reshape(message.outputs[0].shape))
 
 
 def _tensor(field: Array) -> dict[str, Any]:
@@ -158,3 +157,8 @@ def _tensor(field: Array) -> dict[str, Any]:
 
 def _nested(data: Any) -> bytes:
     return json.dumps(data, separators=(",", ":")).encode()
+
+
+def _first(batch: Array) -> Array:
+    field: Array = batch[0]
+    return field

@@ -1,8 +1,8 @@
 """A generator of load over HTTP/1.1: ``python -m benchmarks.serving.generator``, a process of its own.
 
-Closed loop: so many clients, each asks again when it is answered. Open loop: requests at random times (Poisson),
-whatever the server does, as strangers come; their latency counts from the time at which they were due, so that
-a server cannot hide its queue by slowing its clients down.
+Closed loop: so many clients, each asks again when it is answered. Open loop: requests at random times
+(Poisson), whatever the server does, as strangers come; their latency counts from the time at which they were
+due, so that a server cannot hide its queue by slowing its clients down.
 """
 
 from __future__ import annotations

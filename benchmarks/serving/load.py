@@ -28,8 +28,8 @@ __all__ = [
     "measure",
     "parse_latencies",
     "parse_summary",
-    "prepared_body",
     "preferred_loop",
+    "prepared_body",
 ]
 
 
@@ -136,9 +136,7 @@ def parse_summary(output: str, log: str) -> Traffic:
     """What ``h2load`` prints, and its log of requests."""
     finished = re.search(r"^finished in ([\d.]+)(ms|s|us)", output, re.MULTILINE)
     statuses = re.search(r"^status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", output, re.MULTILINE)
-    requests = re.search(
-        r"^requests: .* (\d+) failed, (\d+) errored, (\d+) timeout", output, re.MULTILINE
-    )
+    requests = re.search(r"^requests: .* (\d+) failed, (\d+) errored, (\d+) timeout", output, re.MULTILINE)
     traffic = re.search(r"^traffic: .* \((\d+)\) data$", output, re.MULTILINE)
     if finished is None or statuses is None or requests is None:
         raise LoadFailed(f"expected the summary of h2load, got: {output[-500:]}")

@@ -57,7 +57,9 @@ class ProcessTree:
         """The processes that are alive now."""
         stats = _stats()
         members = {
-            pid for pid, stat in stats.items() if stat.session == self._root or self._known.get(pid) == stat.start
+            pid
+            for pid, stat in stats.items()
+            if stat.session == self._root or self._known.get(pid) == stat.start
         } | ({self._root} & stats.keys())
         while more := {pid for pid, stat in stats.items() if stat.parent in members} - members:
             members |= more
@@ -89,6 +91,8 @@ def pss_bytes(pid: int) -> int:
 def command_line(pid: int) -> str:
     """The arguments of a process; empty where it has ended."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
+        return (
+            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
+        )
     except (FileNotFoundError, ProcessLookupError):
         return ""

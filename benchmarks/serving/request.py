@@ -67,6 +67,7 @@ class Route:
 
 def strict_json(body: bytes) -> Any:
     """JSON as the standard has it: NaN and Infinity are none."""
+
     def refuse(token: str) -> None:
         raise ValueError(f"{token} is no JSON")
 

@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sysconfig
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,8 @@ from typing import Any, ClassVar, final
 
 from benchmarks.serving.process_tree import ProcessTree
 from benchmarks.serving.request import Route
+
+MARK = "installed"
 
 __all__ = ["Command", "NotInstalled", "Place", "Running", "Server", "ServerFailed", "running"]
 
@@ -40,7 +41,7 @@ class Place:
 
     Attributes:
         environment: its virtual environment.
-        folder: for its files; the working directory, from which ``benchmarks.serving.models`` can be imported.
+        folder: for its files; the working directory, where ``benchmarks.serving.models`` is.
         models: names in ``models.MODELS``.
         frozen: the models as frozen TorchScript.
         cores: the cores it may use; empty: all.
@@ -88,7 +89,7 @@ class Server(ABC):
 
     def available(self, environment: Path) -> bool:
         """Whether it is installed."""
-        return (environment / "installed").exists()
+        return (environment / MARK).exists()
 
     @abstractmethod
     def prepare(self, place: Place) -> Command:
@@ -126,6 +127,11 @@ class Running:
         self.tree = ProcessTree(self._process.pid)
 
     @property
+    def pid(self) -> int:
+        """Of its main process."""
+        return self._process.pid
+
+    @property
     def ended(self) -> bool:
         """Whether its main process has ended."""
         return self._process.poll() is not None
@@ -135,7 +141,7 @@ class Running:
         return (self.place.folder / "log.txt").read_text("utf-8", "replace")[-3000:]
 
     def terminate(self, wait: float) -> int | None:
-        """SIGTERM to the main process: its exit status, or None where it still runs after ``wait`` seconds."""
+        """SIGTERM to the main process: its exit status, None where it still runs after ``wait`` seconds."""
         self._process.terminate()
         try:
             return self._process.wait(wait)
@@ -207,14 +213,22 @@ def _environment(place: Place, command: Command) -> dict[str, str]:
 
 def library_folder(place: Place) -> str:
     """Where the interpreter of a place has its shared library."""
-    code = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"
-    return subprocess.run([place.python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    return _tell(place, "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))")
+
+
+def python_version(place: Place) -> str:
+    """Such as ``3.11``."""
+    return _tell(place, "import sysconfig; print(sysconfig.get_python_version())")
 
 
 def site_packages(place: Place) -> Path:
     """Where the packages of a place are."""
-    paths: dict[str, Any] = {"base": str(place.environment), "platbase": str(place.environment)}
-    return Path(sysconfig.get_path("purelib", vars=paths))
+    return Path(_tell(place, "import sysconfig; print(sysconfig.get_path('purelib'))"))
+
+
+def _tell(place: Place, code: str) -> str:
+    command = [place.python, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _pinned(cores: tuple[int, ...]) -> Any:

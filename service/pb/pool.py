@@ -1,7 +1,7 @@
 """The descriptors of this service.
 
-Other packages bring messages of the same names: Triton's client has a package ``inference`` too, and a pool refuses
-two of a name. So the generated modules register here, not in the pool that everybody shares.
+Other packages bring messages of the same names: Triton's client has a package ``inference`` too, and a pool
+refuses two of a name. So the generated modules register here, not in the pool that everybody shares.
 """
 
 from __future__ import annotations

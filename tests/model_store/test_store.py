@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from model_store import (
     open_catalog,
     open_store,
 )
+from model_store.alias import AliasTarget, Canary
 from operators import Surrogate
 
 State = Mapping[str, Tensor]
@@ -254,6 +256,71 @@ def test_weights_of_another_architecture_with_a_matching_hash_are_noticed(
     rewrite(published / "card.json", json.dumps(content).encode())
     with pytest.raises(CorruptVersion, match="does not load"):
         open_store(str(folder)).load("darcy", 1)
+
+
+def test_an_alias_may_give_a_share_to_a_canary_and_have_a_shadow(
+    folder: Path, state: State, card: Card
+) -> None:
+    store = open_store(str(folder))
+    for _ in range(3):
+        store.publish("darcy", state, card)
+    whole = AliasTarget(version=1, canary=Canary(version=2, weight=0.05), shadow=3)
+    store.set_alias("darcy", "production", whole, expected=None)
+    store.set_alias("darcy", "staging", 2, expected=None)
+    assert store.targets("darcy") == {"production": whole, "staging": AliasTarget(version=2)}
+    # everybody else sees the version that answers the others
+    assert store.aliases("darcy") == {"production": 1, "staging": 2}
+    assert store.resolve("darcy") == Reference("darcy", 1)
+    # and a bare number stays one, for programs of before
+    assert json.loads((folder / "darcy/aliases.json").read_text()) == {
+        "production": {"version": 1, "canary": {"version": 2, "weight": 0.05}, "shadow": 3},
+        "staging": 2,
+    }
+
+
+def test_a_canary_moves_only_from_where_it_is_expected(store: Store, state: State, card: Card) -> None:
+    for _ in range(2):
+        store.publish("darcy", state, card)
+    store.set_alias("darcy", "production", 1, expected=None)
+    canary = AliasTarget(version=1, canary=Canary(version=2, weight=0.5))
+    store.set_alias("darcy", "production", canary, expected=AliasTarget(version=1))
+    with pytest.raises(AliasMoved, match="canary 2=50%"):
+        store.set_alias("darcy", "production", 2, expected=AliasTarget(version=1))
+    # a number stands for the version, whatever is beside it
+    store.set_alias("darcy", "production", 2, expected=1)
+    assert store.targets("darcy") == {"production": AliasTarget(version=2)}
+
+
+@pytest.mark.parametrize("beside", [{"canary": Canary(version=9, weight=0.5)}, {"shadow": 9}])
+def test_a_canary_or_shadow_needs_its_version(
+    store: Store, state: State, card: Card, beside: dict[str, Any]
+) -> None:
+    store.publish("darcy", state, card)
+    with pytest.raises(UnknownVersion, match="got 9"):
+        store.set_alias("darcy", "production", AliasTarget(version=1, **beside), expected=None)
+
+
+@pytest.mark.parametrize("text", ["4", "4=0%", "4=101%", "0=5%", "4=5", "four=5%", "4=nan%", ""])
+def test_a_share_that_is_none_is_refused(text: str) -> None:
+    assert str(Canary.parse("4=5%")) == "4=5%"
+    assert Canary.parse("4=0.5%").weight == 0.005
+    with pytest.raises(ValueError, match="such as 4=5%"):
+        Canary.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"production": {"version": 0}}',
+        '{"production": {"version": 1, "canary": {"version": 2, "weight": 2}}}',
+        '{"production": {"version": 1, "other": 2}}',
+        '{"production": true}',
+    ],
+)
+def test_damaged_targets_are_noticed(published: Path, folder: Path, text: str) -> None:
+    (published.parents[1] / "aliases.json").write_text(text)
+    with pytest.raises(CorruptStore, match=r"aliases\.json"):
+        open_store(str(folder)).targets("darcy")
 
 
 def test_damaged_aliases_are_noticed(published: Path, folder: Path) -> None:

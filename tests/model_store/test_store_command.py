@@ -84,6 +84,16 @@ def test_alias(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert open_store(url).aliases("darcy")["production"] == 2
 
 
+def test_alias_with_a_canary_and_a_shadow(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    alias = ("--store", url, "alias", "darcy", "production", "1")
+    code, out, _ = run(capsys, *alias, "--canary", "2=5%", "--shadow", "2")
+    assert (code, out) == (0, "darcy@production: 1 -> 1, canary 2=5%, shadow 2\n")
+    assert run(capsys, *alias)[1] == "darcy@production: 1, canary 2=5%, shadow 2 -> 1\n"
+    code, _, err = run(capsys, *alias, "--canary", "2")
+    assert code == 2
+    assert "such as 4=5%, got '2'" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

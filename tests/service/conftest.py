@@ -5,6 +5,7 @@ import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import httpx
@@ -15,15 +16,18 @@ import uvicorn
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model_store import Card, Catalog, FieldRecord, LoadedVersion, Reference, open_store
+from model_store import Card, FieldRecord, LoadedVersion, Reference, open_store
 from operators import EvolutionOperator, EvolutionSurrogate, Surrogate, surrogate_from_config
 from operators.axial_mno import AxialMnoConfig
 from operators.shallow_water_mno import ShallowWaterMnoConfig
 from service.abortable import AbortableProtocol
-from service.batcher import Batcher
-from service.compute import Surrogates, advance_reference, solve_reference
+from service.batcher import Batcher, BatchRules
+from service.compute import Surrogates
 from service.http import create_app
+from service.local import local_models
 from service.models import Models
+from service.reference import advance_reference, bound_errors, solve_reference
+from service.routing import Route
 from service.serve import Service
 from service.settings import Limits, Settings
 from service.solver import Queues, Solver
@@ -124,7 +128,7 @@ class GatedWorker(Worker):
         self.busy = asyncio.Event()
         self.closed = False
 
-    async def run(self, parts: Sequence[Batch]) -> Solutions:
+    async def run(self, parts: Sequence[Batch], *, pad_to: int | None = None) -> Solutions:  # noqa: ARG002
         batch = joined(parts)
         self.batches.append(batch)
         self.busy.set()
@@ -206,58 +210,84 @@ def water_store(tmp_path_factory: pytest.TempPathFactory, water_card: Card) -> s
 
 
 @pytest.fixture(scope="session")
-def evolution_models(drift: EvolutionSurrogate, water_card: Card) -> Models:
+def evolution_versions(drift: EvolutionSurrogate, water_card: Card) -> tuple[LoadedVersion, ...]:
     """``shallow_water@1``, which drifts, and ``short@1``, which starts from three frames."""
     three = EvolutionSurrogate(Drift(), channels=3)
     three.operator.history = 3
-    versions = {
-        name: LoadedVersion(Reference(name, 1), water_card, surrogate)
+    return tuple(
+        LoadedVersion(Reference(name, 1), water_card, surrogate)
         for name, surrogate in (("shallow_water", drift), ("short", three))
-    }
-    names = {f"{name}{suffix}": version for name, version in versions.items() for suffix in ("", "@1")}
-    return Models(names | {"shallow_water@production": versions["shallow_water"]}, Catalog([]))
+    )
+
+
+EVOLUTION_NAMES = {
+    "shallow_water": Route(name="shallow_water", main=1),
+    "shallow_water@production": Route(name="shallow_water", main=1),
+    "short": Route(name="short", main=1),
+}
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a test looks into: the queue of the surrogates, and who answers."""
+
+    surrogates: Batcher
+    models: Models
+    solver: Solver
+
+
+def served_by(
+    worker: Worker,
+    versions: Sequence[LoadedVersion],
+    limits: Limits,
+    rules: BatchRules,
+    names: dict[str, Route] = EVOLUTION_NAMES,
+) -> Served:
+    """A solver in this process: one worker has all the versions, and threads compute the rest."""
+    surrogates = Batcher(worker, rules)
+    models = local_models(versions, names, lambda _: surrogates)
+    others = (solve_reference, advance_reference, bound_errors)
+    queues = Queues(*(Batcher(ThreadWorker(each), rules) for each in others))
+    return Served(surrogates, models, Solver(models, queues, limits))
 
 
 @asynccontextmanager
 async def serving(
-    models: Models,
-    surrogates: Worker,
-    limits: Limits,
-    queue_bytes: int = 10**8,
-    protocol: Callable[..., AbortableProtocol] = AbortableProtocol,
-) -> AsyncIterator[tuple[str, Queues]]:
-    """A server in the present event loop: its address and its queues."""
-    workers = (surrogates, ThreadWorker(solve_reference), ThreadWorker(advance_reference))
-    queues = Queues(
-        *(Batcher(each, max_batch=8, queue_bytes=queue_bytes, queue_seconds=100.0) for each in workers)
-    )
-    solver = Solver(models, queues, limits)
-    app = create_app(solver, models, limits)
+    served: Served, limits: Limits, protocol: Callable[..., AbortableProtocol] = AbortableProtocol
+) -> AsyncIterator[str]:
+    """A server in the present event loop: its address."""
+    app = create_app(served.solver, served.models, limits)
     server = uvicorn.Server(uvicorn.Config(app, http=protocol, port=0, log_level="warning", lifespan="off"))
-    async with solver:
+    async with served.solver:
         running = asyncio.create_task(server.serve())
         while not server.started:
             await asyncio.sleep(0)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", queues
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
         server.should_exit = True
         await running
 
 
-@pytest.fixture
-def serve() -> Callable[..., AbstractAsyncContextManager[tuple[str, Queues]]]:
+@pytest.fixture(scope="session")
+def serve() -> Callable[..., AbstractAsyncContextManager[str]]:
     return serving
 
 
 @pytest.fixture(scope="session")
-def rollout_address(evolution_models: Models) -> Iterator[str]:
+def serve_with() -> Callable[..., Served]:
+    return served_by
+
+
+@pytest.fixture(scope="session")
+def rollout_address(evolution_versions: tuple[LoadedVersion, ...]) -> Iterator[str]:
     """A real server in a thread, on the surrogates that drift."""
     ready: queue.Queue[tuple[str, Callable[[], object]]] = queue.Queue()
 
     async def answer() -> None:
-        worker = ThreadWorker(Surrogates(evolution_models.versions, torch.device("cpu")))
+        worker = ThreadWorker(Surrogates(evolution_versions, torch.device("cpu")))
         limits = Limits(body_bytes=2**20, grid_side=64, rollout_steps=100)
+        served = served_by(worker, evolution_versions, limits, BatchRules(max_batch=8, queue_seconds=100.0))
         over = asyncio.Event()
-        async with serving(evolution_models, worker, limits) as (address, _):
+        async with serving(served, limits) as address:
             loop = asyncio.get_running_loop()
             ready.put((address, lambda: loop.call_soon_threadsafe(over.set)))
             await over.wait()

@@ -11,6 +11,11 @@ import pytest
 from service.lane import MESSAGE_BYTES, BadMessage, BlockingLane, Lane, LaneClosed, lane_pair
 
 
+def repeat(lane: BlockingLane, times: int) -> None:
+    for _ in range(times):
+        lane.send(lane.receive()[0])
+
+
 class Ear:
     """Keeps what a lane hears."""
 
@@ -34,7 +39,7 @@ def test_messages_arrive_whole_and_in_order_whatever_their_length() -> None:
         # nobody reads yet: the long one does not fit into the socket
         for message in messages:
             lane.send(message)
-        echo = threading.Thread(target=lambda: [other.send(other.receive()[0]) for _ in messages])
+        echo = threading.Thread(target=repeat, args=(other, len(messages)))
         echo.start()
         heard = [(await ear.heard.get())[0] for _ in messages]
         echo.join()

@@ -29,7 +29,7 @@ def value(metrics: Metrics, name: str, /, **labels: str) -> float:
 
 def everything() -> Metrics:
     """Metrics of which each has been observed."""
-    metrics = Metrics("front-1", "0.1.0")
+    metrics = Metrics("front-1")
     route = metrics.route("http", "/v1/problems/{problem}/solve")
     route.began()
     route.ended("200", 0.003)
@@ -45,7 +45,6 @@ def everything() -> Metrics:
     rollouts = metrics.rollouts("shallow_water")
     rollouts.began()
     rollouts.sent(4)
-    rollouts.stalled()
     metrics.shadow("darcy", "3", "4").observe(1e-3)
     metrics.shadow_failed("darcy", "4")
     worker = metrics.worker("darcy", "3", "cuda:0")

@@ -97,6 +97,13 @@ def test_so_many_are_under_way_and_an_entry_counts_until_it_is_released(clock: C
     assert let_in(limits, who, 10) == 10
 
 
+def test_whoever_is_over_their_limits_is_named_to_the_metrics(clock: Clock) -> None:
+    refused: list[str] = []
+    limits = RateLimits(RateSettings(), clock=clock, refused=refused.append)
+    let_in(limits, principal(requests_per_second=1), 3)
+    assert refused == ["sim", "sim"]
+
+
 def test_a_request_that_breaks_is_no_longer_under_way(clock: Clock) -> None:
     limits, who = RateLimits(RateSettings(), clock=clock), principal(concurrent=1)
 

@@ -20,7 +20,9 @@ def _answer(model: str):  # type: ignore[no-untyped-def]
         return [base64.b64encode(row.contiguous().numpy().tobytes()).decode() for row in answer]
 
     infer.__name__ = model
-    return bentoml.api(batchable=True, max_batch_size=MAX_BATCH, max_latency_ms=60000, route=f"/{model}")(infer)
+    return bentoml.api(batchable=True, max_batch_size=MAX_BATCH, max_latency_ms=60000, route=f"/{model}")(
+        infer
+    )
 
 
 class Fields:

@@ -22,7 +22,7 @@ class Api(litserve.LitAPI):
 
     def decode_request(self, request: Request) -> Tensor:
         """Base64 in JSON, or a file of a form."""
-        field: Any = request["field"]  # type: ignore[index]  # LitServe hands over what the request held
+        field: Any = request["field"]
         data = base64.b64decode(field) if isinstance(field, str) else field.file.read()
         values = np.frombuffer(data, np.float32)
         side = round(values.size**0.5)

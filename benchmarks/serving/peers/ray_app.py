@@ -14,11 +14,6 @@ from starlette.responses import Response
 from benchmarks.serving.models import MAX_BATCH, build
 
 
-@serve.deployment(
-    num_replicas=1,
-    max_ongoing_requests=256,
-    ray_actor_options={"num_cpus": 0},
-)
 class Field:
     """Bytes to bytes."""
 
@@ -38,10 +33,11 @@ class Field:
 
 
 if __name__ == "__main__":
+    deployment = serve.deployment(num_replicas=1, max_ongoing_requests=256, ray_actor_options={"num_cpus": 0})
     ray.init(num_cpus=2, include_dashboard=False, logging_level="warning", object_store_memory=256 * 2**20)
     serve.start(http_options={"host": "127.0.0.1", "port": int(os.environ["BENCH_HTTP_PORT"])})
     for model in os.environ["BENCH_MODELS"].split(","):
-        serve.run(Field.bind(model), name=model, route_prefix=f"/{model}")
+        serve.run(deployment(Field).bind(model), name=model, route_prefix=f"/{model}")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -23,5 +23,5 @@ class TritonPythonModel:
             for request in requests
         ]
         answer = self._forward(torch.cat(fields) if len(fields) > 1 else fields[0])
-        parts = answer.split([len(field) for field in fields])
+        parts = torch.split(answer, [len(field) for field in fields])
         return [pb_utils.InferenceResponse([pb_utils.Tensor("pressure", part.numpy())]) for part in parts]

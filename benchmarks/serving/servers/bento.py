@@ -34,9 +34,15 @@ class BentoML(Server):
         """Base64 in JSON."""
 
         def encode(field: Array) -> Request:
-            return Request(f"/{model}", json.dumps({"fields": [forms.to_base64(field)]}).encode(), forms.JSON_TYPE)
+            return Request(
+                f"/{model}", json.dumps({"fields": [forms.to_base64(field)]}).encode(), forms.JSON_TYPE
+            )
 
         def decode(reply: Reply) -> Array:
             return forms.from_base64(json.loads(reply.body)[0])
 
-        return (Route("bentoml-base64", "BentoML: base64 JSON", "http", place.http_port, encode, decode, json=True),)
+        return (
+            Route(
+                "bentoml-base64", "BentoML: base64 JSON", "http", place.http_port, encode, decode, json=True
+            ),
+        )

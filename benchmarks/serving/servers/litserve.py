@@ -21,7 +21,8 @@ class LitServe(Server):
 
     name = "litserve"
     title = "LitServe"
-    requirements = ("litserve==0.2.19", "numpy")
+    # forms need python-multipart
+    requirements = ("litserve==0.2.19", "python-multipart", "numpy")
     batching = "max_batch_size=32, batch_timeout=0.002"
 
     def prepare(self, place: Place) -> Command:
@@ -37,7 +38,7 @@ class LitServe(Server):
 
         def in_form(field: Array) -> Request:
             head = (
-                f"--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"field\"; filename=\"field\"\r\n"
+                f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="field"; filename="field"\r\n'
                 "Content-Type: application/octet-stream\r\n\r\n"
             )
             body = head.encode() + field.tobytes() + f"\r\n--{BOUNDARY}--\r\n".encode()
@@ -47,6 +48,14 @@ class LitServe(Server):
             return forms.from_base64(json.loads(reply.body)["field"])
 
         return (
-            Route("litserve-base64", "LitServe: base64 JSON", "http", place.http_port, in_json, decode, json=True),
+            Route(
+                "litserve-base64",
+                "LitServe: base64 JSON",
+                "http",
+                place.http_port,
+                in_json,
+                decode,
+                json=True,
+            ),
             Route("litserve-form", "LitServe: multipart", "http", place.http_port, in_form, decode),
         )

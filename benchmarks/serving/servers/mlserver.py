@@ -54,6 +54,21 @@ class MLServer(Server):
         """Raw contents over gRPC, and JSON."""
         http, grpc = place.http_port, place.grpc_port
         return (
-            Route("mlserver-grpc", "MLServer: OIP gRPC", "grpc", grpc, partial(forms.oip_grpc, model), forms.from_oip_grpc),
-            Route("mlserver-json", "MLServer: OIP JSON", "http", http, partial(forms.oip_json, model), forms.from_oip_json, json=True),
+            Route(
+                "mlserver-grpc",
+                "MLServer: OIP gRPC",
+                "grpc",
+                grpc,
+                partial(forms.oip_grpc, model),
+                forms.from_oip_grpc,
+            ),
+            Route(
+                "mlserver-json",
+                "MLServer: OIP JSON",
+                "http",
+                http,
+                partial(forms.oip_json, model),
+                forms.from_oip_json,
+                json=True,
+            ),
         )

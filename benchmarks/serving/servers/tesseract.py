@@ -34,11 +34,26 @@ class Tesseract(Server):
 
         def encode(field: Array) -> Request:
             data = {"buffer": forms.to_base64(field), "encoding": "base64"}
-            array: dict[str, Any] = {"object_type": "array", "shape": field.shape, "dtype": "float32", "data": data}
+            array: dict[str, Any] = {
+                "object_type": "array",
+                "shape": field.shape,
+                "dtype": "float32",
+                "data": data,
+            }
             body = json.dumps({"inputs": {"permeability": array}}).encode()
             return Request("/apply", body, {**forms.JSON_TYPE, "accept": "application/json+base64"})
 
         def decode(reply: Reply) -> Array:
             return forms.from_base64(json.loads(reply.body)["pressure"]["data"]["buffer"])
 
-        return (Route("tesseract-base64", "Tesseract: base64 JSON", "http", place.http_port, encode, decode, json=True),)
+        return (
+            Route(
+                "tesseract-base64",
+                "Tesseract: base64 JSON",
+                "http",
+                place.http_port,
+                encode,
+                decode,
+                json=True,
+            ),
+        )

@@ -10,7 +10,7 @@ from typing import final
 from benchmarks.serving import forms
 from benchmarks.serving.models import MAX_BATCH
 from benchmarks.serving.request import Route
-from benchmarks.serving.server import Command, Place, Server, library_folder, site_packages
+from benchmarks.serving.server import Command, Place, Server, library_folder, python_version, site_packages
 
 __all__ = ["Triton"]
 
@@ -39,7 +39,10 @@ class Triton(Server):
         wheel = site_packages(place) / "pytriton" / "tritonserver"
         backends = place.folder / "backends"
         shutil.copytree(wheel / "backends", backends)
-        shutil.copy(wheel / "python_backend_stubs" / "3.11" / "triton_python_backend_stub", backends / "python")
+        shutil.copy(
+            wheel / "python_backend_stubs" / python_version(place) / "triton_python_backend_stub",
+            backends / "python",
+        )
         for model in place.models:
             folder = place.folder / "models" / model / "1"
             folder.mkdir(parents=True)
@@ -54,7 +57,10 @@ class Triton(Server):
             "grpc-port": place.grpc_port,
             "allow-metrics": "false",
         }
-        arguments = [str(wheel / "bin" / "tritonserver"), *(f"--{name}={value}" for name, value in options.items())]
+        arguments = [
+            str(wheel / "bin" / "tritonserver"),
+            *(f"--{name}={value}" for name, value in options.items()),
+        ]
         # the stub's own search path holds only where the wheel has put it
         libraries = f"{library_folder(place)}:{site_packages(place) / 'nvidia_pytriton.libs'}"
         return Command(arguments, {"LD_LIBRARY_PATH": libraries})
@@ -63,7 +69,29 @@ class Triton(Server):
         """Open Inference Protocol: binary over HTTP, raw contents over gRPC, JSON."""
         http, grpc = place.http_port, place.grpc_port
         return (
-            Route("triton-http", "Triton: OIP binary HTTP", "http", http, partial(forms.oip_http, model), forms.from_oip_http),
-            Route("triton-grpc", "Triton: OIP gRPC", "grpc", grpc, partial(forms.oip_grpc, model), forms.from_oip_grpc),
-            Route("triton-json", "Triton: OIP JSON", "http", http, partial(forms.oip_json, model), forms.from_oip_json, json=True),
+            Route(
+                "triton-http",
+                "Triton: OIP binary HTTP",
+                "http",
+                http,
+                partial(forms.oip_http, model),
+                forms.from_oip_http,
+            ),
+            Route(
+                "triton-grpc",
+                "Triton: OIP gRPC",
+                "grpc",
+                grpc,
+                partial(forms.oip_grpc, model),
+                forms.from_oip_grpc,
+            ),
+            Route(
+                "triton-json",
+                "Triton: OIP JSON",
+                "http",
+                http,
+                partial(forms.oip_json, model),
+                forms.from_oip_json,
+                json=True,
+            ),
         )

@@ -1,0 +1,52 @@
+"""Whether a service could start with its settings, without starting it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from service.errors import InvalidSettings
+from service.security import open_security
+from service.settings import Settings
+from service.tls import Tls
+from service.tracing import open_tracer
+
+__all__ = ["check", "check_files"]
+
+
+def check_files(settings: Settings) -> None:
+    """Read what the settings name, but for the stores: tokens, certificates, the exporter of traces.
+
+    Raises:
+        InvalidSettings: something is missing or broken.
+    """
+    Tls.of(settings.tls)
+    open_security(settings.security, settings.host, mutual_tls=settings.tls.client_ca is not None)
+    open_tracer(settings.tracing, "check").close()
+    if settings.security.audit is not None:
+        _require_writable(settings.security.audit)
+
+
+def check(settings: Settings) -> None:
+    """Read what the settings name, the models' names in the stores too.
+
+    Raises:
+        InvalidSettings: something is missing or broken.
+    """
+    check_files(settings)
+    # imported here: it takes seconds, and the supervisor can do without
+    from model_store import StoreError, open_catalog
+    from service.stores import table_of
+
+    try:
+        catalog = open_catalog(settings.store)
+        names = [name for name in settings.models if name not in settings.imported]
+        table_of(catalog, names or catalog.models())
+    except StoreError as error:
+        raise InvalidSettings(f"store: {error}") from error
+
+
+def _require_writable(path: Path) -> None:
+    folder = path if path.exists() else path.parent
+    if not os.access(folder, os.W_OK):
+        raise InvalidSettings(f"security.audit: expected a file that can be written, got {path}")

@@ -1,0 +1,234 @@
+"""The short way: small binary requests, from the connection to the solver and back, without ASGI between.
+
+What an ASGI server and a web framework do for a request takes several times as long as all that has to be
+done for 64 KiB in and 64 KiB out. So whole ``.npy`` requests to solve, and inference requests with binary
+tensors, come here from ``AbortableProtocol``; they pass the same gate, are counted and refused in the same
+words, and everything else takes the long way through ``http.py``, with the same answers.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, final
+
+from problems import STEADY_PROBLEMS, SteadyProblem
+from service.abortable import Buffer, HotPath, HotRequest
+from service.codec import npy_header, raw_bytes
+from service.errors import ServiceFault
+from service.faults import Refusal, early_refusal, new_request_id, refuse, unexpected
+from service.gate import Guard, Visit
+from service.in_flight import Budget, Share
+from service.logs import REQUEST_ID
+from service.oip import Inference
+from service.oip_http import binary_answer, binary_request
+from service.options import Asker
+from service.settings import Limits
+from service.solver import Solver, SolveResponse
+from service.timing import Timing
+from service.wire import NPY, answer_headers, npy_request, timing_header
+
+__all__ = ["HotRoutes"]
+
+# what is decoded on the event loop; larger bodies take the long way, and threads [B]
+MOST_BYTES: Final = 2**20
+NPY_BYTES: Final = NPY.encode()
+INFER: Final = re.compile(rb"/v2/models/([A-Za-z0-9@_.-]{1,130})(?:/versions/([A-Za-z0-9_-]{1,64}))?/infer")
+LENGTH_OF_JSON: Final = b"inference-header-content-length"
+MOST_JSON_BYTES: Final = 2**13
+# what only the long way knows
+ELSEWHERE: Final = frozenset({b"content-encoding", b"transfer-encoding", b"expect", b"upgrade"})
+
+
+@final
+@dataclass(frozen=True)
+class Answer:
+    """The body of an answer in parts, its header lines without length and id, and where the time went."""
+
+    headers: bytes
+    parts: Sequence[Buffer]
+    length: int
+    timing: Timing | None
+
+
+class Route(ABC):
+    """One kind of request."""
+
+    template: str
+    open_inference: bool
+
+    @abstractmethod
+    async def answer(self, request: HotRequest, asker: Asker) -> Answer:
+        """The answer.
+
+        Raises:
+            ServiceFault: there is none.
+        """
+
+
+@final
+class SolveRoute(Route):
+    """``.npy`` in, ``.npy`` out."""
+
+    template = "/v1/problems/{problem}/solve"
+    open_inference = False
+
+    def __init__(self, problem: SteadyProblem, solver: Solver) -> None:
+        self._problem = problem
+        self._solver = solver
+
+    async def answer(self, request: HotRequest, asker: Asker) -> Answer:
+        query = request.url.partition(b"?")[2].decode("latin-1")
+        response = await self._solver.solve(npy_request(self._problem, query, request.body, asker))
+        # a problem with several output fields would need a container; none has
+        ((_, array),) = response.fields.items()
+        head, data = npy_header(array.dtype, array.shape), raw_bytes(array)
+        if response.errors is None and response.in_distribution is None:
+            lines = _bare_lines(next(iter(response.fields)), response)
+        else:
+            lines = _lines(answer_headers(response, NPY), NPY)
+        return Answer(lines, (head, data), len(head) + len(data), response.timing)
+
+
+@final
+class InferRoute(Route):
+    """A request of the Open Inference Protocol with binary tensors."""
+
+    template = "/v2/models/{model}/infer"
+    open_inference = True
+
+    def __init__(self, inference: Inference, model: str, version: str) -> None:
+        self._inference = inference
+        self._model = model
+        self._version = version
+
+    async def answer(self, request: HotRequest, asker: Asker) -> Answer:
+        length = request.headers[LENGTH_OF_JSON].decode("latin-1")
+        asked = binary_request(self._model, self._version, request.body, length, asker)
+        response = await self._inference.infer(asked.request)
+        headers, parts = binary_answer(response, asked)
+        media = headers.pop("Content-Type")
+        return Answer(_lines(headers, media), parts, sum(map(len, parts)), response.timing)
+
+
+@final
+class HotRoutes(HotPath):
+    """Who answers what."""
+
+    def __init__(
+        self, solver: Solver, inference: Inference, limits: Limits, guard: Guard, budget: Budget
+    ) -> None:
+        self.limits = limits
+        self._solving: Mapping[bytes, Route] = {
+            f"/v1/problems/{problem.name}/solve".encode(): SolveRoute(problem, solver)
+            for problem in STEADY_PROBLEMS.values()
+            if len(problem.inputs) == len(problem.outputs) == 1
+        }
+        self._inference = inference
+        self._guard = guard
+        self._budget = budget
+        self._most_bytes = min(MOST_BYTES, limits.body_bytes)
+
+    def accept(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> HotRequest | None:
+        """See ``HotPath``."""
+        named = dict(headers)
+        length = named.get(b"content-length", b"")
+        if not (length.isdigit() and len(length) < 9 and int(length) <= self._most_bytes):
+            return None
+        if not ELSEWHERE.isdisjoint(named):
+            return None
+        path = url.partition(b"?")[0]
+        if path in self._solving:
+            if not named.get(b"content-type") == named.get(b"accept") == NPY_BYTES:
+                return None
+        elif not _is_short(named.get(LENGTH_OF_JSON, b"")) or INFER.fullmatch(path) is None:
+            return None
+        share = Share(self._budget)
+        return HotRequest(url, named, share.take, share.release)
+
+    async def answer(self, request: HotRequest) -> None:
+        """See ``HotPath``."""
+        headers = request.headers
+        request_id = new_request_id(_text(headers, b"x-request-id"))
+        REQUEST_ID.set(request_id)
+        route = self._route(request.url.partition(b"?")[0])
+        visit = Visit(self._guard, "POST", route.template, _text(headers, b"traceparent"))
+        status = "499"
+        try:
+            try:
+                answer = await self._let_in(request, route, visit)
+            except ServiceFault as fault:
+                self._guard.refused(fault)
+                refusal = refuse(request_id, fault, open_inference=route.open_inference)
+                status = self._refuse(request, refusal, request_id)
+            except Exception as error:  # the edge: the log gets the trace, the client gets the id
+                refusal = unexpected(request_id, error, open_inference=route.open_inference)
+                status = self._refuse(request, refusal, request_id)
+            else:
+                visit.timing = answer.timing
+                status = "200"
+                lines = b"%bx-request-id: %b\r\n" % (answer.headers, request_id.encode())
+                request.respond(200, lines, answer.parts, answer.length)
+        finally:
+            visit.end(status)
+
+    async def _let_in(self, request: HotRequest, route: Route, visit: Visit) -> Answer:
+        headers = request.headers
+        principal, entry = self._guard.enter(_text(headers, b"authorization"), "solve")
+        visit.client = principal.client
+        with entry:
+            if request.fault is not None:
+                raise request.fault
+            key = _text(headers, b"mno-key") or ""
+            return await route.answer(request, Asker(principal.client, key, request.received))
+
+    def _route(self, path: bytes) -> Route:
+        solving = self._solving.get(path)
+        if solving is not None:
+            return solving
+        found = INFER.fullmatch(path)
+        assert found is not None
+        model, version = (each.decode() if each else "" for each in found.groups())
+        return InferRoute(self._inference, model, version)
+
+    def _refuse(self, request: HotRequest, refusal: Refusal, request_id: str) -> str:
+        lines = _lines({**refusal.headers, "X-Request-Id": request_id}, refusal.media_type)
+        request.respond(refusal.status, lines, (refusal.body,), len(refusal.body))
+        return str(refusal.status)
+
+    def refusal(self, status: int, slug: str, detail: str) -> tuple[bytes, bytes]:
+        """See ``HotPath``."""
+        return early_refusal(status, slug, detail)
+
+
+def _is_short(length: bytes) -> bool:
+    return length.isdigit() and len(length) < 6 and int(length) <= MOST_JSON_BYTES
+
+
+def _text(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
+    value = headers.get(name)
+    return None if value is None else value.decode("latin-1")
+
+
+def _bare_lines(field: str, response: SolveResponse) -> bytes:
+    """The header lines of an answer without any word of its error: most of them are always the same."""
+    known = _known_lines(field, response.model, response.method, response.operator)
+    iterations, timing = max(response.iterations), timing_header(response.timing)
+    return f"{known}{iterations}\r\nServer-Timing: {timing}\r\nMno-Batch-Size: {response.batch_size}\r\n".encode()
+
+
+@lru_cache(maxsize=256)
+def _known_lines(field: str, model: str | None, method: str, operator: str) -> str:
+    return (
+        f"content-type: {NPY}\r\nMno-Field: {field}\r\nMno-Model: {model or ''}\r\nMno-Method: {method}\r\n"
+        f"Mno-Operator: {operator}\r\nMno-Error-Estimate: null\r\nMno-In-Distribution: null\r\n"
+        "Mno-Certified: false\r\nMno-Iterations: "
+    )
+
+
+def _lines(headers: Mapping[str, str], media_type: str) -> bytes:
+    named = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    return f"content-type: {media_type}\r\n{named}".encode("latin-1")

@@ -1,0 +1,17 @@
+"""Signals of a service of several processes: the supervisor alone is stopped, and says what becomes of the others."""
+
+from __future__ import annotations
+
+import signal
+from typing import Final
+
+__all__ = ["DRAIN", "ignore_stops"]
+
+# what the zygote ends its children with
+DRAIN: Final = signal.SIGUSR1
+
+
+def ignore_stops() -> None:
+    """Go on when a terminal or a manager of services stops a whole group of processes."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)

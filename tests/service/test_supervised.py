@@ -1,0 +1,190 @@
+"""Processes that ought to live: those that do not start, and those that die."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from service.control import Link, LinkLost
+from service.lane import lane_pair
+from service.supervised import LONGEST_PAUSE, Events, Kept, StartFailed, pause_before_start
+from service.zygote import Child
+
+
+class Actor:
+    """Plays processes: what they would say is said by the test."""
+
+    def __init__(self) -> None:
+        self.children: list[tuple[Child, Link]] = []
+        self.told: list[Mapping[str, Any]] = []
+        self.launched = asyncio.Event()
+        self.seen: list[str] = []
+
+    async def launch(self) -> Child:
+        ours, theirs = lane_pair()
+        child = Child(len(self.children) + 1, ours)
+        # the signal of a test is nobody's: the actor dies of it
+        child.kill = lambda: self.end(-9, child)  # type: ignore[method-assign]
+        link = Link(theirs, self._hear, _nothing, lambda: None)
+        self.children.append((child, link))
+        self.launched.set()
+        return child
+
+    def _hear(self, message: Mapping[str, Any], _: Sequence[int]) -> None:
+        self.told.append(message)
+        if "end" in message:
+            self.end(0)
+
+    def end(self, status: int, child: Child | None = None) -> None:
+        present, link = self.children[-1]
+        if child in (None, present):
+            link.close()
+            present.has_ended(status)
+
+    def say(self, message: Mapping[str, Any]) -> None:
+        self.children[-1][1].tell(message)
+
+    async def next(self) -> None:
+        await self.launched.wait()
+        self.launched.clear()
+        # what was never read turns into an error of the socket, and hides what was said
+        while len(self.told) < len(self.children):
+            await asyncio.sleep(0)
+
+    @property
+    def events(self) -> Events:
+        return Events(
+            lambda link: link.tell({"begin": True}),
+            lambda *_: self.seen.append("ready"),
+            lambda message: self.seen.append(next(iter(message))),
+            _nothing,
+            lambda: self.seen.append("died"),
+        )
+
+
+async def _nothing(what: str, _: Mapping[str, Any]) -> Any:
+    raise ValueError(what)
+
+
+def run(story: Callable[[Actor, Kept], Any]) -> None:
+    async def told() -> None:
+        actor = Actor()
+        kept = Kept("actor", actor.launch, actor.events)
+        async with asyncio.timeout(30):
+            await story(actor, kept)
+
+    asyncio.run(told())
+
+
+async def begin(actor: Actor, kept: Kept) -> None:
+    starting = asyncio.ensure_future(kept.start())
+    await actor.next()
+    assert kept.link is None
+    actor.say({"ready": {}})
+    await starting
+    assert kept.link is not None
+
+
+def test_a_process_is_ready_when_it_says_so_and_ends_when_it_is_told() -> None:
+    async def story(actor: Actor, kept: Kept) -> None:
+        await begin(actor, kept)
+        assert await kept.stop({"end": True}, 30)
+        assert actor.told == [{"begin": True}, {"end": True}]
+        assert actor.seen == ["ready"]
+        assert kept.pid is None
+
+    run(story)
+
+
+@pytest.mark.parametrize("says", [{"failed": "no such file"}, None])
+def test_a_process_that_does_not_start_the_first_time_is_not_started_again(says: Any) -> None:
+    async def story(actor: Actor, kept: Kept) -> None:
+        starting = asyncio.ensure_future(kept.start())
+        await actor.next()
+        if says:
+            actor.say(says)
+        actor.end(1)
+        with pytest.raises(StartFailed, match="no such file" if says else "status 1"):
+            await starting
+        assert len(actor.children) == 1
+
+    run(story)
+
+
+def test_a_process_that_dies_is_started_again() -> None:
+    async def story(actor: Actor, kept: Kept) -> None:
+        await begin(actor, kept)
+        for _ in range(2):
+            actor.end(-9)
+            await actor.next()
+            with pytest.raises(LinkLost):
+                await kept.ask("anything")
+            actor.say({"ready": {}})
+            while kept.link is None:
+                await asyncio.sleep(0)
+        assert actor.seen == ["ready", "died"] * 2 + ["ready"]
+        assert kept.restarts == 2
+        assert kept.trouble is None
+        kept.kill()
+
+    run(story)
+
+
+def test_a_process_that_keeps_dying_is_spoken_of() -> None:
+    async def story(actor: Actor, kept: Kept) -> None:
+        await begin(actor, kept)
+        actor.end(-9)
+        await actor.next()
+        actor.say({"failed": "no memory"})
+        actor.end(1)
+        await actor.next()
+        assert kept.trouble is not None
+        assert "2 times in a row: no memory" in kept.trouble
+        kept.kill()
+
+    run(story)
+
+
+def test_who_asked_a_process_that_dies_hears_of_it() -> None:
+    async def story(actor: Actor, kept: Kept) -> None:
+        await begin(actor, kept)
+        asked = asyncio.ensure_future(kept.ask("anything"))
+        await asyncio.sleep(0)
+        actor.end(-9)
+        with pytest.raises(LinkLost):
+            await asked
+        kept.kill()
+
+    run(story)
+
+
+def test_a_process_that_does_not_end_is_killed() -> None:
+    async def story(actor: Actor, kept: Kept) -> None:
+        await begin(actor, kept)
+        assert not await kept.stop({"please": True}, 0.01)
+        assert actor.told[-1] == {"please": True}
+
+    run(story)
+
+
+def test_one_death_costs_no_time_and_many_not_more_than_the_longest_pause() -> None:
+    pauses = [pause_before_start(deaths) for deaths in range(1, 40)]
+    assert pauses[0] == 0
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == LONGEST_PAUSE
+
+
+def test_a_lane_that_is_closed_is_no_error_of_who_tells() -> None:
+    async def story() -> None:
+        ours, theirs = lane_pair()
+        link = Link(ours, lambda *_: None, _nothing, lambda: None)
+        theirs.close()
+        for _ in range(3):
+            link.tell({"anything": 1})
+            await asyncio.sleep(0)
+        with pytest.raises(LinkLost):
+            await link.ask("anything")
+        link.close()
+
+    asyncio.run(story())
