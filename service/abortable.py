@@ -15,21 +15,23 @@ import asyncio
 import enum
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, Final, cast, final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol, cast, final
 
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.settings import Limits
 
-__all__ = ["AbortableProtocol", "HotPath", "HotRequest", "abort_of"]
+__all__ = ["AbortableProtocol", "Buffer", "Hold", "HotHead", "HotPath", "HotRequest", "abort_of"]
 
 EXTENSION: Final = "mno.abort"
 # written and not yet read by the client [B]; an answer of the usual size does not wait for its reader
 HIGH_WATER: Final = 256 * 1024
 # for the rest of a body whose answer is sent: a client that still sends might not see it else [s]
 LINGER_SECONDS: Final = 2.0
+
+HEAD_ENDS: Final = b"\r\n\r\n"
 
 Buffer = bytes | bytearray | memoryview
 
@@ -40,8 +42,12 @@ class HotPath(ABC):
     limits: Limits
 
     @abstractmethod
-    def accept(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> HotRequest | None:
-        """A POST request that it will answer; None: ASGI has to."""
+    def accept(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> HotHead | None:
+        """What it needs of a POST request that it will answer; None: ASGI has to."""
+
+    @abstractmethod
+    def hold(self) -> Hold:
+        """A share of what all requests together may hold."""
 
     @abstractmethod
     async def answer(self, request: HotRequest) -> None:
@@ -52,70 +58,91 @@ class HotPath(ABC):
         """Header lines and body that refuse what is no request yet, or not in time."""
 
 
+class Hold(Protocol):
+    """A share of what all requests together may hold."""
+
+    def take(self, count: int) -> None:
+        """Hold more bytes, or raise."""
+
+    def release(self) -> None:
+        """Give everything back."""
+
+
+@final
+class HotHead:
+    """What a request says before its body; the same for all requests that begin with the same bytes.
+
+    Attributes:
+        target: what the application made of the path.
+        headers: by name, in lower case.
+        length: of the body [B].
+        keep_alive: whether the connection goes on after the answer.
+    """
+
+    __slots__ = ("headers", "keep_alive", "length", "target")
+
+    def __init__(self, target: Any, headers: Mapping[bytes, bytes], length: int) -> None:
+        self.target = target
+        self.headers = headers
+        self.length = length
+        self.keep_alive = True
+
+
 @final
 class HotRequest:
     """A request on the short way. To uvicorn's connection it is a cycle, and the event that its client left.
 
     Attributes:
-        url: path and query as they came.
-        headers: by name, in lower case.
+        head: what came before the body.
         chunks: the body as it came.
-        received: ``time.perf_counter()`` when its headers were complete [s].
-        hold: takes bytes of what all requests together may hold; may raise.
+        missing: what is still to come of it [B].
+        received: ``time.perf_counter()`` when its headers were there [s].
         fault: why no more of the body was kept.
     """
 
     __slots__ = (
+        "_connection",
+        "_task",
         "chunks",
-        "connection",
         "disconnected",
         "fault",
-        "headers",
+        "head",
         "hold",
         "keep_alive",
         "message_event",
+        "missing",
         "more_body",
         "received",
-        "release",
         "response_complete",
         "response_started",
-        "task",
-        "url",
     )
 
-    def __init__(
-        self,
-        url: bytes,
-        headers: dict[bytes, bytes],
-        hold: Callable[[int], None],
-        release: Callable[[], None],
-    ) -> None:
-        self.url = url
-        self.headers = headers
+    def __init__(self, head: HotHead, hold: Hold, connection: AbortableProtocol) -> None:
+        self.head = head
         self.hold = hold
-        self.release = release
-        self.chunks: list[bytes] = []
+        self._connection = connection
+        self.chunks: list[Buffer] = []
+        self.missing = head.length
         self.received = time.perf_counter()
         self.fault: Exception | None = None
-        self.connection: AbortableProtocol | None = None
-        self.task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
         self.disconnected = self.response_complete = self.response_started = False
-        self.keep_alive = self.more_body = True
+        self.keep_alive = head.keep_alive
+        self.more_body = True
         self.message_event = self
 
     @property
-    def body(self) -> bytes:
+    def body(self) -> Buffer:
         """The whole body; copied only where it came in parts."""
         chunks = self.chunks
-        if len(chunks) != 1:
-            chunks[:] = [b"".join(chunks)]
-        return chunks[0]
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def keep(self, chunk: bytes) -> None:
+    def keep(self, chunk: Buffer) -> None:
         """Keep a part of the body, while there is room for it."""
+        self.missing -= len(chunk)
         if self.fault is None:
             try:
-                self.hold(len(chunk))
+                self.hold.take(len(chunk))
             except Exception as fault:  # the answer will say it
                 self.fault = fault
                 self.chunks.clear()
@@ -124,8 +151,11 @@ class HotRequest:
 
     def set(self) -> None:
         """The connection's word for: the client has left, or there is more of the body."""
-        if self.disconnected and self.task is not None:
-            self.task.cancel()
+        if self.disconnected:
+            if self._task is None:
+                self.hold.release()
+            else:
+                self._task.cancel()
 
     def respond(self, status: int, headers: bytes, body: Sequence[Buffer], length: int) -> None:
         """Write the whole answer.
@@ -136,27 +166,26 @@ class HotRequest:
             body: its parts, which are not copied: nobody may write to them any more.
             length: of the body [B].
         """
-        if self.disconnected or self.connection is None:
-            return
-        self.connection.write_answer(self, status, headers, body, length)
+        if not self.disconnected:
+            self._connection.write_answer(self, status, headers, body, length)
 
     async def run_asgi(self, _: object) -> None:
         """What uvicorn's connection calls in a task of its own."""
-        assert self.connection is not None
-        self.task = asyncio.current_task()
+        connection = self._connection
+        self._task = asyncio.current_task()
         try:
             if not self.disconnected:
-                await self.connection.hot.answer(self)
-            if self.connection.flow.write_paused:
+                await connection.hot.answer(self)
+            if connection.flow.write_paused:
                 # what the request holds is released when its answer was read, or nobody will
-                await self.connection.flow.drain()
+                await connection.flow.drain()
         except asyncio.CancelledError:
             # by the connection, when it was lost; anybody else means the whole service
             if not self.disconnected:
                 raise
         finally:
-            self.release()
-            self.connection.hot_ended(self)
+            self.hold.release()
+            connection.hot_ended(self)
 
 
 class _Phase(enum.Enum):
@@ -170,8 +199,11 @@ class _Phase(enum.Enum):
 class _Plain(HotPath):
     limits = Limits()
 
-    def accept(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> HotRequest | None:  # noqa: ARG002
+    def accept(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> HotHead | None:  # noqa: ARG002
         return None
+
+    def hold(self) -> Hold:
+        raise NotImplementedError
 
     async def answer(self, request: HotRequest) -> None:
         raise NotImplementedError
@@ -197,6 +229,12 @@ class AbortableProtocol(HttpToolsProtocol):
         self._refusal: tuple[int, str, str] | None = None
         self._incoming: HotRequest | None = None
         self._running: HotRequest | None = None
+        # the bytes with which this client's last request on the short way began, and what they say
+        self._known: HotHead | None = None
+        self._known_bytes = b""
+        self._accepted: HotHead | None = None
+        self._unparsed = False
+        self._begun = 0
         # one timer, which moves at most once for many requests; what it waits for is ``_deadline``
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -220,23 +258,63 @@ class AbortableProtocol(HttpToolsProtocol):
             if isinstance(cycle, HotRequest) and not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.set()
-                if cycle.task is None:
-                    cycle.release()
         self.pipeline.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """See ``asyncio.Protocol``."""
+        if self._phase is _Phase.IDLE and self._known is not None and data.startswith(self._known_bytes):
+            # clients begin request after request with the same bytes, and parsing is most of the work
+            self._begin_hot(self._known)
+            self._take(memoryview(data)[len(self._known_bytes) :])
+        elif self._phase is _Phase.BODY and self._unparsed:
+            self._take(memoryview(data))
+        else:
+            self._parse(data)
+        if self._phase is not _Phase.ANSWERING:
+            self._watch(len(data))
+
+    def _take(self, data: memoryview) -> None:
+        """A part of a body that the parser does not see, and perhaps what comes after it."""
+        request = self._incoming
+        assert request is not None
+        more = data[request.missing :]
+        request.keep(data[: request.missing] if more else data)
+        if not request.missing:
+            self._unparsed = False
+            self.on_message_complete()
+            if more:
+                self._parse(bytes(more))
+
+    def _parse(self, data: bytes) -> None:
+        begins = self._phase is _Phase.IDLE
+        self._begun = 0
         super().data_received(data)
+        if self._accepted is not None:
+            # nothing but this request may have begun in ``data``, and that with its first byte
+            if begins and self._begun == 1 and data.startswith(b"POST "):
+                self._remember(self._accepted, data)
+            self._accepted = None
+
+    def _remember(self, head: HotHead, data: bytes) -> None:
+        """Know a head again, if it is as plain as its parser may have found it."""
+        end = data.find(HEAD_ENDS) + len(HEAD_ENDS)
+        lines = data.count(b"\r\n", 0, end)
+        # the request's own line, those of its headers, and an empty one, none of which ends otherwise
+        if head.keep_alive and lines == data.count(b"\n", 0, end) == len(self.headers) + 2:
+            self._known, self._known_bytes = head, data[:end]
+
+    def _watch(self, count: int) -> None:
+        """Set a time for what is still to come of the request."""
         phase = self._phase
-        if phase is _Phase.ANSWERING or phase is _Phase.IDLE or self.transport.is_closing():
+        if phase is _Phase.IDLE or self.transport.is_closing():
             return
         if phase is _Phase.HEADERS:
             if self._head_ends is None:
                 self._head_ends = self.loop.time() + self._limits.header_seconds
                 self._expect_at(self._head_ends)
             # httptools keeps what it has of a header's value, however long it gets
-            self._head_bytes += len(data)
+            self._head_bytes += count
             if self._head_bytes > 2 * self._limits.header_bytes:
                 self._refuse(431, "header-too-large", self._too_large())
         elif self._incoming is not None or not self.cycle.response_complete:
@@ -266,6 +344,7 @@ class AbortableProtocol(HttpToolsProtocol):
         self.expect_100_continue = False
         self.headers = []
         self._phase = _Phase.HEADERS
+        self._begun += 1
         self._head_bytes = 0
         self._head_ends = None
 
@@ -287,13 +366,19 @@ class AbortableProtocol(HttpToolsProtocol):
             raise ValueError("large headers")
         parser = self.parser
         if parser.get_method() == b"POST" and parser.get_http_version() == "1.1":
-            request = self.hot.accept(self.url, self.headers)
-            if request is not None:
-                request.connection = self
-                request.keep_alive = parser.should_keep_alive()
-                self._incoming = request
+            head = self.hot.accept(self.url, self.headers)
+            if head is not None:
+                head.keep_alive = parser.should_keep_alive()
+                self._accepted = head
+                self._incoming = HotRequest(head, self.hot.hold(), self)
                 return
         self._begin_asgi()
+
+    def _begin_hot(self, head: HotHead) -> None:
+        self._phase = _Phase.BODY
+        self._body_ends = None
+        self._unparsed = True
+        self._incoming = HotRequest(head, self.hot.hold(), self)
 
     def _begin_asgi(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue
@@ -331,7 +416,10 @@ class AbortableProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if isinstance(cycle, HotRequest):
             self._running = cycle
-        super()._start_asgi_task(cycle, app)
+            # it leaves ``tasks`` by itself, see ``hot_ended``
+            self.tasks.add(self.loop.create_task(cycle.run_asgi(app)))
+        else:
+            super()._start_asgi_task(cycle, app)
 
     # --- answers
 
@@ -354,6 +442,9 @@ class AbortableProtocol(HttpToolsProtocol):
     def hot_ended(self, request: HotRequest) -> None:
         """A request of the short way has ended, answered or not."""
         self._running = None
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.discard(task)
         if not request.response_complete and not request.disconnected:
             self.transport.close()
         self.on_response_complete()

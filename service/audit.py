@@ -28,8 +28,8 @@ from service.logs import REQUEST_ID
 
 __all__ = ["Action", "Audit"]
 
-Action = Literal["load", "unload", "alias", "tokens", "certificates", "start", "drain", "refused"]
-Outcome = Literal["done", "failed", "refused"]
+Action = Literal["load", "unload", "alias", "reload", "start", "drain"]
+Outcome = Literal["done", "failed"]
 
 LONGEST_REASON: Final = 200
 

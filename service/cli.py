@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from service.errors import NotAvailableYet
-from service.logs import set_up_logs
-from service.settings import read_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from service.rollout import RolloutMethod
     from service.served import ServedVersion
-    from service.settings import Settings
     from service.solver import ErrorKind, Method
     from service.supervisor import Addresses
+    from service.zygote import Launched
 
 __all__ = ["rollout", "serve", "solve"]
 
@@ -48,25 +46,46 @@ READY = """mno is ready at {http}{grpc} (models: {models}; endpoints: {http}/doc
 @click.pass_context
 def serve(context: click.Context, /, config: Path | None, check_config: bool, **flags: Any) -> None:
     """Answer over HTTP and gRPC, as CONFIG.toml, MNO_* variables and the options say (the later wins)."""
-    settings = read_settings(config, os.environ, flags)
     if check_config:
-        from service.check import check
+        _check(config, flags)
+    elif flags["processes"] == "none":
+        context.exit(_answer(config, flags, None))
+    else:
+        # it is what takes longest, and needs to know nothing yet
+        from service.zygote import launch_zygote
 
-        check(settings)
-        click.echo(settings.model_dump_json(indent=1))
-        return
-    context.exit(_answer(settings))
+        zygote = launch_zygote()
+        try:
+            status = _answer(config, flags, zygote)
+        finally:
+            zygote.give_up()
+        context.exit(status)
 
 
-def _answer(settings: Settings) -> int:
+def _check(config: Path | None, flags: Mapping[str, Any]) -> None:
+    from service.check import check
+    from service.settings import read_settings
+
+    settings = read_settings(config, os.environ, flags)
+    check(settings)
+    click.echo(settings.model_dump_json(indent=1))
+
+
+def _answer(config: Path | None, flags: Mapping[str, Any], zygote: Launched | None) -> int:
+    from service.logs import set_up_logs
+    from service.settings import read_settings
+
+    settings = read_settings(config, os.environ, flags)
     set_up_logs(settings.logs, "supervisor")
     if settings.processes == "none":
+        if zygote is not None:
+            zygote.give_up()
         from service.serve import serve
 
         return serve(settings, _announce)
     from service.supervisor import supervise
 
-    return supervise(settings, _announce)
+    return supervise(settings, _announce, zygote)
 
 
 def _announce(addresses: Addresses, versions: Sequence[ServedVersion]) -> None:
@@ -115,6 +134,7 @@ def solve(
         raise NotAvailableYet("--tolerance is not available yet; leave it out, or use --method solver")
     if engine != "local":
         raise NotAvailableYet(f"--engine {engine} is not available yet; use --engine local")
+    from service.settings import read_settings
     from service.solve_file import FileJob, solve_file
 
     settings = read_settings(None, os.environ, {**flags, "models": model})
@@ -166,6 +186,7 @@ def rollout(
 ) -> None:
     """Step every state of INPUT (.npy, .npz, .h5, .hdf5) into OUTPUT; interrupted work continues."""
     from service.rollout_file import RolloutJob, rollout_file
+    from service.settings import read_settings
 
     settings = read_settings(None, os.environ, {**flags, "models": model})
     job = RolloutJob(problem, input_path, output_path, steps, every, frame, model, method, walls, batch_size)

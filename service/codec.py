@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
+Buffer = bytes | bytearray | memoryview
 Coding = Literal["gzip", "deflate"]
 
 WINDOWS: Mapping[Coding, int] = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
@@ -42,9 +43,11 @@ WINDOWS: Mapping[Coding, int] = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MA
 FASTEST = 1
 NPY_1_0 = b"\x93NUMPY\x01\x00"
 USUAL_NPY_HEADER = 256
+# NumPy parses no longer one
+LONGEST_NPY_HEADER = 2**14
 NPY_READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 JSON_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
-DEEPER_THAN_ORJSON = "recursion limit"
+DEEPER_THAN_ORJSON = "depth limit"
 HIGHEST_RANK = 3
 NPY_TYPES = "float16, float32, float64 or integers"
 
@@ -218,7 +221,7 @@ class _Layout:
     fault: tuple[str, str] | None
 
 
-def decode_npy(field: str, body: bytes) -> Array:
+def decode_npy(field: str, body: Buffer) -> Array:
     """What ``numpy.save`` writes, as a C-ordered native array; the header is checked before any data is."""
     layout = _npy_layout(body)
     if layout.fault is not None:
@@ -237,15 +240,16 @@ def decode_npy(field: str, body: bytes) -> Array:
     return np.ascontiguousarray(values, dtype=dtype.newbyteorder("="))
 
 
-def _npy_layout(body: bytes) -> _Layout:
-    start = 10 + int.from_bytes(body[8:10], "little")
-    if body.startswith(NPY_1_0) and start <= USUAL_NPY_HEADER:
-        return _known_layout(body[:start])
-    return _read_layout(body)
+def _npy_layout(body: Buffer) -> _Layout:
+    begin = bytes(body[:USUAL_NPY_HEADER])
+    start = 10 + int.from_bytes(begin[8:10], "little")
+    if begin.startswith(NPY_1_0) and start <= USUAL_NPY_HEADER:
+        return _known_layout(begin[:start])
+    return _read_layout(bytes(body[:LONGEST_NPY_HEADER]))
 
 
-def _read_layout(body: bytes) -> _Layout:
-    stream = io.BytesIO(body)
+def _read_layout(begin: bytes) -> _Layout:
+    stream = io.BytesIO(begin)
     try:
         version = npy.read_magic(stream)
         if version not in NPY_READERS:

@@ -24,16 +24,22 @@ from service.timing import Timing
 from service.tokens import Scope as Right
 from service.tracing import NO_TRACER, Trace, Tracer
 
-__all__ = ["Guard", "Passage", "Visit", "principal_of"]
+__all__ = ["Guard", "Passage", "Visit", "principal_of", "visit_of"]
 
 HTTP: Final = "http"
 UNKNOWN: Final = "unknown"
 LEFT: Final = "499"
 
 # who keeps the service running asks for these again and again, and has no token
-OPEN: Final = frozenset({"/healthz/live", "/healthz/ready", "/v2/health/live", "/v2/health/ready"})
+HEALTH: Final = frozenset({"/healthz/live", "/healthz/ready", "/v2/health/live", "/v2/health/ready"})
+# a browser has none to send, and what is written there everybody may read
+PAGES: Final = frozenset({"/", "/docs", "/openapi.json"})
+OPEN: Final = HEALTH | PAGES
 # changes what is served, or how
-CONTROL: Final = re.compile(r"/v2/repository/models/.+|/v2/logging|/v2/(models/[^/]+/)?trace/setting")
+CONTROL: Final = re.compile(
+    r"/v2/repository/models/.+|/v2/logging|/v2/(models/[^/]+/)?trace/setting",
+    re.DOTALL,  # a line break is a character of a path like any other
+)
 
 
 def _anybody() -> Security:
@@ -166,3 +172,9 @@ def principal_of(scope: Scope) -> Principal:
     """Who asks, once they are let in."""
     principal: Principal = scope["state"]["principal"]
     return principal
+
+
+def visit_of(scope: Scope) -> Visit:
+    """What is noted of a request."""
+    visit: Visit = scope["state"]["visit"]
+    return visit

@@ -184,9 +184,7 @@ class _Infer:
 
     async def infer(self, call: Call) -> None:
         message = await _read(await call.message() or b"")
-        await call.send(
-            write_inference(await self._inference.infer(read_inference(message, call))), last=True
-        )
+        await call.send(write_inference(await self._inference.infer(read_inference(message, call))))
 
     async def stream(self, call: Call) -> None:
         room, turn = asyncio.Semaphore(MOST_AT_ONCE), asyncio.Lock()

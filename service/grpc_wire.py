@@ -320,5 +320,5 @@ def _tensor(values: NDArray[Any]) -> tuple[bytes, memoryview]:
     dtype = "float64" if values.dtype == np.float64 else "float32"
     # the elements come last, although another field has a higher number: a reader takes any order
     head = pb.Tensor(dtype=dtype, shape=values.shape).SerializeToString()
-    data = memoryview(np.ascontiguousarray(values, DTYPES[dtype])).cast("B")
+    data = np.ascontiguousarray(values, DTYPES[dtype]).data.cast("B")
     return head + TENSOR_DATA + varint(len(data)), data

@@ -11,12 +11,11 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 from problems import STEADY_PROBLEMS, SteadyProblem
-from service.abortable import Buffer, HotPath, HotRequest
+from service.abortable import Buffer, HotHead, HotPath, HotRequest
 from service.codec import npy_header, raw_bytes
 from service.errors import ServiceFault
 from service.faults import Refusal, early_refusal, new_request_id, refuse, unexpected
@@ -44,8 +43,7 @@ ELSEWHERE: Final = frozenset({b"content-encoding", b"transfer-encoding", b"expec
 
 
 @final
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """The body of an answer in parts, its header lines without length and id, and where the time went."""
 
     headers: bytes
@@ -76,13 +74,13 @@ class SolveRoute(Route):
     template = "/v1/problems/{problem}/solve"
     open_inference = False
 
-    def __init__(self, problem: SteadyProblem, solver: Solver) -> None:
+    def __init__(self, problem: SteadyProblem, solver: Solver, query: str) -> None:
         self._problem = problem
         self._solver = solver
+        self._query = query
 
     async def answer(self, request: HotRequest, asker: Asker) -> Answer:
-        query = request.url.partition(b"?")[2].decode("latin-1")
-        response = await self._solver.solve(npy_request(self._problem, query, request.body, asker))
+        response = await self._solver.solve(npy_request(self._problem, self._query, request.body, asker))
         # a problem with several output fields would need a container; none has
         ((_, array),) = response.fields.items()
         head, data = npy_header(array.dtype, array.shape), raw_bytes(array)
@@ -106,7 +104,7 @@ class InferRoute(Route):
         self._version = version
 
     async def answer(self, request: HotRequest, asker: Asker) -> Answer:
-        length = request.headers[LENGTH_OF_JSON].decode("latin-1")
+        length = request.head.headers[LENGTH_OF_JSON].decode("latin-1")
         asked = binary_request(self._model, self._version, request.body, length, asker)
         response = await self._inference.infer(asked.request)
         headers, parts = binary_answer(response, asked)
@@ -122,8 +120,9 @@ class HotRoutes(HotPath):
         self, solver: Solver, inference: Inference, limits: Limits, guard: Guard, budget: Budget
     ) -> None:
         self.limits = limits
-        self._solving: Mapping[bytes, Route] = {
-            f"/v1/problems/{problem.name}/solve".encode(): SolveRoute(problem, solver)
+        self._solver = solver
+        self._solving: Mapping[bytes, SteadyProblem] = {
+            f"/v1/problems/{problem.name}/solve".encode(): problem
             for problem in STEADY_PROBLEMS.values()
             if len(problem.inputs) == len(problem.outputs) == 1
         }
@@ -132,72 +131,62 @@ class HotRoutes(HotPath):
         self._budget = budget
         self._most_bytes = min(MOST_BYTES, limits.body_bytes)
 
-    def accept(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> HotRequest | None:
+    def accept(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> HotHead | None:
         """See ``HotPath``."""
         named = dict(headers)
         length = named.get(b"content-length", b"")
-        if not (length.isdigit() and len(length) < 9 and int(length) <= self._most_bytes):
+        if not (length.isdigit() and len(length) < 9 and 0 < int(length) <= self._most_bytes):
             return None
         if not ELSEWHERE.isdisjoint(named):
             return None
-        path = url.partition(b"?")[0]
-        if path in self._solving:
-            if not named.get(b"content-type") == named.get(b"accept") == NPY_BYTES:
-                return None
-        elif not _is_short(named.get(LENGTH_OF_JSON, b"")) or INFER.fullmatch(path) is None:
-            return None
-        share = Share(self._budget)
-        return HotRequest(url, named, share.take, share.release)
+        route = self._route(url, named)
+        return None if route is None else HotHead(route, named, int(length))
 
-    async def answer(self, request: HotRequest) -> None:
+    def hold(self) -> Share:
         """See ``HotPath``."""
-        headers = request.headers
-        request_id = new_request_id(_text(headers, b"x-request-id"))
-        REQUEST_ID.set(request_id)
-        route = self._route(request.url.partition(b"?")[0])
-        visit = Visit(self._guard, "POST", route.template, _text(headers, b"traceparent"))
-        status = "499"
-        try:
-            try:
-                answer = await self._let_in(request, route, visit)
-            except ServiceFault as fault:
-                self._guard.refused(fault)
-                refusal = refuse(request_id, fault, open_inference=route.open_inference)
-                status = self._refuse(request, refusal, request_id)
-            except Exception as error:  # the edge: the log gets the trace, the client gets the id
-                refusal = unexpected(request_id, error, open_inference=route.open_inference)
-                status = self._refuse(request, refusal, request_id)
-            else:
-                visit.timing = answer.timing
-                status = "200"
-                lines = b"%bx-request-id: %b\r\n" % (answer.headers, request_id.encode())
-                request.respond(200, lines, answer.parts, answer.length)
-        finally:
-            visit.end(status)
+        return Share(self._budget)
 
-    async def _let_in(self, request: HotRequest, route: Route, visit: Visit) -> Answer:
-        headers = request.headers
-        principal, entry = self._guard.enter(_text(headers, b"authorization"), "solve")
-        visit.client = principal.client
-        with entry:
-            if request.fault is not None:
-                raise request.fault
-            key = _text(headers, b"mno-key") or ""
-            return await route.answer(request, Asker(principal.client, key, request.received))
-
-    def _route(self, path: bytes) -> Route:
-        solving = self._solving.get(path)
-        if solving is not None:
-            return solving
-        found = INFER.fullmatch(path)
-        assert found is not None
+    def _route(self, url: bytes, headers: Mapping[bytes, bytes]) -> Route | None:
+        path, _, query = url.partition(b"?")
+        problem = self._solving.get(path)
+        if problem is not None:
+            if headers.get(b"content-type") == headers.get(b"accept") == NPY_BYTES:
+                return SolveRoute(problem, self._solver, query.decode("latin-1"))
+            return None
+        found = INFER.fullmatch(path) if _is_short(headers.get(LENGTH_OF_JSON, b"")) else None
+        if found is None:
+            return None
         model, version = (each.decode() if each else "" for each in found.groups())
         return InferRoute(self._inference, model, version)
 
-    def _refuse(self, request: HotRequest, refusal: Refusal, request_id: str) -> str:
-        lines = _lines({**refusal.headers, "X-Request-Id": request_id}, refusal.media_type)
-        request.respond(refusal.status, lines, (refusal.body,), len(refusal.body))
-        return str(refusal.status)
+    async def answer(self, request: HotRequest) -> None:
+        """See ``HotPath``."""
+        route: Route = request.head.target
+        headers = request.head.headers
+        request_id = new_request_id(_text(headers, b"x-request-id"))
+        REQUEST_ID.set(request_id)
+        visit = Visit(self._guard, "POST", route.template, _text(headers, b"traceparent"))
+        status = "499"
+        try:
+            principal, entry = self._guard.enter(_text(headers, b"authorization"), "solve")
+            visit.client = principal.client
+            with entry:
+                if request.fault is not None:
+                    raise request.fault
+                asker = Asker(principal.client, _text(headers, b"mno-key") or "", request.received)
+                answer = await route.answer(request, asker)
+            status = "200"
+            visit.timing = answer.timing
+            lines = b"%bx-request-id: %b\r\n" % (answer.headers, request_id.encode())
+            request.respond(200, lines, answer.parts, answer.length)
+        except ServiceFault as fault:
+            self._guard.refused(fault)
+            status = _refuse(request, refuse(request_id, fault, open_inference=route.open_inference), request_id)
+        except Exception as error:  # the edge: the log gets the trace, the client gets the id
+            refusal = unexpected(request_id, error, open_inference=route.open_inference)
+            status = _refuse(request, refusal, request_id)
+        finally:
+            visit.end(status)
 
     def refusal(self, status: int, slug: str, detail: str) -> tuple[bytes, bytes]:
         """See ``HotPath``."""
@@ -206,6 +195,12 @@ class HotRoutes(HotPath):
 
 def _is_short(length: bytes) -> bool:
     return length.isdigit() and len(length) < 6 and int(length) <= MOST_JSON_BYTES
+
+
+def _refuse(request: HotRequest, refusal: Refusal, request_id: str) -> str:
+    lines = _lines({**refusal.headers, "X-Request-Id": request_id}, refusal.media_type)
+    request.respond(refusal.status, lines, (refusal.body,), len(refusal.body))
+    return str(refusal.status)
 
 
 def _text(headers: Mapping[bytes, bytes], name: bytes) -> str | None:

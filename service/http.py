@@ -1,11 +1,14 @@
-"""HTTP at the rim: the routes. ``wire.py`` knows what a request looks like, ``faults.py`` what is refused."""
+"""HTTP at the rim: the routes. ``wire.py`` knows what a request looks like, ``faults.py`` what is refused.
+
+Small binary requests take another way to the same answers: see ``hot.py``.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, final
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -13,79 +16,190 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from problems import PROBLEMS, EvolutionProblem, FieldSpec, Problem
-from service import pages, rollout_wire, wire
-from service.codec import gunzip
-from service.errors import NotAvailableYet, Overloaded, ServiceFault, TooLarge
+from service import oip_routes, pages, rollout_wire, schemas, vjp_wire, wire
+from service.body import read_body, unless_client_leaves
+from service.codec import encode_npy, gzipped
+from service.errors import NotAvailableYet, Overloaded, ServiceFault
 from service.faults import RequestScope, answer_fault, answer_http_exception, answer_nobody, answer_not_ready
 from service.frame_stream import FrameStream
-from service.in_flight import Admission, Share
+from service.gate import Guard, Passage, principal_of, visit_of
+from service.hot import HotRoutes
+from service.in_flight import Admission, Budget, Share
 from service.lookup import find_evolution, find_problem, find_steady
+from service.metrics import merge_pages
 from service.models import Models
+from service.oip import Inference
+from service.options import Asker
+from service.picture import Pictures, Subject
+from service.repository import Repository
 from service.settings import Limits
-from service.solver import Solver
+from service.solver import SolveResponse, Solver
+from service.statistics import Statistics
 from service.validate import AT_REST
 
 __all__ = ["create_app"]
 
-Answer = TypeVar("Answer")
+# what takes longer to read or to write than the way to a thread and back does so in one [B]
+SMALL_BODY = 2**15
+SMALL_ANSWER = 2**14
+# shorter answers are not worth compressing [B]
+SHORT = 2**10
 
 
 def create_app(
     solver: Solver,
     models: Models,
+    repository: Repository,
     limits: Limits,
+    *,
+    guard: Guard | None = None,
     draining: Callable[[], bool] = lambda: False,
+    statistics: Statistics | None = None,
 ) -> FastAPI:
-    """The ASGI application.
+    """The ASGI application; give it to a server as it is, so that ``AbortableProtocol`` finds ``state.hot``.
 
     Args:
         solver: answers requests; whoever owns it starts and closes it.
-        models: what the catalog endpoints describe.
+        models: what is served.
+        repository: what the stores have, and who is asked to load and unload.
         limits: what one request may ask for.
+        guard: who may ask, and what is noted; default: everybody, nothing.
         draining: the process is about to stop: not ready, still answering.
+        statistics: what is counted for the Open Inference Protocol; shared with other protocols.
     """
+    guard = guard or Guard()
+    budget = Budget(limits.inflight_bytes)
+    inference = Inference(solver, models, limits, statistics or Statistics())
     # the stock documentation page loads its scripts from another host, so there is one of our own
-    app = FastAPI(title="mno", version=pages.VERSION, docs_url=None, redoc_url=None)
-    app.add_middleware(Admission, limit=limits.inflight_bytes)
+    app = FastAPI(
+        title="mno", version=pages.VERSION, docs_url=None, redoc_url=None, responses=schemas.PROBLEM_ANSWER
+    )
+    app.state.hot = HotRoutes(solver, inference, limits, guard, budget)
+    app.add_middleware(Admission, budget=budget)
+    app.add_middleware(Passage, guard=guard, routes=app.routes)
     app.add_middleware(RequestScope)
-    app.add_exception_handler(ServiceFault, answer_fault)
+    app.add_exception_handler(ServiceFault, _answer_and_count(guard))
     app.add_exception_handler(HTTPException, answer_http_exception)
     app.add_exception_handler(ClientDisconnect, answer_nobody)
-    _add_solving(app, solver, limits)
-    _add_rollouts(app, solver, limits)
+    desk = _Desk(solver, limits)
+    _add_solving(app, desk)
+    _add_rollouts(app, desk)
     _add_operations_to_come(app)
-    _add_catalog(app, models, limits)
-    _add_health(app, draining)
+    _add_catalog(app, models, repository, limits)
+    _add_health(app, guard, repository, draining)
+    oip_routes.add_open_inference(app, inference, repository, limits, guard, draining)
     return app
 
 
-def _add_solving(app: FastAPI, solver: Solver, limits: Limits) -> None:
+def _answer_and_count(guard: Guard) -> Callable[[Request, Exception], Response]:
+    def answer(request: Request, fault: Exception) -> Response:
+        guard.refused(fault)
+        return answer_fault(request, fault)
+
+    return answer
+
+
+@final
+class _Desk:
+    """Reads requests to solve and writes their answers, in a thread where that takes long."""
+
+    def __init__(self, solver: Solver, limits: Limits) -> None:
+        self.solver = solver
+        self.limits = limits
+        self._pictures = Pictures()
+
+    async def solve(self, problem: str, request: Request) -> Response:
+        received = time.perf_counter()
+        form = wire.choose_form(request.headers)
+        found = find_steady(problem)
+        body = await read_body(request, self.limits)
+        given = (found, request.headers, request.url.query, body, self.limits, asker_of(request, received))
+        wanted = await _computed(len(body) > SMALL_BODY, wire.read_request, *given)
+        response = await unless_client_leaves(request, self.solver.solve(wanted))
+        visit_of(request.scope).timing = response.timing
+        headers = wire.answer_headers(response, form)
+        if form == wire.PNG:
+            picture = await self._pictures.draw(_subject(found, response))
+            return Response(picture, headers=headers, media_type=form)
+        if form == wire.NPY:
+            # a problem with several output fields would need a container; none has
+            ((_, values),) = response.fields.items()
+            return Response(encode_npy(values), headers=headers, media_type=form)
+        large = sum(values.size for values in response.fields.values()) > SMALL_ANSWER
+        return await _json(request, headers, large, wire.json_answer, response)
+
+    async def differentiate(self, problem: str, request: Request) -> Response:
+        received = time.perf_counter()
+        form = wire.choose_form(request.headers)
+        if form == wire.PNG:
+            raise NotAvailableYet(f"a gradient has no picture; accept {wire.JSON} or {wire.NPY}")
+        found = find_steady(problem)
+        body = await read_body(request, self.limits)
+        given = (found, request.headers, request.url.query, body, self.limits, asker_of(request, received))
+        wanted = await _computed(len(body) > SMALL_BODY, vjp_wire.read_vjp, *given)
+        response = await unless_client_leaves(request, self.solver.differentiate(wanted))
+        visit_of(request.scope).timing = response.timing
+        headers = vjp_wire.vjp_headers(response, form)
+        if form == wire.NPY:
+            return Response(encode_npy(response.gradient), headers=headers, media_type=form)
+        large = response.gradient.size > SMALL_ANSWER
+        return await _json(request, headers, large, vjp_wire.json_gradient, response)
+
+
+async def _computed(long: bool, function: Callable[..., Any], *arguments: Any) -> Any:
+    return await asyncio.to_thread(function, *arguments) if long else function(*arguments)
+
+
+async def _json(
+    request: Request, headers: Mapping[str, str], large: bool, write: Callable[[Any], bytes], answer: Any
+) -> Response:
+    """A JSON answer, compressed for those who like that."""
+    body = await _computed(large, write, answer)
+    named = {**headers, "Vary": "Accept-Encoding"}
+    if len(body) > SHORT and wire.accepts_gzip(request.headers):
+        body, named["Content-Encoding"] = await asyncio.to_thread(gzipped, body), "gzip"
+    return Response(body, headers=named, media_type=wire.JSON)
+
+
+def asker_of(request: Request, received: float) -> Asker:
+    """Who asks, and since when."""
+    return Asker(principal_of(request.scope).client, request.headers.get("mno-key", ""), received)
+
+
+def _subject(problem: Problem, response: SolveResponse) -> Subject:
+    spec = problem.outputs[0]
+    said = [response.model or response.operator]
+    if response.errors and response.single:
+        error = response.errors[0]
+        said.append(f"error ≤ {100 * error.upper:.2g} % ({error.norm}), ≈ {100 * error.l2_estimate:.2g} % (L2)")
+    return Subject(response.fields[spec.name], spec.name, spec.unit, " · ".join(said))
+
+
+def _add_solving(app: FastAPI, desk: _Desk) -> None:
     @app.post("/v1/problems/{problem}/solve", openapi_extra=pages.SOLVE_BODY, response_class=Response)
     async def solve(problem: str, request: Request) -> Response:
         """Solutions of one field or a batch of fields, each with its error bound."""
-        received = time.perf_counter()
-        form = wire.choose_form(request.headers)
-        body = await _read_body(request, limits)
-        headers, query = request.headers, request.query_params
-        wanted = await asyncio.to_thread(
-            wire.read_request, find_steady(problem), headers, query, body, limits, received
-        )
-        response = await _unless_client_leaves(request, solver.solve(wanted))
-        return await asyncio.to_thread(wire.write_response, response, form)
+        return await desk.solve(problem, request)
+
+    @app.post("/v1/problems/{problem}/vjp", openapi_extra=pages.VJP_BODY, response_class=Response)
+    async def vjp(problem: str, request: Request) -> Response:
+        """The gradient of ``sum(cotangent * solution)`` with respect to the input field."""
+        return await desk.differentiate(problem, request)
 
 
-def _add_rollouts(app: FastAPI, solver: Solver, limits: Limits) -> None:
+def _add_rollouts(app: FastAPI, desk: _Desk) -> None:
+    limits = desk.limits
+
     @app.post("/v1/problems/{problem}/rollout", openapi_extra=pages.ROLLOUT_BODY, response_class=Response)
     async def rollout(problem: str, request: Request) -> Response:
         """The frames that follow from a state, each sent as soon as it is computed."""
         received = time.perf_counter()
         form = rollout_wire.choose_stream_form(request.headers)
-        body = await _read_body(request, limits)
-        headers, query = request.headers, request.query_params
-        wanted = await asyncio.to_thread(
-            rollout_wire.read_rollout, find_evolution(problem), headers, query, body, limits, received
-        )
-        found = await _unless_client_leaves(request, solver.roll_out(wanted))
+        state = find_evolution(problem)
+        body = await read_body(request, limits)
+        given = (state, request.headers, request.url.query, body, limits, asker_of(request, received))
+        wanted = await _computed(len(body) > SMALL_BODY, rollout_wire.read_rollout, *given)
+        found = await unless_client_leaves(request, desk.solver.roll_out(wanted))
         share: Share = request.state.share
         try:
             share.take(found.nbytes)
@@ -96,16 +210,16 @@ def _add_rollouts(app: FastAPI, solver: Solver, limits: Limits) -> None:
 
 
 def _add_operations_to_come(app: FastAPI) -> None:
-    @app.post("/v1/problems/{problem}/{operation}", response_model=None)
+    @app.post("/v1/problems/{problem}/{operation}", response_model=None, openapi_extra=schemas.LATER_BODY)
     async def operate(problem: str, operation: str) -> NoReturn:
-        """``vjp`` and ``jvp`` come with a later release."""
+        """``jvp`` comes with a later release."""
         find_problem(problem)
         if operation not in pages.LATER:
             raise HTTPException(404)
-        raise NotAvailableYet(f"{operation} comes with a later release; this one has solve and rollout")
+        raise NotAvailableYet(f"{operation} comes with a later release; this one has solve, vjp and rollout")
 
 
-def _add_catalog(app: FastAPI, models: Models, limits: Limits) -> None:
+def _add_catalog(app: FastAPI, models: Models, repository: Repository, limits: Limits) -> None:
     @app.get("/v1/problems")
     async def problems() -> dict[str, Any]:
         """All problems."""
@@ -119,25 +233,41 @@ def _add_catalog(app: FastAPI, models: Models, limits: Limits) -> None:
     @app.get("/v1/models")
     async def all_models() -> dict[str, Any]:
         """Models in the stores, their versions and aliases, and which are loaded."""
-        return {"models": await asyncio.to_thread(models.catalog)}
+        return {"models": [entry.summary() for entry in await repository.index()]}
 
     @app.get("/v1/models/{name}")
     async def one_model(name: str) -> dict[str, Any]:
         """A model with the cards of its versions."""
-        return await asyncio.to_thread(models.describe, name)
+        return await repository.describe(name)
 
 
-def _add_health(app: FastAPI, draining: Callable[[], bool]) -> None:
+def _add_health(app: FastAPI, guard: Guard, repository: Repository, draining: Callable[[], bool]) -> None:
     @app.get("/healthz/live")
     async def live() -> dict[str, str]:
         """The process answers."""
         return {"status": "live"}
 
     @app.get("/healthz/ready", response_model=None)
-    async def ready(request: Request) -> dict[str, str] | Response:
+    async def ready(request: Request) -> dict[str, Any] | Response:
         """The models are loaded and warm, and the process is not about to stop."""
-        # nobody is answered before the warm-up, so that only stopping makes an answering service unready
-        return answer_not_ready(request) if draining() else {"status": "ready"}
+        if draining():
+            return answer_not_ready(request.scope, "the service is stopping; ask another one")
+        known = await repository.readiness()
+        if not known.ready:
+            reasons = "; ".join(known.problems) or "the service is starting or stopping"
+            return answer_not_ready(request.scope, reasons)
+        return {"status": "ready", "problems": list(known.problems)}
+
+    @app.get("/metrics", response_class=Response, openapi_extra=schemas.METRICS)
+    async def metrics(request: Request) -> Response:
+        """Everything that is counted, for Prometheus."""
+        others = await repository.pages()
+        if not others:
+            page, media_type = guard.metrics.render(request.headers.get("accept"))
+        else:
+            own, media_type = guard.metrics.render()
+            page = merge_pages([own, *others])
+        return Response(page, headers={"Content-Type": media_type})
 
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> HTMLResponse:
@@ -146,48 +276,6 @@ def _add_health(app: FastAPI, draining: Callable[[], bool]) -> None:
     @app.get("/", include_in_schema=False)
     async def root() -> RedirectResponse:
         return RedirectResponse("/docs")
-
-
-async def _read_body(request: Request, limits: Limits) -> bytes:
-    """The body, uncompressed; what it takes in memory is held until the answer is written."""
-    share: Share = request.state.share
-    limit, weight = wire.body_limit(request.headers, limits), wire.body_weight(request.headers)
-    body = await _stream_body(request, limit, share, weight)
-    if not wire.is_gzip(request.headers):
-        return body
-    plain = await asyncio.to_thread(gunzip, body, limit)
-    share.take(weight * (len(plain) - len(body)))
-    return plain
-
-
-async def _stream_body(request: Request, limit: int, share: Share, weight: int) -> bytes:
-    """The body as it came, refused as soon as it is known to exceed ``limit`` bytes."""
-    declared = request.headers.get("content-length", "0")
-    body = bytearray()
-    if not declared.isdecimal() or int(declared) <= limit:
-        async for chunk in request.stream():
-            share.take(weight * len(chunk))
-            body += chunk
-            if len(body) > limit:
-                break
-        else:
-            return bytes(body)
-    raise TooLarge(f"the body exceeds {limit} bytes; send fewer fields a request, or application/x-npy")
-
-
-async def _unless_client_leaves(request: Request, answer: Coroutine[Any, Any, Answer]) -> Answer:
-    """Await ``answer``; when the client hangs up, cancel it, so that nothing is computed for nobody."""
-    work = asyncio.ensure_future(answer)
-    # after the body, the only message left to come is the disconnect
-    left = asyncio.ensure_future(request.receive())
-    try:
-        await asyncio.wait({work, left}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise ClientDisconnect
-        return work.result()
-    finally:
-        left.cancel()
-        work.cancel()
 
 
 def _describe(problem: Problem, models: Models, limits: Limits) -> dict[str, Any]:
@@ -209,7 +297,7 @@ def _describe(problem: Problem, models: Models, limits: Limits) -> dict[str, Any
             "solver": f"up to {limits.grid_side} cells a side",
         },
         "models": models.of_problem(problem.name),
-        "operations": ["rollout"] if isinstance(problem, EvolutionProblem) else ["solve"],
+        "operations": ["rollout"] if isinstance(problem, EvolutionProblem) else ["solve", "vjp"],
         **(_describe_evolution(problem, limits) if isinstance(problem, EvolutionProblem) else {}),
     }
 

@@ -12,7 +12,7 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -25,7 +25,7 @@ from service.memory import held_memory
 from service.signals import DRAIN
 from service.worker import Batch, Compute, Solutions
 
-__all__ = ["HostRunner", "LaneServer", "Runner", "Watch", "obey"]
+__all__ = ["HostRunner", "LaneServer", "Runner", "Watch", "filled", "obey"]
 
 log = logging.getLogger("mno.service")
 
@@ -36,14 +36,6 @@ class Runner(ABC):
     @abstractmethod
     def run(self, job: Job) -> Solutions:
         """The solutions of the job's rows; may raise anything."""
-
-    @abstractmethod
-    def mapped(self, memory: mmap.mmap) -> None:
-        """A front's memory is there, before its first job."""
-
-    @abstractmethod
-    def unmapped(self, memory: mmap.mmap) -> None:
-        """A front is gone; its memory goes after this."""
 
     @abstractmethod
     def usable(self) -> bool:
@@ -67,12 +59,6 @@ class HostRunner(Runner):
             raise RuntimeError(f"expected {rows} rows, the computation gave {len(solutions.iterations)}")
         return solutions.head(job.rows)
 
-    def mapped(self, memory: mmap.mmap) -> None:
-        pass
-
-    def unmapped(self, memory: mmap.mmap) -> None:
-        pass
-
     def usable(self) -> bool:
         return True
 
@@ -82,11 +68,8 @@ class HostRunner(Runner):
         if len(pieces) == 1 and len(first) == rows:
             return first
         room = self._room(name, (rows, *first.shape[1:]), first.dtype)
-        end = 0
-        for piece in pieces:
-            room[end : end + len(piece)] = piece
-            end += len(piece)
-        room[end:] = room[end - 1]
+        for _ in filled(room, pieces):
+            pass
         return room
 
     def _room(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -94,6 +77,18 @@ class HostRunner(Runner):
         if name not in self._scratch or self._scratch[name].size < size:
             self._scratch[name] = np.empty(size, np.uint8)
         return self._scratch[name][:size].view(dtype).reshape(shape)
+
+
+def filled(room: NDArray[Any], pieces: Sequence[NDArray[Any]]) -> Iterator[slice]:
+    """Copy the rows of ``pieces`` to ``room``, and the last one up to its end; says which rows are there."""
+    end = 0
+    for piece in pieces:
+        begin, end = end, end + len(piece)
+        room[begin:end] = piece
+        yield slice(begin, end)
+    if end < len(room):
+        room[end:] = room[end - 1]
+        yield slice(end, len(room))
 
 
 @final
@@ -193,14 +188,12 @@ class LaneServer:
 
     def _add(self, front: _Front) -> None:
         self._fronts.add(front)
-        self._runner.mapped(front.memory)
         self.watch.add(front.lane, lambda: self._serve(front))
 
     def _remove(self, front: _Front) -> None:
         self._fronts.remove(front)
         self.watch.remove(front.lane)
         front.lane.close()
-        self._runner.unmapped(front.memory)
 
     def _serve(self, front: _Front) -> None:
         try:

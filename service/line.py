@@ -30,7 +30,7 @@ _MOST_IDLE: Final = 1024
 
 @final
 class Kind:
-    """A bucket, with what was learned about its batches; compared by identity, since buckets are many numbers.
+    """A bucket, with what was learned about its batches; compared by identity, a bucket is many numbers.
 
     Attributes:
         most: rows of its largest batch.

@@ -18,6 +18,7 @@ The end of the control socket means drain, too.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import sys
@@ -29,7 +30,7 @@ from typing import Final
 import numpy as np
 
 from problems import EVOLUTION_PROBLEMS, STEADY_PROBLEMS, Grid
-from service.lane import BlockingLane
+from service.lane import BlockingLane, LaneClosed
 from service.lane_server import HostRunner, LaneServer, Watch, obey
 from service.reference import advance_reference, bound_errors, solve_reference
 from service.sample import sample
@@ -93,4 +94,6 @@ def warm_up() -> None:
 
 if __name__ == "__main__":
     ignore_stops()
-    sys.exit(main(socket.socket(fileno=int(sys.argv[1]))))
+    with contextlib.suppress(LaneClosed):
+        # whoever wanted this process may be gone before it is ready
+        sys.exit(main(socket.socket(fileno=int(sys.argv[1]))))

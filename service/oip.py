@@ -78,7 +78,7 @@ class InferRequest:
     inputs: Mapping[str, Tensor]
     outputs: tuple[str, ...] = ()
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
-    asker: Asker = field(default_factory=Asker)
+    asker: Asker = field(default_factory=lambda: Asker("", "", time.perf_counter()))
     timeout_ms: float | None = None
 
 
@@ -129,6 +129,7 @@ class Inference:
         self._models = models
         self._limits = limits
         self._statistics = statistics
+        self._turns = map(str, itertools.count())
 
     def find(self, model: str, version: str = "", key: str = "") -> ServedVersion:
         """The loaded version that a name and a number mean.
@@ -136,7 +137,7 @@ class Inference:
         Raises:
             UnknownModel: there is none.
         """
-        return self._models.named(f"{model}@{version}" if version else model, key).version
+        return self._models.named(_wanted(model, version), key).version
 
     def is_ready(self, model: str, version: str = "") -> bool:
         """Whether the model answers."""
@@ -185,7 +186,10 @@ class Inference:
         Raises:
             ServiceFault: one of its kinds, when there is none.
         """
-        found = self.find(request.model, request.version, request.asker.key)
+        # with one key a canary is chosen once, though it is looked for here and by the solver
+        key = request.asker.key or next(self._turns)
+        request = replace(request, asker=request.asker._replace(key=key))
+        found = self.find(request.model, request.version, key)
         _refuse_sequences(request.parameters)
         _check_names(request, found)
         infer = self._solve if found.problem in STEADY_PROBLEMS else self._step
@@ -208,7 +212,10 @@ class Inference:
         Raises:
             ServiceFault: one of its kinds, when there is none.
         """
-        found = self.find(request.model, request.version, request.asker.key)
+        # with one key a canary is chosen once, though it is looked for here and by the solver
+        key = request.asker.key or next(self._turns)
+        request = replace(request, asker=request.asker._replace(key=key))
+        found = self.find(request.model, request.version, key)
         if found.problem in STEADY_PROBLEMS:
             raise InvalidField("steps", "unknown", f"steps: {found} solves a steady problem; leave it out")
         _refuse_sequences(request.parameters)
@@ -264,6 +271,10 @@ def _check_names(request: InferRequest, found: ServedVersion) -> None:
                 raise InvalidField(quoted, "unknown", message)
 
 
+def _wanted(model: str, version: str) -> str:
+    return f"{model}@{version}" if version else model
+
+
 def _names_of(found: ServedVersion) -> tuple[tuple[str, ...], tuple[str, ...]]:
     metadata = describe(found, ())
     return tuple(each.name for each in metadata.inputs), tuple(each.name for each in metadata.outputs)
@@ -292,7 +303,7 @@ def _solve_request(found: ServedVersion, request: InferRequest) -> SolveRequest:
         problem.name,
         given,
         _precision(request),
-        model=str(found),
+        model=_wanted(request.model, request.version),
         method=options.method,
         error=options.error,
         tolerance=options.tolerance,
@@ -316,7 +327,7 @@ def _rollout_request(found: ServedVersion, request: InferRequest) -> RolloutRequ
         options.start_step + found.frames,
         start_step=options.start_step,
         dtype=_precision(request),
-        model=str(found),
+        model=_wanted(request.model, request.version),
         method=options.method,
         walls=options.walls,
         ticket=request.asker.ticket(options),

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, final
+from typing import Any, Literal, NamedTuple, TypeVar, final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -40,9 +38,7 @@ class Options(Urgency):
     tolerance: float | Literal["discretization"] | None = None
 
 
-@final
-@dataclass(frozen=True)
-class Asker:
+class Asker(NamedTuple):
     """Who asks, and since when.
 
     Attributes:
@@ -51,9 +47,9 @@ class Asker:
         received: ``time.perf_counter()`` when the request arrived [s].
     """
 
-    client: str = ""
-    key: str = ""
-    received: float = field(default_factory=time.perf_counter)
+    client: str
+    key: str
+    received: float
 
     def ticket(self, urgency: Urgency) -> Ticket:
         """What the queues need to know."""

@@ -7,9 +7,11 @@ from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-__all__ = ["LATER", "ROLLOUT_BODY", "SOLVE_BODY", "VERSION", "docs"]
+from service.schemas import URGENCY
 
-LATER = ("vjp", "jvp")
+__all__ = ["LATER", "ROLLOUT_BODY", "SOLVE_BODY", "VERSION", "VJP_BODY", "docs"]
+
+LATER = ("jvp",)
 
 try:
     VERSION = version("mno")
@@ -21,7 +23,7 @@ _OPTIONS: dict[str, Any] = {
     "model": {"type": "string", "description": "name, name@alias or name@3", "example": "darcy@production"},
     "method": {"enum": ["auto", "surrogate", "solver"], "default": "auto"},
     "error": {"enum": ["bound", "none"], "default": "bound"},
-    "timeout_ms": {"type": "number", "exclusiveMinimum": 0, "description": "deadline [ms]"},
+    **URGENCY,
 }
 
 _FIELD: dict[str, Any] = {
@@ -39,8 +41,13 @@ _ESTIMATE = (
 SOLVE_BODY: dict[str, Any] = {
     "responses": {
         "200": {
-            "description": "JSON, or .npy with everything but the array in headers",
+            "description": "JSON; or .npy or a picture (of one field), with all the rest in headers",
             "headers": {"Mno-Error-Estimate": {"schema": {"type": "string"}, "description": _ESTIMATE}},
+            "content": {
+                "application/json": {"schema": {"type": "object"}},
+                "application/x-npy": {"schema": {"type": "string", "format": "binary"}},
+                "image/png": {"schema": {"type": "string", "format": "binary"}},
+            },
         }
     },
     "parameters": [
@@ -69,6 +76,59 @@ SOLVE_BODY: dict[str, Any] = {
     },
 }
 
+_VJP_OPTIONS: dict[str, Any] = {
+    "source": _OPTIONS["source"],
+    "wrt": {
+        "type": "string",
+        "description": "the input field, or ``log_`` and its name for its logarithm; default: the first field",
+    },
+    "model": _OPTIONS["model"],
+    "method": {"enum": ["auto", "surrogate"], "default": "auto"},
+    **URGENCY,
+}
+
+_PAIR: dict[str, Any] = {
+    "type": "string",
+    "format": "binary",
+    "description": "(2, ny, nx) or (2, batch, ny, nx): the field, then the cotangent of the solution",
+}
+
+VJP_BODY: dict[str, Any] = {
+    "responses": {
+        "200": {
+            "description": "JSON, or .npy with everything but the gradient in headers",
+            "content": {
+                "application/json": {"schema": {"type": "object", "required": ["gradient"]}},
+                "application/x-npy": {"schema": {"type": "string", "format": "binary"}},
+            },
+        }
+    },
+    "parameters": [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "schema": schema,
+            "description": "for application/x-npy",
+        }
+        for name, schema in _VJP_OPTIONS.items()
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["permeability", "cotangent"],
+                    "properties": {"permeability": _FIELD, "cotangent": _FIELD, **_VJP_OPTIONS},
+                    "additionalProperties": False,
+                }
+            },
+            "application/x-npy": {"schema": _PAIR},
+        },
+    },
+}
+
 _ROLLOUT_OPTIONS: dict[str, Any] = {
     "steps": {
         "type": "integer",
@@ -90,6 +150,7 @@ _ROLLOUT_OPTIONS: dict[str, Any] = {
         "type": "string",
         "description": "boundary conditions; a surrogate knows those of its card only",
     },
+    **URGENCY,
     "timeout_ms": {
         "type": "number",
         "exclusiveMinimum": 0,

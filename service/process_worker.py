@@ -167,7 +167,8 @@ class _Link:
         try:
             future.set_result(read_answer(answer, placed))
         except Exception as error:  # whatever came, somebody waits for it
-            future.set_exception(error)
+            # its traceback would keep the arrays as long as somebody keeps the error
+            future.set_exception(error.with_traceback(None))
 
     def _ended(self) -> None:
         self._lost(self)

@@ -367,6 +367,7 @@ class Roller:
             inputs.single,
             request.ticket,
             None,
+            self._shadows,
         )
 
 

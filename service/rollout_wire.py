@@ -18,15 +18,16 @@ from typing import Any, Final, Literal, final
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from problems import EvolutionProblem
 from service.codec import array_from_lists, decode_json, decode_npy, encode_json, encode_npy
 from service.errors import LONGEST_QUOTE, InvalidField, NotAcceptable, UnsupportedMedia
+from service.options import Asker, Urgency, read_options
 from service.rollout import Frame, Rollout, RolloutMethod, RolloutRequest
 from service.settings import Limits
 from service.validate import AT_REST
-from service.wire import JSON, NPY, accepted_media, media_type, read_options, refuse_query
+from service.wire import JSON, NPY, accepted_media, media_type, read_query, refuse_query
 
 __all__ = ["Lines", "Records", "StreamForm", "choose_stream_form", "read_rollout", "rollout_headers"]
 
@@ -38,10 +39,9 @@ LAST_STEP: Final = 2**31 - 1
 WAY_OUT: Final = "a rollout starts from one state; send a request for each"
 
 
-class RolloutOptions(BaseModel):
+@final
+class RolloutOptions(Urgency):
     """What a request says beside the state."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(DEFAULT_STEPS, ge=1, le=LAST_STEP)
     every: int = Field(1, ge=1)
@@ -49,7 +49,6 @@ class RolloutOptions(BaseModel):
     model: str | None = None
     method: RolloutMethod = "auto"
     walls: str | None = None
-    timeout_ms: float | None = Field(None, gt=0, allow_inf_nan=False)
 
 
 class StreamForm(ABC):
@@ -146,22 +145,22 @@ def rollout_headers(rollout: Rollout) -> dict[str, str]:
 def read_rollout(
     problem: EvolutionProblem,
     headers: Mapping[str, str],
-    query: Mapping[str, str],
+    query: str,
     body: bytes,
     limits: Limits,
-    received: float,
+    asker: Asker,
 ) -> RolloutRequest:
     """The request in a body that is not compressed, or no longer."""
     media = media_type(headers)
     if media == JSON:
-        return _from_json(problem, query, body, limits, received)
+        return _from_json(problem, query, body, limits, asker)
     if media == NPY:
-        return _from_npy(problem, query, body, received)
+        return _from_npy(problem, query, body, asker)
     raise UnsupportedMedia(f"expected Content-Type {JSON} or {NPY}, got {media or 'none'}")
 
 
 def _from_json(
-    problem: EvolutionProblem, query: Mapping[str, str], body: bytes, limits: Limits, received: float
+    problem: EvolutionProblem, query: str, body: bytes, limits: Limits, asker: Asker
 ) -> RolloutRequest:
     # a list for each row and each field
     document = decode_json(body, most_lists=len(problem.inputs) * (limits.grid_side + 1) + 1)
@@ -174,20 +173,41 @@ def _from_json(
     for name, values in state.items():
         _require_rank(name[:LONGEST_QUOTE], values, 2, "(y, x)")
     options = read_options(RolloutOptions, ["state"], document, strict=True)
-    return RolloutRequest(problem.name, state, **vars(options), received=received)
+    return _request(problem, state, "float32", options, asker)
 
 
-def _from_npy(
-    problem: EvolutionProblem, query: Mapping[str, str], body: bytes, received: float
-) -> RolloutRequest:
+def _from_npy(problem: EvolutionProblem, query: str, body: bytes, asker: Asker) -> RolloutRequest:
     array = decode_npy("state", body)
-    rest = dict(query)
+    rest = read_query(query)
     _require_rank("state", array, 3, "(channel, y, x)")
     names = _channels(problem, rest.pop("fields", None), len(array))
     options = read_options(RolloutOptions, ["fields"], rest, strict=False)
     dtype: Literal["float32", "float64"] = "float64" if array.dtype == np.float64 else "float32"
     state = dict(zip(names, array, strict=True))
-    return RolloutRequest(problem.name, state, dtype=dtype, **vars(options), received=received)
+    return _request(problem, state, dtype, options, asker)
+
+
+def _request(
+    problem: EvolutionProblem,
+    state: Mapping[str, NDArray[Any]],
+    dtype: Literal["float32", "float64"],
+    options: RolloutOptions,
+    asker: Asker,
+) -> RolloutRequest:
+    return RolloutRequest(
+        problem.name,
+        state,
+        options.steps,
+        options.every,
+        options.start_step,
+        dtype,
+        options.model,
+        options.method,
+        options.walls,
+        asker.ticket(options),
+        asker.key,
+        asker.received,
+    )
 
 
 def _require_rank(name: str, values: NDArray[Any], rank: int, axes: str) -> None:

@@ -41,6 +41,11 @@ class Route(BaseModel):
         numbers = (self.main, self.canary, self.shadow)
         return tuple(Reference(self.name, number) for number in dict.fromkeys(numbers) if number is not None)
 
+    def __str__(self) -> str:
+        canary = "" if self.canary is None else f", {100 * self.weight:g} % {self.canary}"
+        shadow = "" if self.shadow is None else f", shadow {self.shadow}"
+        return f"{self.name}@{self.main}{canary}{shadow}"
+
 
 # names that clients may use -> what they mean
 Table = Mapping[str, Route]

@@ -9,7 +9,12 @@ from numpy.typing import DTypeLike, NDArray
 
 from problems import Problem
 
-__all__ = ["sample"]
+__all__ = ["batch_sizes", "sample"]
+
+
+def batch_sizes(most: int) -> tuple[int, ...]:
+    """Numbers of rows that are tried out: 1, 2, 4, ... and ``most``."""
+    return (*(1 << power for power in range((most - 1).bit_length())), most)
 
 
 def sample(

@@ -76,7 +76,7 @@ async def _solve(
                 async with aclosing(_responses(job, fields, source, output.done, solver)) as responses:
                     async for response in responses:
                         output.append(response)
-                        bar.update(len(response.in_distribution))
+                        bar.update(len(response.iterations))
         return output.finish()
 
 

@@ -135,6 +135,9 @@ class _Trust:
     seconds: float = 0.0
 
 
+NO_TRUST: Final = _Trust()
+
+
 @final
 @dataclass(frozen=True)
 class Queues:
@@ -244,22 +247,30 @@ class Solver:
 
     async def _solve(self, problem: SteadyProblem, request: SolveRequest) -> SolveResponse:
         size = _size(request.given)
-        inputs = await _off_loop(size, validate_inputs, problem, request.given, self._limits)
-        route = self._choose(problem, request, inputs)
-        self._require_room_for_bounds(request, route, inputs)
-        batch = await _off_loop(size, _batch, problem, inputs, route.queue, route.bucket)
+        if size <= SMALL:
+            inputs, route, batch = self._prepare(problem, request)
+        else:
+            inputs, route, batch = await asyncio.to_thread(self._prepare, problem, request)
+        if request.error == "bound":
+            self._require_room_for_bounds(request, route, inputs)
         outcome = await route.queue.submit(batch, request.ticket)
         for row, why in outcome.solutions.unsolved.items():
             raise _contrast(problem, inputs, row, why)
-        answers = await _off_loop(size, _leaving, outcome.solutions.fields, request.dtype)
-        trust = await self._judge(problem, request, route, inputs, answers)
+        solved = outcome.solutions.fields
+        if size <= SMALL:
+            answers = _leaving(solved, request.dtype)
+        else:
+            answers = await asyncio.to_thread(_leaving, solved, request.dtype)
+        trust = NO_TRUST
+        if request.error == "bound":
+            trust = await self._judge(problem, request, route, inputs, answers)
         if route.served is not None:
-            self._shadows.follow(route.served, batch, outcome.solutions.fields)
+            self._shadows.follow(route.served, batch, solved)
         total = time.perf_counter() - request.received
         return SolveResponse(
             fields={name: values[0] for name, values in answers.items()} if inputs.single else answers,
             single=inputs.single,
-            model=None if route.served is None else str(route.served.version),
+            model=None if route.served is None else str(route.bucket.version),
             method="solver" if route.served is None else "surrogate",
             operator=route.bucket.scheme,
             errors=trust.errors,
@@ -268,6 +279,12 @@ class Solver:
             timing=Timing.of_seconds(outcome.queue, outcome.compute, trust.seconds, total),
             batch_size=outcome.batch_size,
         )
+
+    def _prepare(self, problem: SteadyProblem, request: SolveRequest) -> tuple[Inputs, _Route, Batch]:
+        """Everything before the queue."""
+        inputs = validate_inputs(problem, request.given, self._limits)
+        route = self._choose(problem, request, inputs)
+        return inputs, route, _batch(problem, inputs, route.queue, route.bucket)
 
     def _choose(self, problem: SteadyProblem, request: SolveRequest, inputs: Inputs) -> _Route:
         # without a tolerance the surrogate is the cheapest method that meets the request
@@ -291,9 +308,8 @@ class Solver:
 
     def _require_room_for_bounds(self, request: SolveRequest, route: _Route, inputs: Inputs) -> None:
         """Refuse now what would be solved and then find no room where its error is bounded."""
-        if request.error == "bound":
-            bucket = _bound_bucket(route.bucket, request.dtype)
-            self._queues.bounds.require_room(bucket, inputs.rows, 2 * inputs.nbytes, request.ticket)
+        bucket = _bound_bucket(route.bucket, request.dtype)
+        self._queues.bounds.require_room(bucket, inputs.rows, 2 * inputs.nbytes, request.ticket)
 
     async def _judge(
         self,
@@ -303,8 +319,6 @@ class Solver:
         inputs: Inputs,
         answers: Mapping[str, NDArray[Any]],
     ) -> _Trust:
-        if request.error != "bound":
-            return _Trust()
         began = time.perf_counter()
         named = {f"{ANSWER}{name}": values for name, values in answers.items()}
         numbers = await self._look_at(
@@ -479,14 +493,20 @@ def _contrast(problem: SteadyProblem, inputs: Inputs, row: int, message: str) ->
 
 def _leaving(fields: Mapping[str, NDArray[Any]], dtype: str) -> dict[str, NDArray[Any]]:
     """The very numbers that leave the service."""
-    with np.errstate(over="ignore"):
-        answers = {name: values.astype(dtype, order="C", copy=False) for name, values in fields.items()}
+    answers = {name: _as_dtype(values, dtype) for name, values in fields.items()}
     for name, values in answers.items():
         if not np.isfinite(values).all():
             raise InvalidField(
                 name, "finite", f"the {name} is not finite in {dtype}; scale the input, or use float64"
             )
     return answers
+
+
+def _as_dtype(values: NDArray[Any], dtype: str) -> NDArray[Any]:
+    if values.dtype == dtype and values.flags.c_contiguous:
+        return values
+    with np.errstate(over="ignore"):
+        return values.astype(dtype, order="C")
 
 
 def _known(served: Served | None, numbers: Outcome, rows: int) -> tuple[bool, ...]:

@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any, Final, final
 
 from model_store.reference import Reference
+from service.audit import Audit
 from service.check import check_files
 from service.control import Link, LinkLost
 from service.errors import LoadFailed, ServiceFault
@@ -35,7 +36,7 @@ from service.settings import InvalidSettings, Settings
 from service.supervised import Events, Kept, StartFailed
 from service.switchboard import Plug, Switchboard
 from service.versions import Versions
-from service.zygote import Child, Kind, Zygote, ZygoteLost, spawn
+from service.zygote import Child, Kind, Launched, Zygote, ZygoteLost, spawn
 
 __all__ = ["Addresses", "Announce", "addresses_of", "supervise"]
 
@@ -69,8 +70,13 @@ def addresses_of(settings: Settings, ports: Ports) -> Addresses:
     )
 
 
-def supervise(settings: Settings, announce: Announce) -> int:
+def supervise(settings: Settings, announce: Announce, zygote: Launched | None = None) -> int:
     """Run a service until SIGTERM or SIGINT; returns the exit status.
+
+    Args:
+        settings: of the service.
+        announce: called when it is ready.
+        zygote: runs already.
 
     Raises:
         InvalidSettings: an address or a model cannot be had.
@@ -78,7 +84,7 @@ def supervise(settings: Settings, announce: Announce) -> int:
     check_files(settings)
     ports = Ports(settings)
     try:
-        return asyncio.run(_Supervisor(settings, ports).run(announce))
+        return asyncio.run(_Supervisor(settings, ports, zygote).run(announce))
     finally:
         ports.close()
 
@@ -87,7 +93,8 @@ def supervise(settings: Settings, announce: Announce) -> int:
 class _Forker:
     """The zygote, whichever one that is now."""
 
-    def __init__(self) -> None:
+    def __init__(self, launched: Launched | None) -> None:
+        self._launched = launched
         self._zygote: asyncio.Task[Zygote] | None = None
 
     def start(self) -> None:
@@ -95,11 +102,16 @@ class _Forker:
         self._zygote = asyncio.get_running_loop().create_task(self._started(), name="zygote")
 
     async def fork(self, kind: Kind, spec: Mapping[str, Any]) -> Child:
-        """A child of it.
+        """A child of it; where it has ended, of the next one.
 
         Raises:
-            LinkLost: it ended meanwhile; the next call starts another.
+            LinkLost: that ended, too.
         """
+        with contextlib.suppress(LinkLost):
+            return await self._fork(kind, spec)
+        return await self._fork(kind, spec)
+
+    async def _fork(self, kind: Kind, spec: Mapping[str, Any]) -> Child:
         if self._zygote is None:
             self.start()
         assert self._zygote is not None
@@ -121,17 +133,20 @@ class _Forker:
                 await (await self._zygote).close()
 
     async def _started(self) -> Zygote:
-        zygote = Zygote()
+        launched, self._launched = self._launched, None
+        zygote = Zygote(launched)
         await zygote.start()
         return zygote
 
 
 @final
 class _Supervisor:
-    def __init__(self, settings: Settings, ports: Ports) -> None:
+    def __init__(self, settings: Settings, ports: Ports, zygote: Launched | None) -> None:
+        self._zygote = zygote
         self._settings = settings
         self._ports = ports
         self._metrics = Metrics("supervisor")
+        self._audit = Audit(settings.security.audit)
         self._board = Switchboard()
         # what the fronts count together
         self._ledger = Ledger.shared(settings.fronts)
@@ -159,12 +174,14 @@ class _Supervisor:
 
     def _begin(self) -> None:
         settings, board = self._settings, self._board
-        self._forker = _Forker()
+        self._forker = _Forker(self._zygote)
         self._forker.start()
         spec = {"store": settings.store}
         self._steward = Kept("steward", lambda: self._forker.fork("steward", spec), _silent())
         self._numerics = Kept("numerics", partial(spawn, "service.numerics"), self._numerics_events())
-        self._versions = Versions(settings, self._steward.ask, self._fork_worker, board, self._metrics)
+        self._versions = Versions(
+            settings, self._steward.ask, self._fork_worker, board, self._metrics, self._audit
+        )
         self._versions.when_changed(self._tell_status)
         self._serving = [asyncio.Event() for _ in range(settings.fronts)]
         self._fronts = [
@@ -176,14 +193,23 @@ class _Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked_to_stop)
-        loop.add_signal_handler(signal.SIGHUP, self._look.set)
+        loop.add_signal_handler(signal.SIGHUP, self._look_again)
 
     def _asked_to_stop(self) -> None:
         (self._stop_now if self._stop.is_set() else self._stop).set()
 
+    def _look_again(self) -> None:
+        """At the aliases, and at the files of tokens and certificates."""
+        self._look.set()
+        self._board.tell({"reload": True})
+        self._audit.reopen()
+        with contextlib.suppress(InvalidSettings), self._audit.noting("reload", "tokens, certificates"):
+            check_files(self._settings)
+
     async def _story(self, announce: Announce) -> int:
         try:
             if await self._unless_stopped(self._start()):
+                self._audit.note("start", "service")
                 announce(addresses_of(self._settings, self._ports), self._versions.served)
                 await self._unless_stopped(self._follow_aliases())
         except (StartFailed, LoadFailed) as error:
@@ -369,6 +395,7 @@ class _Supervisor:
     async def _drain(self, delay: float) -> bool:
         """Answer what was accepted, and end everything; whether it all ended by itself."""
         self._draining = True
+        self._audit.note("drain", "service")
         self._tell_status()
         await asyncio.sleep(delay)
         grace = self._settings.grace_seconds

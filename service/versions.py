@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, final
 
 from model_store.reference import Reference
+from service.audit import Audit
 from service.control import Link, LinkLost
 from service.errors import LoadFailed, UnknownModel
 from service.metrics import Metrics
@@ -35,6 +37,8 @@ FIRST_RETRY: Final = 30.0
 LONGEST_RETRY: Final = 600.0
 # a worker that nobody asks anything any more ends at once [s]
 END_SECONDS: Final = 10.0
+# an absolute path, or a URL
+_PLACE: Final = re.compile(r"(?<![\w/.])(?:[a-z][a-z0-9+]*:)?/[^\s,;:'\"]+")
 
 Ask = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
 Launch = Callable[[Reference], Awaitable[Child]]
@@ -88,13 +92,20 @@ class Versions:
     """What is served, and by which workers."""
 
     def __init__(
-        self, settings: Settings, ask_steward: Ask, launch: Launch, board: Switchboard, metrics: Metrics
+        self,
+        settings: Settings,
+        ask_steward: Ask,
+        launch: Launch,
+        board: Switchboard,
+        metrics: Metrics,
+        audit: Audit | None = None,
     ) -> None:
         self._settings = settings
         self._ask_steward = ask_steward
         self._launch = launch
         self._board = board
         self._metrics = metrics
+        self._audit = audit or Audit()
         self._wish = _Wish()
         self._wanted: Table = {}
         self._wanted_since = time.monotonic()
@@ -120,7 +131,10 @@ class Versions:
 
     @property
     def troubles(self) -> tuple[str, ...]:
-        """What is wrong, for those who look after the service."""
+        """What is wrong, in words for everybody."""
+        return tuple(map(without_places, self._troubles()))
+
+    def _troubles(self) -> tuple[str, ...]:
         unreadable = [f"{name} cannot be read: {why}" for name, why in self._unreadable.items()]
         failed = [
             f"{reference} does not load: {self._failures[reference].text}"
@@ -133,7 +147,7 @@ class Versions:
     @property
     def reasons(self) -> dict[Reference, str]:
         """Why versions are not served."""
-        failed = {reference: failure.text for reference, failure in self._failures.items()}
+        failed = {each: without_places(failure.text) for each, failure in self._failures.items()}
         return failed | {reference: "is being loaded" for reference in self._loading}
 
     def when_changed(self, call: Callable[[], None]) -> None:
@@ -148,7 +162,7 @@ class Versions:
         """
         await self.follow()
         await self._loaded()
-        if troubles := self.troubles:
+        if troubles := self._troubles():
             raise LoadFailed("; ".join(troubles))
 
     async def follow(self, *, retry: bool = False) -> None:
@@ -178,6 +192,9 @@ class Versions:
         wanted = {**kept, **found, **self._imported()}
         if wanted != self._wanted:
             self._wanted_since = time.monotonic()
+        for name, why in unreadable.items():
+            if self._unreadable.get(name) != why:
+                log.error("%s cannot be read and means what it meant: %s", name, why)
         self._wanted, self._unreadable = wanted, unreadable
 
     def _imported(self) -> dict[str, Route]:
@@ -233,10 +250,12 @@ class Versions:
             del self._holders[reference]
             self._failures[reference] = _Failure.after(self._failures.get(reference), str(error))
             self._metrics.loaded(reference.name, "failed", time.monotonic() - began)
+            self._audit.note("load", str(reference), outcome="failed", reason=str(error))
         else:
             log.info("%s is loaded and warm", reference)
             self._failures.pop(reference, None)
             self._metrics.loaded(reference.name, "ok", time.monotonic() - began)
+            self._audit.note("load", str(reference))
         finally:
             del self._loading[reference]
         await self._settle()
@@ -263,6 +282,9 @@ class Versions:
         for model in moved:
             log.info("%s is answered by %s", model, [str(each) for each in mentioned(table)])
             self._metrics.swapped(model, time.monotonic() - self._wanted_since)
+        for name, route in table.items():
+            if before.get(name, route) != route:
+                self._audit.note("alias", f"{name}: {before[name]} -> {route}")
         self._metrics.serve((each.name, str(each.version)) for each in mentioned(table))
         self._metrics.follow(_shares(table))
 
@@ -276,6 +298,7 @@ class Versions:
             except TimeoutError:
                 log.warning("%s still has rollouts under way; they end now", reference)
             await holder.kept.stop({"drain": True}, END_SECONDS)
+            self._audit.note("unload", str(reference))
             if reference not in self._holders:
                 self._metrics.forget(reference.name, str(reference.version))
 
@@ -295,13 +318,13 @@ class Versions:
         await self.follow(retry=True)
         if name in self._unreadable:
             self._wish.loaded.pop(name, None)
-            raise UnknownModel(self._unreadable.pop(name))
+            raise UnknownModel(without_places(self._unreadable.pop(name)))
         model = name.partition("@")[0]
         routes = [route for wanted, route in self._wanted.items() if wanted == name or route.name == model]
         needed = [reference for route in routes for reference in route.versions]
         await asyncio.gather(*(self._loading[each] for each in needed if each in self._loading))
         if failed := [f"{each}: {self._failures[each].text}" for each in needed if each in self._failures]:
-            raise LoadFailed("; ".join(failed))
+            raise LoadFailed(without_places("; ".join(failed)))
 
     async def unload(self, name: str) -> None:
         """See ``Repository.unload``."""
@@ -330,6 +353,11 @@ class Versions:
         """End all workers at once."""
         for holder in [*self._holders.values(), *self._retiring.values()]:
             holder.kept.kill()
+
+
+def without_places(text: str) -> str:
+    """The text without the names of files and stores, which are nobody's business."""
+    return _PLACE.sub("...", text)
 
 
 async def _asks_nothing(what: str, _: Mapping[str, Any]) -> Any:

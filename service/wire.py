@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from problems import ErrorBound, Problem
-from service.codec import Coding, array_from_lists, decode_json, decode_npy, encode_json
+from service.codec import Buffer, Coding, array_from_lists, decode_json, decode_npy, encode_json
 from service.errors import LONGEST_QUOTE, InvalidField, NotAcceptable, UnsupportedMedia
 from service.options import Asker, Options, read_options
 from service.settings import Limits
@@ -153,7 +153,7 @@ def _from_json(problem: Problem, query: str, body: bytes, limits: Limits, asker:
     return _request(problem, given, "float32", options, asker)
 
 
-def npy_request(problem: Problem, query: str, body: bytes, asker: Asker) -> SolveRequest:
+def npy_request(problem: Problem, query: str, body: Buffer, asker: Asker) -> SolveRequest:
     """The request in a ``.npy`` body and a query."""
     if len(problem.inputs) != 1:
         raise UnsupportedMedia(f"{problem.name} has several input fields: send {JSON}")

@@ -18,25 +18,27 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import socket
 import time
 from collections.abc import Mapping
-from typing import Any, Literal, Self, final
+from typing import Any, Self, final
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from model_store import StoreError, open_catalog
 from operators.scan import set_default_backend
 from problems import EVOLUTION_PROBLEMS, PROBLEMS, Grid
 from service.batch_token import Job
 from service.compute import Surrogates, choose_device
+from service.cuda_graphs import GraphRunner
 from service.errors import InvalidSettings
 from service.lane import BlockingLane
 from service.lane_server import HostRunner, LaneServer, Runner, Watch, obey
 from service.loading import load_version, served_version
-from service.sample import sample
+from service.sample import batch_sizes, sample
 from service.served import ServedVersion
 from service.worker import Bucket
 
@@ -68,7 +70,7 @@ class ModelSpec(BaseModel):
     model: str | None = None
     factory: str | None = None
     arguments: Mapping[str, Any] = {}
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")
     threads: PositiveInt = 1
     scan_backend: str | None = None
     max_batch: PositiveInt = 32
@@ -108,14 +110,19 @@ def _prepared(spec: ModelSpec) -> tuple[ServedVersion, Runner, list[Cost]]:
     torch.set_num_threads(spec.threads)
     set_default_backend(spec.scan_backend)
     version, runner = _loaded(spec) if spec.factory is None else _made(spec.factory, spec.arguments)
-    return version, runner, warm_up(version, runner, spec.max_batch, spec.warm_up_seconds)
+    # graphs have to exist before anybody asks
+    seconds = math.inf if isinstance(runner, GraphRunner) else spec.warm_up_seconds
+    return version, runner, warm_up(version, runner, spec.max_batch, seconds)
 
 
 def _loaded(spec: ModelSpec) -> tuple[ServedVersion, Runner]:
     device = choose_device(spec.device)
     catalog = open_catalog(spec.store)
     loaded = load_version(catalog, catalog.resolve(spec.model or ""))
-    return served_version(loaded), HostRunner(Surrogates([loaded], device))
+    surrogates = Surrogates([loaded], device)
+    if device.type == "cuda":
+        return served_version(loaded), GraphRunner(surrogates, device, spec.max_batch)
+    return served_version(loaded), HostRunner(surrogates)
 
 
 def _made(factory: str, arguments: Mapping[str, Any]) -> tuple[ServedVersion, Runner]:
@@ -127,7 +134,8 @@ def _made(factory: str, arguments: Mapping[str, Any]) -> tuple[ServedVersion, Ru
 def warm_up(version: ServedVersion, runner: Runner, max_batch: int, seconds: float) -> list[Cost]:
     """Compute a plain sample on every grid, then measure larger batches while there is time.
 
-    On a CPU the first batch of a grid is what costs; larger ones only tell the batcher what they take.
+    On a CPU the first batch of a grid is what costs; larger ones only tell the batcher what they take. On a
+    CUDA device every size has its graph captured here, however long it takes.
 
     Raises:
         InvalidSettings: the numbers are not finite.
@@ -138,12 +146,13 @@ def warm_up(version: ServedVersion, runner: Runner, max_batch: int, seconds: flo
     first = [_timed(version, runner, grid, 1) for grid in version.grids]
     costs, end = [], time.perf_counter() + seconds
     for (ny, nx), took in zip(version.grids, first, strict=True):
-        rows = 1
-        while rows <= max_batch and time.perf_counter() + took < end:
+        for rows in batch_sizes(max_batch):
+            if time.perf_counter() + took > end:
+                break
             took = _timed(version, runner, (ny, nx), rows)
             costs.append((ny, nx, rows, took))
-            # a batch of twice the size takes at most about twice the time
-            took, rows = 2 * took, 2 * rows
+            # the next one is at most twice as large, and takes at most about twice as long
+            took *= 2
     return costs
 
 

@@ -11,12 +11,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, final
 
 from service.lane import Lane, LaneClosed, lane_pair
 from service.signals import DRAIN
 
-__all__ = ["Child", "Kind", "Zygote", "ZygoteLost", "spawn"]
+__all__ = ["Child", "Kind", "Launched", "Zygote", "ZygoteLost", "launch_zygote", "spawn"]
 
 # what a zygote can become; see ``forking.KINDS``
 Kind = Literal["model", "steward"]
@@ -67,7 +68,22 @@ class Child:
             self._exit.set_result(status)
 
 
-async def spawn(module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Child:
+@final
+@dataclass(frozen=True)
+class Launched:
+    """A process that runs, and that nobody watches yet."""
+
+    process: subprocess.Popen[bytes]
+    control: socket.socket
+
+    def give_up(self) -> None:
+        """End it: nobody needs it after all."""
+        self.control.close()
+        self.process.kill()
+        self.process.wait()
+
+
+def launch(module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Launched:
     """Start ``python -m module FD arguments``, FD being the number of its end of the control socket."""
     ours, theirs = lane_pair()
     with theirs:
@@ -77,7 +93,23 @@ async def spawn(module: str, *arguments: str, environment: Mapping[str, str] | N
             stdin=subprocess.DEVNULL,
             env={**os.environ, **(environment or {})},
         )
-    child = Child(process.pid, ours)
+    return Launched(process, ours)
+
+
+def launch_zygote() -> Launched:
+    """Start what a :class:`Zygote` can take over: whoever will need one need not wait to know all about it."""
+    # a fork takes along only the thread that forks: libraries must not start any on import
+    return launch("service.forking", environment={"OPENBLAS_NUM_THREADS": "1"})
+
+
+async def spawn(module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Child:
+    """Start ``python -m module FD arguments``, FD being the number of its end of the control socket."""
+    return _watched(launch(module, *arguments, environment=environment))
+
+
+def _watched(launched: Launched) -> Child:
+    process = launched.process
+    child = Child(process.pid, launched.control)
     loop, pidfd = asyncio.get_running_loop(), os.pidfd_open(process.pid)
 
     def reap() -> None:
@@ -93,7 +125,9 @@ async def spawn(module: str, *arguments: str, environment: Mapping[str, str] | N
 class Zygote:
     """A process that has imported everything once, and forks; see ``forking``."""
 
-    def __init__(self) -> None:
+    def __init__(self, launched: Launched | None = None) -> None:
+        """``launched``: it runs already."""
+        self._launched = launched
         self._process: Child | None = None
         self._lane: Lane | None = None
         self._ready: asyncio.Future[None] | None = None
@@ -113,8 +147,7 @@ class Zygote:
         Raises:
             ZygoteLost: it does not start; its log says why.
         """
-        # a fork takes along only the thread that forks: libraries must not start any on import
-        self._process = await spawn("service.forking", environment={"OPENBLAS_NUM_THREADS": "1"})
+        self._process = _watched(self._launched or launch_zygote())
         self._ready = asyncio.get_running_loop().create_future()
         self._lane = Lane(self._process.control, self._hear, self._lost)
         await self._ready

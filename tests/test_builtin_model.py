@@ -103,7 +103,7 @@ def test_it_vouches_for_fields_like_those_of_its_training_alone() -> None:
     known = [sample("pdebench", 0), sample("log_normal", 0, correlation_length=0.2, contrast=100.0)]
     binary = sample("thresholded", 0, correlation_length=0.2, contrast=900.0)
     noise = np.where(np.random.default_rng(0).random(GRID.shape) < 0.5, 0.1, 1.0)
-    assert in_hull(hull, [*known, binary, noise]) == (True, True, False, False)
+    assert in_hull(hull, map(variation, [*known, binary, noise])) == (True, True, False, False)
 
 
 def test_this_code_reproduces_the_cards_metrics() -> None:

@@ -154,8 +154,7 @@ def _measure(
         clients,
         1 if quick else bursts,
         0.5 if quick else seconds,
-        0.3 if quick else 1.0,
-        frozen,
+        frozen=frozen,
         server_cores=cores[:-1],
         load_cores=cores[-1:] if len(cores) > 1 else (),
     )

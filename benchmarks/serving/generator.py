@@ -11,7 +11,7 @@ import asyncio
 import random
 import time
 from pathlib import Path
-from typing import final
+from typing import cast, final
 
 import click
 import uvloop
@@ -40,8 +40,8 @@ class Connection(asyncio.Protocol):
         self.lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's is none by its class
+        self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self.lost = True
@@ -118,12 +118,15 @@ async def open_loop(port: int, request: bytes, rate: float, seconds: float, seed
     asked: set[asyncio.Task[None]] = set()
 
     async def ask(due: float) -> None:
-        connection = idle.pop() if idle else None
-        if connection is None or connection.lost:
-            connection = await _connect(port)
-        status = await connection.ask(request)
+        try:
+            connection = idle.pop() if idle else await _connect(port)
+            status = await connection.ask(request)
+        except OSError:
+            status = 0
+        else:
+            if not connection.lost:
+                idle.append(connection)
         rows.append((due, status, time.perf_counter() - due))
-        idle.append(connection)
 
     due = start = time.perf_counter()
     while (due := due + draw.expovariate(rate)) < start + seconds:

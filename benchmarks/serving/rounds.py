@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from benchmarks.serving.client import check
-from benchmarks.serving.load import ClosedLoop, LoadFailed, measure
+from benchmarks.serving.load import Burst, ClosedLoop, LoadFailed, measure
 from benchmarks.serving.models import SIDE, build
 from benchmarks.serving.process_tree import pss_bytes
 from benchmarks.serving.raw_forward import BATCHES, RawForward
@@ -54,7 +54,7 @@ class Plan:
     clients: tuple[int, ...] = (1, 8, 32)
     bursts: int = 5
     seconds: float = 1.3
-    warm_up: float = 1.0
+    warm_up: float = 0.3
     frozen: bool = False
     server_cores: tuple[int, ...] = ()
     load_cores: tuple[int, ...] = ()
@@ -155,10 +155,13 @@ def _start(model: str, plan: Plan, results: Results, report: Report, stack: Exit
     for server in plan.servers:
         report(f"{model}: starting {server.name}")
         try:
-            yield stack.enter_context(started(server, plan, (model,)))
+            process = stack.enter_context(started(server, plan, (model,)))
         except (ServerFailed, OSError) as error:
             results.troubles.append(f"{server.title} with {model}: {error}")
             report(results.troubles[-1])
+        else:
+            process.sleep()
+            yield process
 
 
 def _targets(
@@ -171,7 +174,8 @@ def _targets(
         for route in process.server.routes(process.place, model):
             if route.protocol not in plan.loop.protocols or route.key in plan.skip:
                 continue
-            trouble = check(route, values, wanted)
+            with process.awake():
+                trouble = check(route, values, wanted)
             if trouble is None:
                 yield Target(process, route, route.encode(values))
             else:
@@ -189,8 +193,9 @@ def _cells(model: str, plan: Plan, targets: Sequence[Target]) -> dict[tuple[str,
 
 def _warm_up(targets: Sequence[Target], plan: Plan) -> None:
     for target in targets:
-        for clients in plan.clients:
-            plan.loop.drive(target.route, target.request, clients, plan.warm_up / len(plan.clients))
+        with target.running.awake(), suppress(LoadFailed):
+            for clients in plan.clients:
+                plan.loop.drive(target.route, target.request, clients, plan.warm_up)
 
 
 def _round(
@@ -204,15 +209,22 @@ def _round(
     first = number % max(1, len(targets))
     for clients in plan.clients:
         for target in (*targets[first:], *targets[:first]):
-            tree, route = target.running.tree, target.route
             try:
-                burst = measure(
-                    plan.loop, tree, route, target.request, clients, plan.seconds, plan.load_cores
-                )
+                burst = _burst(target, plan, clients)
             except LoadFailed as error:
                 burst = None
-                results.troubles.append(f"round {number + 1}, {clients} clients: {error}")
-            cells[route.key, clients].bursts.append(burst)
+                results.troubles.append(
+                    f"{target.route.title}, round {number + 1}, {clients} clients: {error}"
+                )
+            cells[target.route.key, clients].bursts.append(burst)
+
+
+def _burst(target: Target, plan: Plan, clients: int) -> Burst:
+    """One cell of one round: a short run that does not count, then the one that does."""
+    route, request = target.route, target.request
+    with target.running.awake():
+        plan.loop.drive(route, request, clients, plan.warm_up, plan.load_cores)
+        return measure(plan.loop, target.running.tree, route, request, clients, plan.seconds, plan.load_cores)
 
 
 def _sample_raw(raw: RawForward, model: str, results: Results) -> None:

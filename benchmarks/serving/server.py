@@ -24,6 +24,7 @@ __all__ = ["Command", "NotInstalled", "Place", "Running", "Server", "ServerFaile
 
 START_SECONDS = 120.0
 STOP_SECONDS = 15.0
+WAKE_SECONDS = 0.2
 
 
 class ServerFailed(Exception):
@@ -148,13 +149,32 @@ class Running:
         except subprocess.TimeoutExpired:
             return None
 
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Let it run for as long as the block takes: servers at rest poll, some for a quarter of a core."""
+        self._signal(signal.SIGCONT)
+        # what it has missed comes first: timers, heartbeats
+        time.sleep(WAKE_SECONDS)
+        try:
+            yield
+        finally:
+            self.sleep()
+
+    def sleep(self) -> None:
+        """Stop all of its processes until they are awake."""
+        self._signal(signal.SIGSTOP)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for pid in self.tree.alive():
+            _send(pid, number)
+
     def close(self) -> None:
         """Stop it and whatever it has left behind."""
-        self.tree.look()
+        self._signal(signal.SIGCONT)
         if not self.ended:
             self.terminate(STOP_SECONDS)
         for pid in self.tree.alive():
-            _kill(pid)
+            _send(pid, signal.SIGKILL)
         self._process.wait()
         self._log.close()
 
@@ -238,9 +258,9 @@ def _pinned(cores: tuple[int, ...]) -> Any:
     return pin
 
 
-def _kill(pid: int) -> None:
+def _send(pid: int, number: signal.Signals) -> None:
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
     except ProcessLookupError:
         return
 

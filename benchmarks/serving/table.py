@@ -58,10 +58,10 @@ def _raw(results: Results, model: str) -> str:
 def _cells(results: Results, model: str) -> str:
     clients = sorted({cell.clients for cell in results.cells})
     header = [
-        "server: payload",
-        *(f"req/s, {count} client{'s' * (count > 1)}: best (median)" for count in clients),
+        "server: payload, clients",
+        *(f"req/s, {count}: best (median)" for count in clients),
         *(f"p50 / p99 ms, {count}" for count in clients),
-        *(f"CPU ms/req, {count}: best (median)" for count in clients),
+        f"CPU ms/req, {clients[-1]}: best (median)",
         "PSS MB",
         "failed",
         "n",
@@ -78,7 +78,7 @@ def _route(results: Results, model: str, route: str, title: str, clients: Sequen
         title,
         *(f"{number(cell.best('rate'))} ({number(cell.median('rate'))})" for cell in cells),
         *(f"{number(cell.median('p50_ms'))} / {number(cell.median('p99_ms'))}" for cell in cells),
-        *(f"{number(cell.best('cpu_ms'))} ({number(cell.median('cpu_ms'))})" for cell in cells),
+        *(f"{number(cell.best('cpu_ms'))} ({number(cell.median('cpu_ms'))})" for cell in cells[-1:]),
         "" if memory is None else f"{memory:.0f}",
         str(sum(burst.failed for cell in cells for burst in cell.good)),
         str(min((len(cell.good) for cell in cells), default=0)),

@@ -16,7 +16,7 @@ import uvicorn
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model_store import Card, FieldRecord, LoadedVersion, Reference, open_store
+from model_store import Card, Catalog, FieldRecord, LoadedVersion, Reference, open_store
 from operators import EvolutionOperator, EvolutionSurrogate, Surrogate, surrogate_from_config
 from operators.axial_mno import AxialMnoConfig
 from operators.shallow_water_mno import ShallowWaterMnoConfig
@@ -24,7 +24,7 @@ from service.abortable import AbortableProtocol
 from service.batcher import Batcher, BatchRules
 from service.compute import Surrogates
 from service.http import create_app
-from service.local import local_models
+from service.local import LocalRepository, local_models
 from service.models import Models
 from service.reference import advance_reference, bound_errors, solve_reference
 from service.routing import Route
@@ -75,9 +75,11 @@ def settings(store_url: str) -> Settings:
         store=store_url,
         models=("darcy", "darcy@2"),
         http_port=0,
+        grpc_port=0,
+        processes="none",
         threads=1,
         device="cpu",
-        limits={"body_bytes": 2**20, "batch": 8, "grid_side": 64},
+        limits=Limits(body_bytes=2**20, batch=8, grid_side=64),
     )
 
 
@@ -89,7 +91,7 @@ def address(settings: Settings) -> Iterator[str]:
 
     def run() -> None:
         try:
-            service.run(lambda address, _: ready.put(address))
+            service.run(lambda addresses, _: ready.put(addresses.http))
         finally:
             ready.put("")
 
@@ -256,7 +258,8 @@ async def serving(
     served: Served, limits: Limits, protocol: Callable[..., AbortableProtocol] = AbortableProtocol
 ) -> AsyncIterator[str]:
     """A server in the present event loop: its address."""
-    app = create_app(served.solver, served.models, limits)
+    repository = LocalRepository(Catalog([]), served.models, lambda _: served.surrogates)
+    app = create_app(served.solver, served.models, repository, limits)
     server = uvicorn.Server(uvicorn.Config(app, http=protocol, port=0, log_level="warning", lifespan="off"))
     async with served.solver:
         running = asyncio.create_task(server.serve())

@@ -76,10 +76,10 @@ def test_a_file_that_was_moved_away_is_left_when_it_is_asked_for(tmp_path: Path)
     audit = Audit(path)
     audit.note("start", "service")
     path.rename(moved)
-    audit.note("tokens", "tokens.toml")
+    audit.note("reload", "tokens, certificates")
     audit.reopen()
     audit.note("drain", "service")
-    assert [line["action"] for line in lines(moved)] == ["start", "tokens"]
+    assert [line["action"] for line in lines(moved)] == ["start", "reload"]
     assert [line["action"] for line in lines(path)] == ["drain"]
     audit.close()
 

@@ -190,11 +190,8 @@ def test_what_comes_later_says_so(http: httpx.Client, options: dict[str, Any]) -
     problem(http.post(SOLVE, json={"permeability": field(), **options}), 501, "not-available-yet")
 
 
-def test_pictures_and_other_operations_come_later(http: httpx.Client) -> None:
-    headers = {"Accept": "image/png"}
-    problem(http.post(SOLVE, json={"permeability": field()}, headers=headers), 501, "not-available-yet")
-    for operation in ("vjp", "jvp"):
-        problem(http.post(f"/v1/problems/darcy/{operation}"), 501, "not-available-yet")
+def test_other_operations_come_later(http: httpx.Client) -> None:
+    problem(http.post("/v1/problems/darcy/jvp"), 501, "not-available-yet")
 
 
 def test_unknown_names_are_404(http: httpx.Client) -> None:
@@ -318,7 +315,14 @@ def test_a_source_of_zero_has_an_exact_answer(http: httpx.Client) -> None:
         assert answer["error"]["upper"] == 0.0
 
 
-def test_json_is_answered_where_a_picture_would_be_liked_better(http: httpx.Client) -> None:
-    headers = {"Accept": "image/png, application/json;q=0.9"}
+def test_the_form_that_is_liked_best_is_sent(http: httpx.Client) -> None:
+    headers = {"Accept": "image/png;q=0.8, application/json;q=0.9"}
     response = http.post(SOLVE, json={"permeability": field()}, headers=headers)
     assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
+
+
+@pytest.mark.parametrize(
+    "query", ["priority=urgent", "reproducible=perhaps", "&".join(f"a{n}=1" for n in range(60)), "=&="]
+)
+def test_bad_words_in_a_query_are_refused(http: httpx.Client, query: str) -> None:
+    problem(http.post(f"{SOLVE}?{query}", content=npy(np.ones((32, 32))), headers=NPY), 422, "invalid-field")

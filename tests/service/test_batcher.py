@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import math
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Literal
 
@@ -51,13 +52,12 @@ def with_batcher(
     story: Callable[[Batcher], Coroutine[Any, Any, None]],
     *,
     observer: Any = None,
-    clock: Callable[[], float] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
     **rules: Any,
 ) -> None:
     async def run() -> None:
         chosen = BatchRules(**{"max_batch": 4, "queue_bytes": 10**6, "queue_seconds": 100.0, **rules})
-        more = {} if clock is None else {"clock": clock}
-        batcher = Batcher(worker, chosen, observer, **more)
+        batcher = Batcher(worker, chosen, observer, clock=clock)
         try:
             async with asyncio.timeout(20):
                 await story(batcher)

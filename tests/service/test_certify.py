@@ -38,17 +38,17 @@ OUTSIDE = {
 
 @pytest.mark.parametrize("name", INSIDE)
 def test_fields_like_those_of_the_training_are_vouched_for(name: str) -> None:
-    assert in_hull(HULL, [INSIDE[name]]) == (True,)
+    assert in_hull(HULL, [variation(INSIDE[name])]) == (True,)
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_other_fields_are_not(name: str) -> None:
-    assert in_hull(HULL, [OUTSIDE[name]]) == (False,)
+    assert in_hull(HULL, [variation(OUTSIDE[name])]) == (False,)
 
 
 def test_each_field_is_judged_by_itself() -> None:
     fields = [INSIDE["binary"], OUTSIDE["white noise of two values"], INSIDE["smooth"]]
-    assert in_hull(HULL, fields) == (True, False, True)
+    assert in_hull(HULL, map(variation, fields)) == (True, False, True)
 
 
 def test_each_bound_counts() -> None:
@@ -59,14 +59,15 @@ def test_each_bound_counts() -> None:
         "jump_max": found.jump,
         "roughness_max": found.roughness,
     }
-    assert in_hull(exact, [INSIDE["binary"]]) == (True,)
+    assert in_hull(exact, [found]) == (True,)
     for name, value in exact.items():
         narrower = {**exact, name: value * (1.01 if name.endswith("min") else 0.99)}
-        assert in_hull(narrower, [INSIDE["binary"]]) == (False,), name
+        assert in_hull(narrower, [found]) == (False,), name
 
 
 def test_a_card_is_taken_at_its_word_and_no_further() -> None:
+    constant = variation(INSIDE["constant"])
     contrasts = {"contrast_min": 1.0, "contrast_max": 998.5}
-    assert in_hull(contrasts, [OUTSIDE["binary of contrast 900"]]) == (True,)
-    assert in_hull({}, [INSIDE["constant"]]) == (False,)
-    assert in_hull({"jump_max": 10.0}, [INSIDE["constant"]]) == (False,)
+    assert in_hull(contrasts, [variation(OUTSIDE["binary of contrast 900"])]) == (True,)
+    assert in_hull({}, [constant]) == (False,)
+    assert in_hull({"jump_max": 10.0}, [constant]) == (False,)

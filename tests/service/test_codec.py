@@ -3,6 +3,9 @@
 import contextlib
 import gzip
 import io
+import zlib
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import orjson
@@ -11,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from service.codec import array_from_lists, decode_json, decode_npy, encode_json, encode_npy, gunzip
+from service.codec import array_from_lists, decode_json, decode_npy, decompress, encode_json, encode_npy, gzipped
 from service.errors import InvalidField, ServiceFault
 
 NUMBERS = st.sampled_from(["f2", "f4", "f8", "i1", "i4", "i8", "u2", ">f4", ">i8"])
@@ -51,14 +54,21 @@ def test_json_keeps_every_bit_of_a_float32(array: np.ndarray) -> None:
     assert np.array_equal(array_from_lists("x", document["x"]).astype(np.float32), array)
 
 
-def test_gunzip_reads_one_whole_member_within_the_limit() -> None:
-    packed = gzip.compress(b"x" * 100)
-    assert gunzip(packed, 100) == b"x" * 100
+@pytest.mark.parametrize(("coding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+def test_one_whole_stream_is_read_within_the_limit(
+    coding: Literal["gzip", "deflate"], compress: Callable[[bytes], bytes]
+) -> None:
+    packed = compress(b"x" * 100)
+    assert decompress(packed, coding, 100) == b"x" * 100
     for body in (packed[:-1], packed + b"y", b"", b"x"):
         with pytest.raises(InvalidField):
-            gunzip(body, 100)
+            decompress(body, coding, 100)
     with pytest.raises(ServiceFault, match="99 bytes"):
-        gunzip(packed, 99)
+        decompress(packed, coding, 99)
+
+
+def test_what_is_compressed_is_read_again() -> None:
+    assert decompress(gzipped(b"x" * 100), "gzip", 100) == b"x" * 100
 
 
 @given(st.recursive(st.booleans() | st.text('[]{}"\\\\ab') | st.integers(0, 9), st.lists, max_leaves=20))
@@ -78,9 +88,8 @@ def test_lists_are_counted_and_their_depth_is_bounded() -> None:
     assert decode_json(b'{"x": [[], []]}', most_lists=3) == {"x": [[], []]}
     with pytest.raises(InvalidField, match="2 lists"):
         decode_json(b'{"x": [[], []]}', most_lists=2)
-    decode_json(b'{"x": ' + b"[" * 7 + b"]" * 7 + b"}", most_lists=9)
     with pytest.raises(InvalidField, match="3 deep"):
-        decode_json(b'{"x": ' + b"[" * 8 + b"]" * 8 + b"}", most_lists=9)
+        decode_json(b'{"x": ' + b"[" * 10_000 + b"]" * 10_000 + b"}", most_lists=100_000)
 
 
 def test_deep_lists_have_a_rank_that_is_refused() -> None:
@@ -90,3 +99,27 @@ def test_deep_lists_have_a_rank_that_is_refused() -> None:
     with pytest.raises(InvalidField) as fault:
         array_from_lists("x", deep)
     assert fault.value.rule == "rank"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[[1.0, True]], [[0.0, False]], [[1.0, "1"]], [[1.0, None]], [[1.0], [1.0, 2.0]], [[1.0], 1.0], [[[1.0]], [1.0]]],
+)
+def test_what_only_looks_like_numbers_is_refused(value: object) -> None:
+    with pytest.raises(InvalidField):
+        array_from_lists("x", value)
+
+
+@pytest.mark.parametrize("value", [[[0, 1], [1, 0]], [[1.0, 0.0], [0.5, 10**300]], [[2**53 + 1, -1]], [[-0.0, 1e-320]]])
+def test_numbers_of_all_sizes_are_read(value: list[list[float]]) -> None:
+    np.testing.assert_array_equal(array_from_lists("x", value), np.array(value, dtype=np.float64))
+
+
+def test_known_headers_are_not_confused() -> None:
+    for shape in ((2, 3), (3, 2), (6,)):
+        for dtype in ("f4", "f8", ">f4"):
+            array = np.arange(6, dtype=dtype).reshape(shape)
+            for buffer in (encode_npy(array), memoryview(encode_npy(array))):
+                decoded = decode_npy("x", buffer)
+                assert (decoded.shape, decoded.dtype) == (shape, array.dtype.newbyteorder("="))
+                np.testing.assert_array_equal(decoded, array)

@@ -1,64 +1,128 @@
-"""The reference solver on a batch that several callers share."""
+"""Loaded surrogates on batches: solutions, frames, and gradients that finite differences confirm."""
 
-import asyncio
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 
-from problems import STEADY_PROBLEMS, Grid
-from service.batcher import Batcher
-from service.compute import choose_device, solve_reference
-from service.errors import InvalidField
-from service.models import Models
-from service.settings import InvalidSettings, Limits
-from service.solver import Queues, Solver, SolveRequest
-from service.worker import Batch, Bucket, ThreadWorker
+from model_store import LoadedVersion, Reference, open_store
+from operators import EvolutionSurrogate, Surrogate
+from problems import Grid
+from service.compute import Surrogates, choose_device
+from service.errors import InvalidSettings
+from service.worker import COTANGENT, GRADIENT, Batch, Bucket
 
-EXTREME = np.where(np.random.default_rng(0).random((16, 16)) < 0.5, 1e-300, 1e300)
-
-
-def test_a_field_it_cannot_solve_leaves_the_other_rows_alone() -> None:
-    good = np.random.default_rng(1).lognormal(size=(16, 16))
-    fields = {"permeability": np.stack([good, EXTREME, good]), "source": np.ones(3)}
-    solutions = solve_reference(
-        Batch(Bucket("darcy", None, "tpfa-harmonic-v1", Grid((16, 16)), "float64"), fields)
-    )
-    assert list(solutions.unsolved) == [1]
-    inputs = {"permeability": good, "source": np.array(1.0)}
-    alone = STEADY_PROBLEMS["darcy"].solve(inputs, Grid((16, 16))).fields["pressure"]
-    for row in (0, 2):
-        assert np.array_equal(solutions.fields["pressure"][row], alone)
+CPU = torch.device("cpu")
+DARCY = Bucket("darcy", Reference("darcy", 1), "tpfa-harmonic-v1", Grid((32, 32), (1.0, 1.0)), "float32")
+SOURCE = np.array([1.0, 2.0, 0.5], np.float32)
 
 
-def test_only_the_caller_of_an_unsolvable_field_is_refused() -> None:
-    async def story() -> None:
-        queues = [
-            Batcher(ThreadWorker(solve_reference), max_batch=8, queue_bytes=10**9, queue_seconds=1e9)
-            for _ in range(3)
-        ]
-        models = Models({}, None)  # type: ignore[arg-type]
-        async with Solver(models, Queues(*queues), Limits()) as solver:
-            good = np.ones((16, 16))
-            requests = [
-                SolveRequest("darcy", {"permeability": field}, "float64", method="solver")
-                for field in (good, EXTREME, good, np.stack([good, EXTREME]))
-            ]
-            tasks = [asyncio.create_task(solver.solve(request)) for request in requests]
-            answers = await asyncio.gather(*tasks, return_exceptions=True)
-        refused = [answers[1], answers[3]]
-        for answer in (answers[0], answers[2]):
-            assert not isinstance(answer, BaseException), answer
-            assert np.isfinite(answer.fields["pressure"]).all()
-        for fault, index in zip(refused, (None, (1,)), strict=True):
-            assert isinstance(fault, InvalidField), fault
-            assert (fault.field, fault.rule, fault.index) == ("permeability", "contrast", index)
-
-    asyncio.run(story())
+@pytest.fixture(scope="module")
+def darcy(store_url: str) -> Surrogates:
+    return Surrogates([open_store(store_url).load("darcy", 1)], CPU)
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
-    torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
+    assert choose_device("auto") == CPU
     with pytest.raises(InvalidSettings, match="--device cpu"):
         choose_device("cuda")
+
+
+def test_the_reference_solver_is_somebody_else(darcy: Surrogates, permeability: NDArray[np.float32]) -> None:
+    batch = Batch(replace(DARCY, version=None), {"permeability": permeability, "source": SOURCE})
+    with pytest.raises(ValueError, match="reference solver"):
+        darcy(batch)
+
+
+@pytest.mark.parametrize("writeable", [True, False])
+def test_solutions_are_those_of_the_surrogate(
+    darcy: Surrogates, surrogate: Surrogate, permeability: NDArray[np.float32], writeable: bool
+) -> None:
+    field = permeability.copy()
+    # such as a view of the bytes of a request
+    field.flags.writeable = writeable
+    found = darcy(Batch(DARCY, {"permeability": field, "source": SOURCE}))
+    with torch.inference_mode():
+        expected = surrogate(torch.from_numpy(permeability)[:, None], torch.from_numpy(SOURCE))[:, 0]
+    assert np.array_equal(found.fields["pressure"], expected.numpy())
+    assert found.iterations == (0, 0, 0)
+
+
+def test_frames_are_those_of_the_surrogate(
+    drift: EvolutionSurrogate,
+    evolution_versions: tuple[LoadedVersion, ...],
+    water: NDArray[np.float32],
+) -> None:
+    grid = Grid((16, 24), (5.0, 5.0))
+    bucket = Bucket(
+        "shallow_water",
+        Reference("shallow_water", 1),
+        "hllc-muscl-v1",
+        grid,
+        "float32",
+        "outflow",
+        "advance",
+        4,
+    )
+    state = np.stack([water, 2 * water])
+    fields = {name: state[:, channel] for channel, name in enumerate(("h", "hu", "hv"))}
+    found = Surrogates(evolution_versions, CPU)(Batch(bucket, fields))
+    expected = drift(torch.from_numpy(state)[:, None], grid.extent)
+    for channel, name in enumerate(("h", "hu", "hv")):
+        assert found.fields[name].shape == (2, 4, 16, 24)
+        assert np.array_equal(found.fields[name], expected[:, :, channel].numpy())
+
+
+def _product(surrogate: Surrogate, field: Any, source: Any, cotangent: Any) -> Any:
+    """The product of solution and cotangent of each row, in float64."""
+    answer = surrogate.double()(torch.from_numpy(field)[:, None], torch.from_numpy(source))[:, 0]
+    return (answer.numpy() * cotangent).sum((1, 2))
+
+
+def test_gradients_are_those_of_finite_differences(
+    darcy: Surrogates, store_url: str, permeability: NDArray[np.float32]
+) -> None:
+    rng = np.random.default_rng(0)
+    cotangent = rng.normal(size=permeability.shape).astype(np.float32)
+    fields = {"permeability": permeability, "source": SOURCE, f"{COTANGENT}pressure": cotangent}
+    found = darcy(Batch(replace(DARCY, task="vjp"), fields)).fields
+    plain = darcy(Batch(DARCY, {"permeability": permeability, "source": SOURCE})).fields
+    assert np.allclose(found["pressure"], plain["pressure"], rtol=1e-5, atol=1e-7)
+
+    loaded = open_store(store_url).load("darcy", 1).surrogate
+    assert isinstance(loaded, Surrogate)
+    loaded.requires_grad_(False)
+    field, source = permeability.astype(np.float64), SOURCE.astype(np.float64)
+    direction = rng.normal(size=field.shape)
+    for step, along_source in ((direction, 0.0), (0 * direction, 1.0)):
+        h = 1e-6
+        ahead = _product(loaded, field + h * step, source + h * along_source, cotangent)
+        behind = _product(loaded, field - h * step, source - h * along_source, cotangent)
+        predicted = (found[f"{GRADIENT}permeability"] * step).sum((1, 2))
+        predicted = predicted + along_source * found[f"{GRADIENT}source"]
+        assert np.allclose(predicted, (ahead - behind) / (2 * h), rtol=2e-3)
+
+
+def test_a_row_has_the_gradient_that_it_has_alone(
+    darcy: Surrogates, permeability: NDArray[np.float32]
+) -> None:
+    bucket = replace(DARCY, task="vjp")
+    fields = {"permeability": permeability, "source": SOURCE, f"{COTANGENT}pressure": permeability}
+    together = darcy(Batch(bucket, fields)).fields
+    alone = darcy(Batch(bucket, {name: values[1:2] for name, values in fields.items()})).fields
+    for name, values in alone.items():
+        scale = np.abs(values).max()
+        assert np.allclose(together[name][1:2], values, rtol=1e-4, atol=1e-5 * scale), name
+
+
+def test_without_a_cotangent_there_is_no_gradient(
+    darcy: Surrogates, permeability: NDArray[np.float32]
+) -> None:
+    found = darcy(Batch(replace(DARCY, task="vjp"), {"permeability": permeability, "source": SOURCE})).fields
+    assert not found[f"{GRADIENT}permeability"].any()
+    assert not found[f"{GRADIENT}source"].any()

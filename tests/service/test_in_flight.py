@@ -4,22 +4,19 @@ import asyncio
 import gzip
 import io
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import numpy as np
-import uvicorn
+import pytest
 from numpy.typing import NDArray
 
-from service.batcher import Batcher
-from service.compute import advance_reference, solve_reference
-from service.http import create_app
-from service.serve import open_models
+from model_store import open_catalog
+from service.batcher import Batcher, BatchRules
+from service.routing import Route
 from service.settings import Settings
-from service.solver import Queues, Solver
-from service.worker import ThreadWorker
 
 SOLVE = "/v1/problems/darcy/solve?error=none"
 NPY = {"Content-Type": "application/x-npy", "Accept": "application/x-npy"}
@@ -47,28 +44,24 @@ class Service:
                 await asyncio.sleep(0)
 
 
-@asynccontextmanager
-async def running(
-    settings: Settings, worker: Any, queue_bytes: int = 10**6, **limits: int
-) -> AsyncIterator[Service]:
-    settings = settings.model_copy(update={"limits": settings.limits.model_copy(update=limits)})
-    models = open_models(settings)
-    queues = [
-        Batcher(each, max_batch=8, queue_bytes=queue_bytes, queue_seconds=100.0)
-        for each in (worker, ThreadWorker(solve_reference), ThreadWorker(advance_reference))
-    ]
-    solver = Solver(models, Queues(*queues), settings.limits)
-    app = create_app(solver, models, settings.limits)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    async with solver:
-        serving = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            yield Service(worker, queues[0], client)
-        server.should_exit = True
-        await serving
+Running = Callable[..., AbstractAsyncContextManager[Service]]
+
+
+@pytest.fixture
+def running(settings: Settings, serve: Any, serve_with: Any) -> Running:
+    """Serves ``darcy@1`` with a worker that waits for the test."""
+    assert settings.store is not None
+    version = open_catalog(settings.store).load("darcy", 1)
+
+    @asynccontextmanager
+    async def run(worker: Any, queue_bytes: int = 10**6, **limits: int) -> AsyncIterator[Service]:
+        chosen = settings.limits.model_copy(update=limits)
+        rules = BatchRules(max_batch=8, queue_bytes=queue_bytes, queue_seconds=100.0)
+        served = serve_with(worker, [version], chosen, rules, {"darcy": Route(name="darcy", main=1)})
+        async with serve(served, chosen) as address, httpx.AsyncClient(base_url=address, timeout=30) as client:
+            yield Service(worker, served.surrogates, client)
+
+    return run
 
 
 def value_of(response: httpx.Response) -> float:
@@ -77,9 +70,9 @@ def value_of(response: httpx.Response) -> float:
     return float(pressure[0, 0])
 
 
-def test_concurrent_requests_share_a_batch(settings: Settings, gated_worker: Any) -> None:
+def test_concurrent_requests_share_a_batch(running: Running, gated_worker: Any) -> None:
     async def story() -> None:
-        async with running(settings, gated_worker()) as service:
+        async with running(gated_worker()) as service:
             tasks = [service.post(1.0)]
             await service.worker.busy.wait()
             tasks += [service.post(float(value)) for value in range(2, 7)]
@@ -93,10 +86,10 @@ def test_concurrent_requests_share_a_batch(settings: Settings, gated_worker: Any
 
 
 def test_a_client_that_hangs_up_is_not_computed_and_disturbs_nobody(
-    settings: Settings, gated_worker: Any
+    running: Running, gated_worker: Any
 ) -> None:
     async def story() -> None:
-        async with running(settings, gated_worker()) as service:
+        async with running(gated_worker()) as service:
             first = service.post(1.0)
             await service.worker.busy.wait()
             leaving, staying = service.post(2.0), service.post(3.0)
@@ -110,9 +103,9 @@ def test_a_client_that_hangs_up_is_not_computed_and_disturbs_nobody(
     asyncio.run(story())
 
 
-def test_a_deadline_leaves_the_queue(settings: Settings, gated_worker: Any) -> None:
+def test_a_deadline_leaves_the_queue(running: Running, gated_worker: Any) -> None:
     async def story() -> None:
-        async with running(settings, gated_worker()) as service:
+        async with running(gated_worker()) as service:
             first = service.post(1.0)
             await service.worker.busy.wait()
             late = await service.post(2.0, timeout_ms=30)
@@ -124,9 +117,9 @@ def test_a_deadline_leaves_the_queue(settings: Settings, gated_worker: Any) -> N
     asyncio.run(story())
 
 
-def test_a_full_queue_is_429_with_a_time_to_come_back(settings: Settings, gated_worker: Any) -> None:
+def test_a_full_queue_is_429_with_a_time_to_come_back(running: Running, gated_worker: Any) -> None:
     async def story() -> None:
-        async with running(settings, gated_worker(), queue_bytes=5000) as service:
+        async with running(gated_worker(), queue_bytes=5000) as service:
             first = service.post(1.0)
             await service.worker.busy.wait()
             refused = await service.post(2.0)
@@ -140,10 +133,10 @@ def test_a_full_queue_is_429_with_a_time_to_come_back(settings: Settings, gated_
 
 
 def test_a_broken_batch_is_500_without_its_trace_and_health_answers_meanwhile(
-    settings: Settings, gated_worker: Any
+    running: Running, gated_worker: Any
 ) -> None:
     async def story() -> None:
-        async with running(settings, gated_worker()) as service:
+        async with running(gated_worker()) as service:
             broken = service.post(1.0, source=gated_worker.POISON)
             await service.worker.busy.wait()
             assert (await service.client.get("/healthz/ready")).status_code == 200
@@ -161,10 +154,10 @@ BODY = 128 + 4 * 32 * 32
 
 
 def test_bodies_under_way_are_bounded_until_their_answers_are_written(
-    settings: Settings, gated_worker: Any
+    running: Running, gated_worker: Any
 ) -> None:
     async def story() -> None:
-        async with running(settings, gated_worker(), inflight_bytes=2 * BODY) as service:
+        async with running(gated_worker(), inflight_bytes=2 * BODY) as service:
             two = [service.post(1.0), service.post(2.0)]
             await service.until(lambda: service.queue.waiting + len(service.worker.batches) == 2)
             refused = await service.post(3.0)
@@ -177,13 +170,13 @@ def test_bodies_under_way_are_bounded_until_their_answers_are_written(
     asyncio.run(story())
 
 
-def test_json_counts_for_what_it_becomes_also_when_compressed(settings: Settings, gated_worker: Any) -> None:
+def test_json_counts_for_what_it_becomes_also_when_compressed(running: Running, gated_worker: Any) -> None:
     body = b'{"error": "none", "permeability": ' + str(np.ones((32, 32)).tolist()).encode() + b"}"
     packed = gzip.compress(body)
     assert 16 * len(packed) < 16 * len(body) // 4
 
     async def story() -> None:
-        async with running(settings, gated_worker(), inflight_bytes=BODY + 8 * len(body)) as service:
+        async with running(gated_worker(), inflight_bytes=BODY + 8 * len(body)) as service:
             first = service.post(1.0)
             await service.worker.busy.wait()
             for content, encoding in ((body, "identity"), (packed, "gzip")):
@@ -199,9 +192,9 @@ def test_json_counts_for_what_it_becomes_also_when_compressed(settings: Settings
     asyncio.run(story())
 
 
-def test_json_has_a_limit_of_its_own_also_after_decompression(settings: Settings, gated_worker: Any) -> None:
+def test_json_has_a_limit_of_its_own_also_after_decompression(running: Running, gated_worker: Any) -> None:
     async def story() -> None:
-        async with running(settings, gated_worker(), json_bytes=BODY - 1) as service:
+        async with running(gated_worker(), json_bytes=BODY - 1) as service:
             large = b" " * BODY
             for content, encoding in ((large, "identity"), (gzip.compress(large), "gzip")):
                 headers = {"Content-Type": "application/json", "Content-Encoding": encoding}

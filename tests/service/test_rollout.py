@@ -15,12 +15,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from model_store import Catalog
+from model_store import LoadedVersion
 from operators import EvolutionSurrogate
 from problems import EVOLUTION_PROBLEMS, Grid
+from service.batcher import BatchRules
 from service.client import Client
 from service.compute import Surrogates
-from service.models import Models
 from service.settings import Limits
 from service.worker import ThreadWorker
 
@@ -154,16 +154,21 @@ def test_each_frame_says_what_is_known_about_it(http: httpx.Client, water: NDArr
 
 @pytest.mark.parametrize(("start_step", "upper"), [(0, 0.4), (5, 0.3), (10, 0.2), (15, 0.2)])
 def test_the_calibration_counts_from_the_first_frame_of_the_training(
-    evolution_models: Models, serve: Any, water: NDArray[np.float32], start_step: int, upper: float
+    evolution_versions: tuple[LoadedVersion, ...],
+    serve: Any,
+    serve_with: Any,
+    water: NDArray[np.float32],
+    start_step: int,
+    upper: float,
 ) -> None:
-    version = evolution_models.find("shallow_water", None)
+    version = evolution_versions[0]
     later = replace(version, card=version.card.model_copy(update={"first_frame": 10}))
-    models = Models({"shallow_water": later}, Catalog([]))
 
     async def story() -> None:
-        worker = ThreadWorker(Surrogates(models.versions, torch.device("cpu")))
+        worker = ThreadWorker(Surrogates([later], torch.device("cpu")))
+        served = serve_with(worker, [later], Limits(), BatchRules())
         async with (
-            serve(models, worker, Limits()) as (address, _),
+            serve(served, Limits()) as address,
             httpx.AsyncClient(base_url=address, timeout=60) as client,
         ):
             options = {"steps": 20, "start_step": start_step, "every": 20}

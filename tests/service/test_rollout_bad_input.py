@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from model_store import LoadedVersion
 from problems import EVOLUTION_PROBLEMS, Grid
-from service.compute import solve_reference
-from service.models import Models
+from service.batcher import BatchRules
+from service.reference import solve_reference
 from service.settings import Limits
 from service.worker import ThreadWorker
 
@@ -245,11 +246,14 @@ def test_a_deadline_that_cannot_be_met_is_504(http: httpx.Client) -> None:
     problem(response, 504, "deadline-exceeded")
 
 
-def test_a_step_that_would_take_too_long_is_refused(evolution_models: Models, serve: Any) -> None:
+def test_a_step_that_would_take_too_long_is_refused(
+    evolution_versions: tuple[LoadedVersion, ...], serve: Any, serve_with: Any
+) -> None:
     async def story() -> None:
-        worker = ThreadWorker(solve_reference)
+        limits = Limits(cell_steps=16 * 16)
+        served = serve_with(ThreadWorker(solve_reference), evolution_versions, limits, BatchRules())
         async with (
-            serve(evolution_models, worker, Limits(cell_steps=16 * 16)) as (address, _),
+            serve(served, limits) as address,
             httpx.AsyncClient(base_url=address, timeout=60) as client,
         ):
             request = {"state": {"h": ONES}, "steps": 1, "method": "solver"}
@@ -262,7 +266,9 @@ def test_a_step_that_would_take_too_long_is_refused(evolution_models: Models, se
     asyncio.run(story())
 
 
-def test_a_later_step_that_would_take_too_long_ends_the_stream(evolution_models: Models, serve: Any) -> None:
+def test_a_later_step_that_would_take_too_long_ends_the_stream(
+    evolution_versions: tuple[LoadedVersion, ...], serve: Any, serve_with: Any
+) -> None:
     async def story() -> None:
         shallow_water = EVOLUTION_PROBLEMS["shallow_water"]
         grid = Grid((16, 16), shallow_water.grid.extent, shallow_water.grid.origin)
@@ -275,8 +281,10 @@ def test_a_later_step_that_would_take_too_long_ends_the_stream(evolution_models:
             costs.append(shallow_water.cell_steps(dict(after), grid, start=step))
         most = costs[0]
         late = next(step for step, cost in enumerate(costs, start=1) if cost > most)
+        limits = Limits(cell_steps=most)
+        served = serve_with(ThreadWorker(solve_reference), evolution_versions, limits, BatchRules())
         async with (
-            serve(evolution_models, ThreadWorker(solve_reference), Limits(cell_steps=most)) as (address, _),
+            serve(served, limits) as address,
             httpx.AsyncClient(base_url=address, timeout=60) as client,
         ):
             request = {"state": {"h": dam.tolist()}, "steps": 20, "method": "solver"}

@@ -12,13 +12,11 @@ import httpx
 import numpy as np
 import pytest
 
+from model_store import LoadedVersion
 from service.abortable import AbortableProtocol
-from service.batcher import Batcher
-from service.compute import advance_reference, solve_reference
-from service.models import Models
+from service.batcher import Batcher, BatchRules
 from service.settings import Limits
-from service.solver import Queues, Solver
-from service.worker import Batch, Bucket, Solutions, ThreadWorker, Worker, joined
+from service.worker import Batch, Bucket, Solutions, Worker, joined
 
 ROLLOUT = "/v1/problems/shallow_water/rollout"
 NPY = {"Content-Type": "application/x-npy", "Accept": "application/x-npy-stream"}
@@ -36,7 +34,7 @@ class SteppedWorker(Worker):
         self.permits = asyncio.Semaphore(0)
         self.asked = 0
 
-    async def run(self, parts: Sequence[Batch]) -> Solutions:
+    async def run(self, parts: Sequence[Batch], *, pad_to: int | None = None) -> Solutions:  # noqa: ARG002
         batch = joined(parts)
         self.asked += 1
         await self.permits.acquire()
@@ -61,7 +59,7 @@ class SteppedWorker(Worker):
 @dataclass
 class Service:
     worker: SteppedWorker
-    queues: Queues
+    queue: Batcher
     client: httpx.AsyncClient
     connections: list[AbortableProtocol]
 
@@ -115,7 +113,7 @@ def depths(data: bytes) -> list[float]:
 
 
 @pytest.fixture
-def tell(evolution_models: Models, serve: Any) -> Callable[..., None]:
+def tell(evolution_versions: tuple[LoadedVersion, ...], serve: Any, serve_with: Any) -> Callable[..., None]:
     """Runs a story with a service."""
 
     def run(story: Callable[[Service], Any], queue_bytes: int = 10**8, **limits: Any) -> None:
@@ -127,11 +125,14 @@ def tell(evolution_models: Models, serve: Any) -> Callable[..., None]:
                 connections.append(AbortableProtocol(**options))
                 return connections[-1]
 
+            chosen = Limits(**limits)
+            rules = BatchRules(max_batch=8, queue_bytes=queue_bytes, queue_seconds=100.0)
+            served = serve_with(worker, evolution_versions, chosen, rules)
             async with (
-                serve(evolution_models, worker, Limits(**limits), queue_bytes, connect) as (address, queues),
+                serve(served, chosen, connect) as address,
                 httpx.AsyncClient(base_url=address, timeout=30) as client,
             ):
-                await story(Service(worker, queues, client, connections))
+                await story(Service(worker, served.surrogates, client, connections))
 
         asyncio.run(told())
 
@@ -176,7 +177,7 @@ def test_a_client_that_hangs_up_is_not_computed_any_further(tell: Callable[..., 
         leaving = await service.open(1.0, steps=1000)
         await until(lambda: service.worker.asked == 2)
         staying = asyncio.create_task(service.open(5.0))
-        await until(lambda: service.queues.surrogates.waiting == 1)
+        await until(lambda: service.queue.waiting == 1)
         await leaving.aclose()
         await settle()
         # the block under way ends, and no other is asked for
@@ -186,7 +187,7 @@ def test_a_client_that_hangs_up_is_not_computed_any_further(tell: Callable[..., 
         assert depths(await (await staying).aread()) == [float(5 + n) for n in range(1, 13)]
         await settle()
         assert service.worker.rows == [1] * 5
-        assert service.queues.surrogates.waiting == 0
+        assert service.queue.waiting == 0
 
     tell(story)
 
@@ -197,9 +198,9 @@ def test_a_client_that_hangs_up_before_the_first_block_leaves_the_queue(tell: Ca
         first = await service.open(1.0)
         await until(lambda: service.worker.asked == 2)
         leaving = asyncio.create_task(service.open(2.0))
-        await until(lambda: service.queues.surrogates.waiting == 1)
+        await until(lambda: service.queue.waiting == 1)
         leaving.cancel()
-        await until(lambda: service.queues.surrogates.waiting == 0)
+        await until(lambda: service.queue.waiting == 0)
         service.worker.permit(100)
         await first.aread()
         assert service.worker.rows == [1, 1, 1]
@@ -213,7 +214,7 @@ def test_rollouts_under_way_are_stepped_together(tell: Callable[..., None]) -> N
         first = await service.open(1.0)
         await until(lambda: service.worker.asked == 2)
         others = [asyncio.create_task(service.open(float(depth))) for depth in (10, 20, 30)]
-        await until(lambda: service.queues.surrogates.waiting == 3)
+        await until(lambda: service.queue.waiting == 3)
         service.worker.permit(100)
         found = [await response.aread() for response in [first, *[await task for task in others]]]
         for depth, data in zip((1, 10, 20, 30), found, strict=True):
@@ -234,7 +235,7 @@ def test_a_deadline_ends_the_stream_with_a_record_that_says_so(tell: Callable[..
         assert [frame["step"] for frame in frames] == [1, 2, 3, 4]
         assert (failure["error"]["type"], failure["error"]["status"]) == ("deadline-exceeded", 504)
         assert failure["error"]["request_id"] == response.headers["X-Request-Id"]
-        assert service.queues.surrogates.waiting == 0
+        assert service.queue.waiting == 0
         late = await service.open(timeout_ms=30)
         assert late.status_code == 504
         service.worker.permit(100)
@@ -299,7 +300,7 @@ def test_a_rollout_under_way_is_not_refused_by_a_queue_that_is_full_meanwhile(
         filling = asyncio.create_task(service.open(1.0))
         await until(lambda: service.worker.asked == 3)
         reading = asyncio.create_task(waiting.aread())
-        await until(lambda: service.queues.surrogates.waiting == 1)
+        await until(lambda: service.queue.waiting == 1)
         service.worker.permit(100)
         assert len(depths(await reading)) == 2 * BLOCK
         assert depths(await (await filling).aread())[-1] == 13.0
@@ -342,15 +343,15 @@ def test_who_reads_nothing_is_let_go(tell: Callable[..., None]) -> None:
     tell(story, stall_seconds=0.05, inflight_bytes=5 * 3 * 4 * WIDE[0] * WIDE[1] + 1000)
 
 
-def test_the_warm_up_steps_every_model_on_every_grid(evolution_models: Models) -> None:
+def test_the_warm_up_steps_every_model_on_every_grid(
+    evolution_versions: tuple[LoadedVersion, ...], serve_with: Any
+) -> None:
     async def story() -> None:
         worker = SteppedWorker()
         worker.permit(100)
-        workers = (worker, ThreadWorker(solve_reference), ThreadWorker(advance_reference))
-        queues = Queues(
-            *(Batcher(each, max_batch=8, queue_bytes=10**8, queue_seconds=9.0) for each in workers)
-        )
-        async with Solver(evolution_models, queues, Limits(grid_side=512)) as solver:
+        limits = Limits(grid_side=512)
+        served = serve_with(worker, evolution_versions, limits, BatchRules(max_batch=8))
+        async with served.solver as solver:
             await solver.warm_up()
         # but for the one that needs more frames than a rollout starts from
         assert [bucket.grid.shape for bucket in worker.buckets] == [(16, 24), (16, 16), (512, 512)]

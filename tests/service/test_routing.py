@@ -67,3 +67,8 @@ def test_every_version_of_a_table_is_mentioned_once() -> None:
         "darcy@production": Route(name="darcy", main=1),
     }
     assert list(mentioned(table)) == [Reference("darcy", 1), Reference("darcy", 2)]
+
+
+def test_a_route_reads_as_what_it_means() -> None:
+    assert str(Route(name="darcy", main=3)) == "darcy@3"
+    assert str(Route(name="darcy", main=3, canary=4, weight=0.05, shadow=5)) == "darcy@3, 5 % 4, shadow 5"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from problems import ErrorBound
 from service.solver import SolveResponse, Timing
-from service.wire import NPY, write_response
+from service.wire import NPY, answer_headers
 
 NUMBERS = st.floats(0, 1e300)
 
@@ -26,7 +26,7 @@ def estimate(errors: tuple[ErrorBound, ...]) -> dict[str, object]:
         iterations=(0,) * len(errors),
         timing=Timing(0, 0, 0, 0),
     )
-    header = write_response(response, NPY).headers["Mno-Error-Estimate"]
+    header = answer_headers(response, NPY)["Mno-Error-Estimate"]
     assert len(header) <= 6 * 2**10
     document: dict[str, object] = json.loads(header)
     return document

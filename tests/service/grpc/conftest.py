@@ -2,8 +2,6 @@
 
 import asyncio
 import queue
-import socket
-import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -16,12 +14,11 @@ import torch
 from model_store import LoadedVersion, open_catalog
 from service.batcher import Batcher, BatchRules
 from service.compute import Surrogates
-from service.grpc_server import GrpcServer, Guards, create_grpc_server
+from service.gate import Guard
+from service.grpc_server import GrpcServer, create_grpc_server
 from service.local import LocalRepository, load_models, local_models
-from service.metrics import Metrics
 from service.models import Models
 from service.oip import Inference
-from service.rate import RateLimits, RateSettings
 from service.reference import advance_reference, bound_errors, solve_reference
 from service.repository import Repository
 from service.routing import Route
@@ -29,6 +26,7 @@ from service.security import ANYBODY, Security
 from service.settings import Limits, Settings
 from service.solver import Queues, Solver
 from service.statistics import Statistics
+from service.tls import Tls
 from service.worker import ThreadWorker, Worker
 
 LIMITS = Limits(body_bytes=2**20, batch=8, grid_side=64, rollout_steps=100)
@@ -43,16 +41,13 @@ class Parts:
     solver: Solver
     repository: Repository
     limits: Limits = LIMITS
-    security: Security = field(default_factory=lambda: Security(None, ANYBODY, local=True))
-    rates: RateLimits = field(default_factory=lambda: RateLimits(RateSettings()))
-    metrics: Metrics = field(default_factory=Metrics)
+    guard: Guard = field(default_factory=lambda: Guard(Security(None, ANYBODY, local=True)))
     draining: Callable[[], bool] = lambda: False
 
     def server(self) -> GrpcServer:
         inference = Inference(self.solver, self.models, self.limits, Statistics())
-        guards = Guards(self.security, self.rates, self.metrics)
         return create_grpc_server(
-            self.solver, inference, self.repository, self.limits, guards, self.draining
+            self.solver, inference, self.repository, self.limits, self.guard, self.draining
         )
 
 
@@ -82,18 +77,17 @@ def parts_of_worker(worker: Worker, versions: tuple[LoadedVersion, ...], names: 
 
 
 @asynccontextmanager
-async def serving_grpc(parts: Parts, tls: ssl.SSLContext | None = None) -> AsyncIterator[tuple[GrpcServer, str]]:
+async def serving_grpc(parts: Parts, tls: Tls | None = None) -> AsyncIterator[tuple[GrpcServer, str]]:
     """A server in the present event loop, and its address."""
-    listener = socket.create_server(("127.0.0.1", 0))
     async with parts.solver:
         server = parts.server()
-        await server.start([listener], tls)
-        yield server, f"127.0.0.1:{listener.getsockname()[1]}"
+        port = await server.start("127.0.0.1:0", tls)
+        yield server, f"127.0.0.1:{port}"
         await server.drain(10.0)
 
 
 @contextmanager
-def in_a_thread(make: Callable[[], Parts], tls: ssl.SSLContext | None = None) -> Iterator[str]:
+def in_a_thread(make: Callable[[], Parts], tls: Tls | None = None) -> Iterator[str]:
     """A server with an event loop of its own."""
     ready: queue.Queue[tuple[str, Callable[[], object]]] = queue.Queue()
 
@@ -117,7 +111,7 @@ def in_a_thread(make: Callable[[], Parts], tls: ssl.SSLContext | None = None) ->
 
 @pytest.fixture(scope="session")
 def grpc_address(settings: Settings) -> Iterator[str]:
-    """``darcy@1`` and ``darcy@2``, shared by the session: each test also shows that it survived the others."""
+    """``darcy@1`` and ``darcy@2``; each test also shows that it survived the others."""
     with in_a_thread(lambda: parts_of_store(settings)) as address:
         yield address
 
@@ -159,3 +153,13 @@ def serve_grpc() -> Callable[..., AbstractAsyncContextManager[tuple[GrpcServer, 
 @pytest.fixture
 def thread_of() -> Callable[..., AbstractAsyncContextManager[str]]:
     return in_a_thread  # type: ignore[return-value]
+
+
+@pytest.fixture
+def parts_of() -> Callable[..., Parts]:
+    return parts_of_worker
+
+
+@pytest.fixture
+def store_parts() -> Callable[[Settings], Parts]:
+    return parts_of_store
