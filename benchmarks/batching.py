@@ -2,11 +2,12 @@
 
     python -m benchmarks.batching [--seconds 20] [--seed 0]
 
-The queue, the rules and the event loop are real; only time and the worker are simulated, so that the table is
-the same on every machine and takes seconds. The worker takes as long as the model of ``serving.md`` 4.1 did (a
-fixed part, cheap rows) or, for comparison, as one that is limited by its arithmetic (no fixed part). Clients
-either ask again as soon as they are answered (closed loop), or come at random, whatever the service does
-(Poisson, at a share of the largest throughput).
+The queue, the rules and the event loop are real; only time and the worker are simulated, so that the table
+is the same on every machine. The worker takes as long as a small network does whose operators cost more to
+call than to compute (``overhead``: a fixed part, cheap rows), or one that is limited by its arithmetic
+(``arithmetic``: no fixed part), or one that gives back what it gets (``null``). Clients either ask again as
+soon as they are answered (closed loop), or come at random, whatever the service does (Poisson, at a share of
+the largest throughput).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from service.worker import Batch, Bucket, Solutions, Worker
 
 __all__ = ["COSTS", "RULES", "Cell", "HighWaterMark", "batching", "measure"]
 
-# time of a batch by its rows [s]
+# time of a batch by its rows, as measured [s]
 COSTS: Final[Mapping[str, Mapping[int, float]]] = {
     "overhead": {1: 4.2e-3, 2: 8.6e-3, 4: 9.2e-3, 8: 10.0e-3, 16: 13.6e-3, 24: 16.2e-3, 32: 19.5e-3},
     "arithmetic": {1: 4e-3, 32: 128e-3},
@@ -90,7 +91,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 @final
 class HighWaterMark(Linger):
-    """Holds a batch until it has as many rows as were under way at once lately: the rule that was tried first."""
+    """Holds a batch until it has as many rows as were under way at once lately; what was tried first."""
 
     def __init__(self, longest: float, memory: float = 0.05) -> None:
         """``memory``: time in which the mark falls to a third [s]."""
@@ -240,7 +241,9 @@ async def _ask(batcher: Batcher, record: _Record) -> None:
     record.latencies.append(loop.time() - began)
 
 
-async def closed_loop(clients: int, batcher: Batcher, rng: random.Random, seconds: float, record: _Record) -> None:
+async def closed_loop(
+    clients: int, batcher: Batcher, rng: random.Random, seconds: float, record: _Record
+) -> None:
     """So many clients that ask again when they are answered; their answers leave one after another."""
     loop = asyncio.get_running_loop()
     free = [0.0]
@@ -254,7 +257,9 @@ async def closed_loop(clients: int, batcher: Batcher, rng: random.Random, second
     await asyncio.gather(*(client() for _ in range(clients)))
 
 
-async def open_loop(rate: float, batcher: Batcher, rng: random.Random, seconds: float, record: _Record) -> None:
+async def open_loop(
+    rate: float, batcher: Batcher, rng: random.Random, seconds: float, record: _Record
+) -> None:
     """So many requests a second, independent of each other and of the answers."""
     loop = asyncio.get_running_loop()
     running = set()
@@ -283,9 +288,7 @@ def batching(seconds: float, seed: int, costs: str) -> None:
         click.echo("| load | " + " | ".join(RULES) + " |")
         click.echo("|---" * (len(RULES) + 1) + "|")
         for load, asked in _loads(COSTS[name]):
-            cells = (
-                measure(COSTS[name], rule, asked, seconds=seconds, seed=seed) for rule in RULES.values()
-            )
+            cells = (measure(COSTS[name], rule, asked, seconds=seconds, seed=seed) for rule in RULES.values())
             click.echo(f"| {load} | " + " | ".join(map(_shown, cells)) + " |", nl=True)
 
 

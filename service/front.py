@@ -83,9 +83,9 @@ class RemoteRepository(Repository):
         """See ``Repository``."""
         return self.status
 
-    async def pages(self) -> tuple[bytes, ...]:
+    async def pages(self, accept: str) -> tuple[bytes, ...]:
         """See ``Repository``."""
-        return tuple(page.encode() for page in await self._ask("pages", {}))
+        return tuple(page.encode() for page in await self._ask("pages", {"accept": accept}))
 
     async def _ask(self, what: str, arguments: Mapping[str, Any]) -> Any:
         try:
@@ -112,6 +112,7 @@ class Front:
         self._settings = settings
         self._arena = Arena(settings.arena_bytes)
         self._metrics = Metrics(f"front-{number}")
+        self._metrics.watch_arena(lambda: (self._arena.used, self._arena.size))
         self._models = Models()
         self._seats: dict[str, _Seat] = {}
         self._retired: dict[str, Retired] = {}
@@ -159,10 +160,10 @@ class Front:
             await retired.queue.close()
             self._metrics.forget(seat.reference.name, str(seat.reference.version))
 
-    def page(self) -> str:
+    async def page(self, accept: str) -> str:
         """The metrics of this process."""
-        self._metrics.arena(self._arena.used, self._arena.size)
-        return self._metrics.render()[0].decode()
+        page, _ = await asyncio.to_thread(self._metrics.render, accept)
+        return page.decode()
 
     def status(self, status: Mapping[str, Any]) -> None:
         """Know what ``/healthz/ready`` is to say."""
@@ -239,7 +240,7 @@ class _Process:
             case "retire":
                 return await self._started.retire(arguments["lane"])
             case "page":
-                return self._started.page()
+                return await self._started.page(arguments["accept"])
         raise ValueError(f"expected route, retire or page, got {what!r}")
 
     def _do(self, work: Any) -> None:

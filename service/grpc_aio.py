@@ -25,6 +25,8 @@ Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 # of metadata: names and values of a call
 METADATA_BYTES: Final = 16 * 1024
 CALLS_OF_A_CONNECTION: Final = 256
+# of a message, what is not the elements of its arrays: names, shapes, options
+ENVELOPE: Final = 64 * 1024
 # a connection whose client is gone without a word is found out after both [ms]
 KEEPALIVE, KEEPALIVE_ANSWER = 30_000, 10_000
 # clients may ask whether the connection lives, not all the time [ms]
@@ -33,20 +35,21 @@ RETRY_AFTER: Final = 1
 # the types of the library do not know it
 EOF: Final[Any] = grpc.aio.EOF  # type: ignore[attr-defined]
 
+# wide windows, so that nobody waits for permission within a field; measured, as all of these
 WINDOWS: Final = (
     ("grpc.http2.lookahead_bytes", 4 * 2**20),
-    ("grpc.http2.max_frame_size", 2**20),
     ("grpc.http2.bdp_probe", 0),
+    ("grpc.optimization_target", "throughput"),
 )
 
 
-def options(limits: Limits) -> list[tuple[str, int]]:
+def options(limits: Limits) -> list[tuple[str, int | str]]:
     """What the library is told: windows, and bounds on what a client controls."""
     return [
         *WINDOWS,
         # several fronts share a port
         ("grpc.so_reuseport", 1),
-        ("grpc.max_receive_message_length", limits.body_bytes),
+        ("grpc.max_receive_message_length", limits.body_bytes + ENVELOPE),
         # an answer has no more fields than a request, but may have twice the bytes for each
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", CALLS_OF_A_CONNECTION),

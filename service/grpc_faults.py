@@ -12,7 +12,11 @@ from service import errors
 from service.grpc_call import Outcome
 from service.pb import solver_pb2 as pb
 
-__all__ = ["CANCELLED", "describe", "outcome_of"]
+__all__ = ["CANCELLED", "UnknownService", "describe", "outcome_of"]
+
+
+class UnknownService(errors.ServiceFault):
+    """No service of this name: only gRPC's health asks for one."""
 
 
 log = logging.getLogger("mno.service")
@@ -36,6 +40,7 @@ FAULTS: Final[Mapping[type[errors.ServiceFault], tuple[str, StatusCode]]] = {
     errors.WorkerLost: ("worker-lost", StatusCode.UNAVAILABLE),
     errors.Unauthenticated: ("unauthenticated", StatusCode.UNAUTHENTICATED),
     errors.Forbidden: ("forbidden", StatusCode.PERMISSION_DENIED),
+    UnknownService: ("unknown-service", StatusCode.NOT_FOUND),
     errors.WorkFailed: ("internal", StatusCode.INTERNAL),
 }
 

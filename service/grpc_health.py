@@ -10,12 +10,12 @@ import grpc
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from service.errors import ServiceFault
 from service.grpc_call import Call, Method
+from service.grpc_faults import UnknownService
 from service.pb.decode import decode
 from service.pb.pool import POOL
 
-__all__ = ["Health", "UnknownService", "health_methods", "reflection_methods"]
+__all__ = ["Health", "health_methods", "reflection_methods"]
 
 HEALTH: Final = "grpc.health.v1.Health"
 REFLECTION: Final = "grpc.reflection.v1alpha.ServerReflection"
@@ -24,10 +24,6 @@ REFLECTION_V1: Final = "grpc.reflection.v1.ServerReflection"
 
 for _module in (health_pb2, reflection_pb2):
     POOL.AddSerializedFile(_module.DESCRIPTOR.serialized_pb)
-
-
-class UnknownService(ServiceFault):
-    """No service of this name."""
 
 
 @final

@@ -181,7 +181,9 @@ class HotRoutes(HotPath):
             request.respond(200, lines, answer.parts, answer.length)
         except ServiceFault as fault:
             self._guard.refused(fault)
-            status = _refuse(request, refuse(request_id, fault, open_inference=route.open_inference), request_id)
+            status = _refuse(
+                request, refuse(request_id, fault, open_inference=route.open_inference), request_id
+            )
         except Exception as error:  # the edge: the log gets the trace, the client gets the id
             refusal = unexpected(request_id, error, open_inference=route.open_inference)
             status = _refuse(request, refusal, request_id)

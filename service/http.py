@@ -171,7 +171,9 @@ def _subject(problem: Problem, response: SolveResponse) -> Subject:
     said = [response.model or response.operator]
     if response.errors and response.single:
         error = response.errors[0]
-        said.append(f"error ≤ {100 * error.upper:.2g} % ({error.norm}), ≈ {100 * error.l2_estimate:.2g} % (L2)")
+        said.append(
+            f"error ≤ {100 * error.upper:.2g} % ({error.norm}), ≈ {100 * error.l2_estimate:.2g} % (L2)"
+        )
     return Subject(response.fields[spec.name], spec.name, spec.unit, " · ".join(said))
 
 
@@ -261,12 +263,11 @@ def _add_health(app: FastAPI, guard: Guard, repository: Repository, draining: Ca
     @app.get("/metrics", response_class=Response, openapi_extra=schemas.METRICS)
     async def metrics(request: Request) -> Response:
         """Everything that is counted, for Prometheus."""
-        others = await repository.pages()
-        if not others:
-            page, media_type = guard.metrics.render(request.headers.get("accept"))
-        else:
-            own, media_type = guard.metrics.render()
-            page = merge_pages([own, *others])
+        accept = request.headers.get("accept", "")
+        others = await repository.pages(accept)
+        # some milliseconds, in which others want to be answered
+        own, media_type = await asyncio.to_thread(guard.metrics.render, accept)
+        page = await asyncio.to_thread(merge_pages, [own, *others])
         return Response(page, headers={"Content-Type": media_type})
 
     @app.get("/docs", include_in_schema=False)

@@ -178,17 +178,15 @@ class LaneServer:
         finally:
             os.close(arena)
         front = _Front(name, BlockingLane(end), memory)
-        self.watch.order(lambda: self._add(front))
+        self._fronts.add(front)
+        self.watch.order(lambda: self.watch.add(front.lane, lambda: self._serve(front)))
 
     def close(self) -> None:
         """Hang up on all fronts, when nothing runs any more."""
-        for front in list(self._fronts):
-            self._remove(front)
         self.watch.close()
-
-    def _add(self, front: _Front) -> None:
-        self._fronts.add(front)
-        self.watch.add(front.lane, lambda: self._serve(front))
+        for front in self._fronts:
+            front.lane.close()
+        self._fronts.clear()
 
     def _remove(self, front: _Front) -> None:
         self._fronts.remove(front)

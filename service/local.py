@@ -13,7 +13,7 @@ from service.batcher import Batcher
 from service.errors import LoadFailed, UnknownModel
 from service.loading import load_version, served_version
 from service.models import Models
-from service.repository import ModelEntry, Readiness, Repository
+from service.repository import ModelEntry, Readiness, Repository, without_places
 from service.routing import Route, Table, mentioned
 from service.settings import InvalidSettings
 
@@ -85,7 +85,7 @@ class LocalRepository(Repository):
         except model_store.UnknownModel as error:
             raise UnknownModel(str(error)) from error
         except (StoreError, InvalidSettings) as error:
-            raise LoadFailed(str(error)) from error
+            raise LoadFailed(without_places(str(error))) from error
         for version in loaded:
             queue = self._make_queue(version)
             queue.start()
@@ -105,7 +105,7 @@ class LocalRepository(Repository):
         """See ``Repository``."""
         return Readiness(ready=True)
 
-    async def pages(self) -> tuple[bytes, ...]:
+    async def pages(self, accept: str) -> tuple[bytes, ...]:  # noqa: ARG002
         """See ``Repository``."""
         return ()
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final, Generic, Literal, TypeVar, final
@@ -445,6 +445,7 @@ class Metrics(Collector):
     def _add_process(self, families: _Families) -> None:
         arena = families.gauge("mno_arena_bytes", "Memory shared with the workers [B].", "kind")
         self._arena_used, self._arena_size = arena.child("used"), arena.child("size")
+        self._measure_arena: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self._draining = families.gauge("mno_draining", "1: about to stop.").child()
         info = families.gauge("mno_build_info", "Always 1; the labels tell.", "version", "python")
         info.child(_version(), platform.python_version()).set(1)
@@ -527,9 +528,9 @@ class Metrics(Collector):
 
     # --- the process
 
-    def arena(self, used: int, size: int) -> None:
-        """Memory shared with the workers [B]."""
-        self._arena_used.value, self._arena_size.value = used, size
+    def watch_arena(self, measure: Callable[[], tuple[int, int]]) -> None:
+        """Show how much of the memory shared with the workers is used, and how much there is [B]."""
+        self._measure_arena = measure
 
     def draining(self, draining: bool) -> None:
         """Whether the process is about to stop."""
@@ -541,6 +542,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Everything, for Prometheus' library."""
+        self._arena_used.value, self._arena_size.value = self._measure_arena()
         for family in self._families.all:
             yield family.metric(self._process)
         for metric in self._process_stats.collect():
@@ -549,7 +551,10 @@ class Metrics(Collector):
             yield metric
 
     def render(self, accept: str | None = None) -> tuple[bytes, str]:
-        """The page and its media type: OpenMetrics where ``accept`` asks for it, else Prometheus' text."""
+        """The page and its media type: OpenMetrics where ``accept`` asks for it, else Prometheus' text.
+
+        It takes some milliseconds: an event loop leaves it to a thread.
+        """
         encode, media_type = choose_encoder(accept or "")
         return encode(self), media_type
 

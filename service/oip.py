@@ -9,9 +9,12 @@ further outputs, so that a client who asks for none of them does not pay for the
 
 from __future__ import annotations
 
+import itertools
+import itertools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, Final, Literal, final
 
 import numpy as np
@@ -262,7 +265,7 @@ class Inference:
 
 
 def _check_names(request: InferRequest, found: ServedVersion) -> None:
-    inputs, outputs = _names_of(found)
+    inputs, outputs = _names_of(found.problem)
     for kind, given, known in (("input", request.inputs, inputs), ("output", request.outputs, outputs)):
         for name in given:
             if name not in known:
@@ -275,9 +278,13 @@ def _wanted(model: str, version: str) -> str:
     return f"{model}@{version}" if version else model
 
 
-def _names_of(found: ServedVersion) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    metadata = describe(found, ())
-    return tuple(each.name for each in metadata.inputs), tuple(each.name for each in metadata.outputs)
+@cache
+def _names_of(problem: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the inputs and outputs of every model of a problem."""
+    known = PROBLEMS[problem]
+    trust = (UPPER, L2_ESTIMATE) if problem in STEADY_PROBLEMS else ()
+    inputs, outputs = ([spec.name for spec in specs] for specs in (known.inputs, known.outputs))
+    return tuple(inputs), (*outputs, *trust, IN_DISTRIBUTION)
 
 
 def _refuse_sequences(parameters: Mapping[str, Parameter]) -> None:

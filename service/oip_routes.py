@@ -177,7 +177,9 @@ async def _refuse_overrides(request: Request, limits: Limits) -> None:
     """A model is what its store says it is."""
     parameters = (await _read_options(request, limits, {"parameters"})).get("parameters", {})
     if not isinstance(parameters, dict) or parameters.keys() - {"unload_dependents"}:
-        message = "parameters: versions never change; publish one, and load its name, instead of files or config"
+        message = (
+            "parameters: versions never change; publish one, and load its name, instead of files or config"
+        )
         raise InvalidField("parameters", "unknown", message)
 
 

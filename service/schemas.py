@@ -23,7 +23,11 @@ _PROBLEM: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["type", "title", "status", "detail", "request_id"],
     "properties": {
-        "type": {"type": "string", "description": "stable word for what is wrong", "example": "invalid-field"},
+        "type": {
+            "type": "string",
+            "description": "stable word for what is wrong",
+            "example": "invalid-field",
+        },
         "title": {"type": "string"},
         "status": {"type": "integer"},
         "detail": {"type": "string", "description": "expected, found, way out"},
@@ -86,7 +90,9 @@ METRICS: Final[dict[str, Any]] = {
     }
 }
 
-LATER_BODY: Final[dict[str, Any]] = {"requestBody": {"content": {"application/json": {"schema": _ANY_OBJECT}}}}
+LATER_BODY: Final[dict[str, Any]] = {
+    "requestBody": {"content": {"application/json": {"schema": _ANY_OBJECT}}}
+}
 
 _PARAMETERS: Final[dict[str, Any]] = {
     "type": "object",

@@ -352,7 +352,7 @@ class _Supervisor:
             case "unload":
                 return await self._versions.unload(arguments["name"])
             case "pages":
-                return await self._pages(number)
+                return await self._pages(number, arguments)
         raise ValueError(f"expected a question that fronts ask, got {what!r}")
 
     async def _ask_steward(self, what: str, arguments: Mapping[str, Any]) -> Any:
@@ -366,14 +366,16 @@ class _Supervisor:
         found = ModelEntry.model_validate(entry).with_states(ready, self._versions.reasons)
         return found.model_dump(mode="json")
 
-    async def _pages(self, asking: int) -> list[str]:
+    async def _pages(self, asking: int, arguments: Mapping[str, Any]) -> list[str]:
         """The metrics of all processes but the one that asks."""
         others = [front for number, front in enumerate(self._fronts) if number != asking]
-        pages = [self._metrics.render()[0].decode()]
+        own, _ = await asyncio.to_thread(self._metrics.render, arguments["accept"])
+        pages = [own.decode()]
         self._ask_memory()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PAGE_SECONDS):
-                answers = await asyncio.gather(*(each.ask("page") for each in others), return_exceptions=True)
+                questions = (each.ask("page", arguments) for each in others)
+                answers = await asyncio.gather(*questions, return_exceptions=True)
                 pages += [answer for answer in answers if isinstance(answer, str)]
         return pages
 

@@ -1,7 +1,7 @@
 """Follows the aliases of the stores while requests run: load and warm, switch, drain, end.
 
-What is wanted is asked of the steward. A version that is wanted and not there gets a worker; as soon as that is
-warm, all names that mean it are switched at once in every front; a version that no name means any more is
+What is wanted is asked of the steward. A version that is wanted and not there gets a worker; as soon as that
+is warm, all names that mean it are switched at once in every front; a version that no name means any more is
 drained. A version that does not load changes nothing but what the service says of itself.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from service.audit import Audit
 from service.control import Link, LinkLost
 from service.errors import LoadFailed, UnknownModel
 from service.metrics import Metrics
+from service.repository import without_places
 from service.routing import Route, Table, available, mentioned
 from service.served import ServedVersion
 from service.settings import Settings
@@ -37,8 +37,6 @@ FIRST_RETRY: Final = 30.0
 LONGEST_RETRY: Final = 600.0
 # a worker that nobody asks anything any more ends at once [s]
 END_SECONDS: Final = 10.0
-# an absolute path, or a URL
-_PLACE: Final = re.compile(r"(?<![\w/.])(?:[a-z][a-z0-9+]*:)?/[^\s,;:'\"]+")
 
 Ask = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
 Launch = Callable[[Reference], Awaitable[Child]]
@@ -148,7 +146,7 @@ class Versions:
     def reasons(self) -> dict[Reference, str]:
         """Why versions are not served."""
         failed = {each: without_places(failure.text) for each, failure in self._failures.items()}
-        return failed | {reference: "is being loaded" for reference in self._loading}
+        return failed | dict.fromkeys(self._loading, "is being loaded")
 
     def when_changed(self, call: Callable[[], None]) -> None:
         """Call this whenever something that others may want to know is different."""
@@ -353,11 +351,6 @@ class Versions:
         """End all workers at once."""
         for holder in [*self._holders.values(), *self._retiring.values()]:
             holder.kept.kill()
-
-
-def without_places(text: str) -> str:
-    """The text without the names of files and stores, which are nobody's business."""
-    return _PLACE.sub("...", text)
 
 
 async def _asks_nothing(what: str, _: Mapping[str, Any]) -> Any:

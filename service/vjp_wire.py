@@ -127,7 +127,6 @@ def json_gradient(response: VjpResponse) -> bytes:
             "method": response.method,
             "operator": response.operator,
             "in_distribution": known[0] if response.single else known,
-            "batch_size": response.batch_size,
             "timing_ms": vars(response.timing),
         }
     )

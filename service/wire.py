@@ -248,7 +248,6 @@ def _trust(response: SolveResponse) -> dict[str, Any]:
         "in_distribution": known[0] if known and response.single else known,
         "certified": False,
         "iterations": max(response.iterations),
-        "batch_size": response.batch_size,
     }
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import model_store
 from model_store import LoadedVersion, builtin_store
-from problems import PROBLEMS, STEADY_PROBLEMS, Grid
+from problems import PROBLEMS, STEADY_PROBLEMS, Grid, variation
 from service.certify import in_hull
 from training.config import parse_run
 from training.splits import all_files

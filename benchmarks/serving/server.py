@@ -42,7 +42,7 @@ class Place:
 
     Attributes:
         environment: its virtual environment.
-        folder: for its files; the working directory, where ``benchmarks.serving.models`` is.
+        folder: for its files.
         models: names in ``models.MODELS``.
         frozen: the models as frozen TorchScript.
         cores: the cores it may use; empty: all.
@@ -62,18 +62,19 @@ class Place:
         return str(self.environment / "bin" / "python")
 
     @property
-    def http(self) -> str:
-        """Address of the HTTP server."""
-        return f"http://127.0.0.1:{self.http_port}"
+    def imports(self) -> Path:
+        """Where ``benchmarks.serving.models`` and its program are."""
+        return self.folder / "imports"
 
 
 @final
 @dataclass(frozen=True)
 class Command:
-    """What starts a server."""
+    """What starts a server; it runs in its place's folder where no other is given."""
 
     arguments: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
+    folder: Path | None = None
 
 
 class Server(ABC):
@@ -85,6 +86,8 @@ class Server(ABC):
     requirements: ClassVar[tuple[str, ...]] = ()
     # how batching is set
     batching: ClassVar[str] = ""
+    # polls at rest, and would disturb the others
+    restless: ClassVar[bool] = False
     # of the probe that says whether it lives
     health: ClassVar[str] = "/health"
 
@@ -112,12 +115,12 @@ class Running:
     def __init__(self, server: Server, place: Place) -> None:
         self.server = server
         self.place = place
-        stage(place.folder)
+        stage(place.imports)
         command = server.prepare(place)
         self._log = (place.folder / "log.txt").open("wb")
         self._process = subprocess.Popen(
             command.arguments,
-            cwd=place.folder,
+            cwd=command.folder or place.folder,
             env=_environment(place, command),
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -151,18 +154,20 @@ class Running:
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        """Let it run for as long as the block takes: servers at rest poll, some for a quarter of a core."""
-        self._signal(signal.SIGCONT)
-        # what it has missed comes first: timers, heartbeats
-        time.sleep(WAKE_SECONDS)
+        """Let it run for as long as the block takes."""
+        if self.server.restless:
+            self._signal(signal.SIGCONT)
+            # what it has missed comes first: timers, heartbeats
+            time.sleep(WAKE_SECONDS)
         try:
             yield
         finally:
             self.sleep()
 
     def sleep(self) -> None:
-        """Stop all of its processes until they are awake."""
-        self._signal(signal.SIGSTOP)
+        """Stop all of its processes until it is awake, where it polls when it has no work."""
+        if self.server.restless:
+            self._signal(signal.SIGSTOP)
 
     def _signal(self, number: signal.Signals) -> None:
         for pid in self.tree.alive():
@@ -218,7 +223,7 @@ def _environment(place: Place, command: Command) -> dict[str, str]:
     return {
         **inherited,
         "PATH": f"{place.environment / 'bin'}:{os.environ.get('PATH', '')}",
-        "PYTHONPATH": str(place.folder),
+        "PYTHONPATH": str(place.imports),
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",

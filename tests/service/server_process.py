@@ -60,7 +60,7 @@ def running(*arguments: str, **variables: str) -> Iterator[Server]:
     with subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         ready = process.stdout.readline()
-        found = re.search(r"(http://[\d.]+:\d+).*?grpc://([\d.]+:\d+)", ready)
+        found = re.search(r"(https?://[\d.]+:\d+).*?grpc://([\d.]+:\d+)", ready)
         assert found, f"the service did not start: {ready!r}, exit code {process.poll()}"
         server = Server(process, found[1], found[2])
         pids = list(server.tree())

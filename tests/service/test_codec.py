@@ -14,7 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from service.codec import array_from_lists, decode_json, decode_npy, decompress, encode_json, encode_npy, gzipped
+from service.codec import (
+    array_from_lists,
+    decode_json,
+    decode_npy,
+    decompress,
+    encode_json,
+    encode_npy,
+    gzipped,
+)
 from service.errors import InvalidField, ServiceFault
 
 NUMBERS = st.sampled_from(["f2", "f4", "f8", "i1", "i4", "i8", "u2", ">f4", ">i8"])
@@ -103,14 +111,24 @@ def test_deep_lists_have_a_rank_that_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [[[1.0, True]], [[0.0, False]], [[1.0, "1"]], [[1.0, None]], [[1.0], [1.0, 2.0]], [[1.0], 1.0], [[[1.0]], [1.0]]],
+    [
+        [[1.0, True]],
+        [[0.0, False]],
+        [[1.0, "1"]],
+        [[1.0, None]],
+        [[1.0], [1.0, 2.0]],
+        [[1.0], 1.0],
+        [[[1.0]], [1.0]],
+    ],
 )
 def test_what_only_looks_like_numbers_is_refused(value: object) -> None:
     with pytest.raises(InvalidField):
         array_from_lists("x", value)
 
 
-@pytest.mark.parametrize("value", [[[0, 1], [1, 0]], [[1.0, 0.0], [0.5, 10**300]], [[2**53 + 1, -1]], [[-0.0, 1e-320]]])
+@pytest.mark.parametrize(
+    "value", [[[0, 1], [1, 0]], [[1.0, 0.0], [0.5, 10**300]], [[2**53 + 1, -1]], [[-0.0, 1e-320]]]
+)
 def test_numbers_of_all_sizes_are_read(value: list[list[float]]) -> None:
     np.testing.assert_array_equal(array_from_lists("x", value), np.array(value, dtype=np.float64))
 

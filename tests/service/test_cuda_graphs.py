@@ -127,7 +127,7 @@ def test_what_cannot_be_captured_is_computed_all_the_same(
             # no capture allows this
             return permeability * source.sum().item()
 
-    surrogates = Surrogates([replace(darcy, surrogate=Synchronizing())], device)
+    surrogates = Surrogates([replace(darcy, surrogate=Synchronizing())], device)  # type: ignore[arg-type]
     runner = GraphRunner(surrogates, device, 4)
     fields = {"permeability": permeability, "source": np.ones(3, np.float32)}
     for _ in range(2):

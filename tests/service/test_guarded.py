@@ -4,6 +4,9 @@ import asyncio
 import io
 import json
 import signal
+import ssl
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,9 @@ import grpc
 import httpx
 import numpy as np
 import pytest
+import trustme
 from prometheus_client.parser import text_string_to_metric_families
-from server_process import Server, running
+from server_process import ROOT, Server, running
 
 from service.pb import inference_pb2
 from service.tokens import Scope, TokenRecord, edit_tokens, new_token
@@ -69,15 +73,20 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Tokens:
 
 @pytest.fixture(scope="module")
 def server(tokens: Tokens) -> Iterator[Server]:
-    arguments = {"seconds": 0, "log": str(tokens.audit.with_name("computed"))}
     variables = {
         "MNO_SECURITY__TOKENS": str(tokens.path),
         "MNO_SECURITY__AUDIT": str(tokens.audit),
         "MNO_MODELS": "slow",
-        "MNO_IMPORTED": json.dumps({"slow": {"function": "served_models:slow", "arguments": arguments}}),
+        "MNO_IMPORTED": imported(tokens.path.parent),
     }
     with running(**variables) as server:
         yield server
+
+
+def imported(folder: Path) -> str:
+    """A model that takes no time."""
+    arguments = {"seconds": 0, "log": str(folder / "computed")}
+    return json.dumps({"slow": {"function": "served_models:slow", "arguments": arguments}})
 
 
 @pytest.fixture
@@ -134,7 +143,10 @@ def test_a_token_is_good_for_what_it_grants(http: httpx.Client, npy: bytes, toke
         http.get("/metrics", headers=sim),
     ):
         assert answer.status_code == 403
-        assert answer.json()["type"] == "forbidden"
+        # the Open Inference Protocol has a form of its own for errors
+        document = answer.json()
+        assert document.get("type", "forbidden") == "forbidden"
+        assert "the token" in document.get("detail", document.get("error"))
 
 
 def test_who_is_over_their_rate_hears_when_to_come_again(
@@ -191,13 +203,27 @@ def test_the_page_of_metrics_is_of_all_processes_and_has_no_word_of_a_client(
     assert openmetrics.text.endswith("# EOF\n")
 
 
-def call(server: Server, path: str, request: bytes, header: dict[str, str]) -> str:
+def call(
+    server: Server,
+    path: str,
+    request: bytes,
+    header: dict[str, str],
+    credentials: grpc.ChannelCredentials | None = None,
+) -> str:
     """The name of the status of a gRPC call."""
+
+    def channel() -> grpc.aio.Channel:
+        if credentials is None:
+            return grpc.aio.insecure_channel(server.grpc_address)
+        # a connection of its own, whose certificate is looked at
+        return grpc.aio.secure_channel(
+            server.grpc_address, credentials, [("grpc.use_local_subchannel_pool", 1)]
+        )
 
     async def story() -> str:
         metadata = [(name.lower(), value) for name, value in header.items()]
-        async with grpc.aio.insecure_channel(server.grpc_address) as channel:
-            method: Callable[..., Awaitable[bytes]] = channel.unary_unary(path, bytes, bytes)
+        async with channel() as connected:
+            method: Callable[..., Awaitable[bytes]] = connected.unary_unary(path, bytes, bytes)
             try:
                 await method(request, metadata=metadata, timeout=60)
             except grpc.aio.AioRpcError as error:
@@ -242,6 +268,44 @@ def test_tokens_change_at_sighup(server: Server, http: httpx.Client, tokens: Tok
         "failed",
     ]
     tokens.path.write_text(kept)
+
+
+def test_with_certificates_both_ports_speak_tls_and_ask_for_those_of_clients(
+    tmp_path: Path, npy: bytes
+) -> None:
+    authority = trustme.CA()
+    ours, theirs = authority.issue_cert("127.0.0.1"), authority.issue_cert("client")
+    chain = b"".join(blob.bytes() for blob in theirs.cert_chain_pems)
+    key = theirs.private_key_pem.bytes()
+    (tmp_path / "cert.pem").write_bytes(b"".join(blob.bytes() for blob in ours.cert_chain_pems))
+    ours.private_key_pem.write_to_path(tmp_path / "key.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    names = {"CERT": "cert.pem", "KEY": "key.pem", "CLIENT_CA": "ca.pem"}
+    files = {f"MNO_TLS__{name}": str(tmp_path / file) for name, file in names.items()}
+    with running("--processes", "none", "--models", "darcy", **files) as server:
+        known, stranger = ssl.create_default_context(), ssl.create_default_context()
+        for context in (known, stranger):
+            authority.configure_trust(context)
+        theirs.configure_cert(known)
+        with httpx.Client(base_url=server.address, verify=known, timeout=60) as http:
+            assert solve(http, npy, {}).status_code == 200
+            assert solve_json(http, {}).status_code == 200
+        with httpx.Client(base_url=server.address, verify=stranger) as http, pytest.raises(httpx.HTTPError):
+            http.get("/healthz/live")
+        trusted = grpc.ssl_channel_credentials(authority.cert_pem.bytes(), key, chain)
+        assert call(server, "/grpc.health.v1.Health/Check", b"", {}, trusted) == "OK"
+        untrusted = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+        assert call(server, "/grpc.health.v1.Health/Check", b"", {}, untrusted) == "UNAVAILABLE"
+        assert server.stop() == 0
+
+
+def test_a_service_that_everybody_could_reach_does_not_start() -> None:
+    command = [sys.executable, "-m", "mno", "serve", "--host", "0.0.0.0", "--http-port", "0"]
+    for more in ([], ["--check-config"], ["--processes", "none"]):
+        result = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert result.returncode == 2
+        assert "security.open = true" in result.stderr
+        assert result.stderr.count("\n") == 1
 
 
 def reload(server: Server, tokens: Tokens) -> None:

@@ -58,7 +58,10 @@ def running(settings: Settings, serve: Any, serve_with: Any) -> Running:
         chosen = settings.limits.model_copy(update=limits)
         rules = BatchRules(max_batch=8, queue_bytes=queue_bytes, queue_seconds=100.0)
         served = serve_with(worker, [version], chosen, rules, {"darcy": Route(name="darcy", main=1)})
-        async with serve(served, chosen) as address, httpx.AsyncClient(base_url=address, timeout=30) as client:
+        async with (
+            serve(served, chosen) as address,
+            httpx.AsyncClient(base_url=address, timeout=30) as client,
+        ):
             yield Service(worker, served.surrogates, client)
 
     return run

@@ -56,7 +56,7 @@ def everything() -> Metrics:
     metrics.swapped("darcy", 0.3)
     metrics.serve([("darcy", "3")])
     metrics.follow({("darcy", "production"): {"3": 0.95, "4": 0.05}})
-    metrics.arena(10, 20)
+    metrics.watch_arena(lambda: (10, 20))
     metrics.draining(True)
     return metrics
 

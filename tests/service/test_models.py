@@ -24,7 +24,7 @@ def version(number: int, name: str = "darcy", problem: str = "darcy") -> ServedV
 def models(*versions: ServedVersion, **names: Route) -> Models:
     found = Models()
     for each in versions:
-        found.add(each, Batcher(ThreadWorker(lambda batch: pytest.fail("nobody asked"))))
+        found.add(each, Batcher(ThreadWorker(lambda _: pytest.fail("nobody asked"))))
     found.route({name.replace("__", "@"): route for name, route in names.items()})
     return found
 
@@ -120,7 +120,7 @@ def test_the_same_number_may_come_back_while_it_still_goes() -> None:
         served = models(version(1), darcy=Route(name="darcy", main=1))
         before = served.find("darcy", None)
         retired = served.remove(Reference("darcy", 1))
-        served.add(version(1), Batcher(ThreadWorker(lambda batch: pytest.fail("nobody asked"))))
+        served.add(version(1), Batcher(ThreadWorker(lambda _: pytest.fail("nobody asked"))))
         assert served.find("darcy", None).queue is not before.queue
         del before
         await retired.released()

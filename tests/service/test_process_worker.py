@@ -1,7 +1,9 @@
 """A worker behind a lane: the same answers as in a thread, and a clean end for whoever waits."""
 
 import asyncio
+import gc
 import os
+import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -413,3 +415,49 @@ def test_every_task_says_what_it_gives() -> None:
     assert outputs_of(replace(darcy, task="bound")) == dict.fromkeys(BOUND_FIELDS, ((), np.dtype("f8")))
     water = replace(darcy, problem="shallow_water", task="advance", frames=5)
     assert outputs_of(water)["h"] == ((5, 4, 6), np.dtype("f4"))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_happens_every_batch_has_one_outcome_and_all_memory_comes_back(
+    arena: Arena, seed: int
+) -> None:
+    rng = random.Random(seed)
+
+    async def story() -> None:
+        worker = ProcessWorker(arena)
+        servers = [Server()]
+        servers[0].serve(worker, arena)
+        tasks: list[tuple[float, asyncio.Task[Solutions]]] = []
+        for number in range(200):
+            value = float(number)
+            where = arena if rng.random() < 0.5 else None
+            parts = [part(value, arena=where), part(value, value)][: rng.randint(1, 2)]
+            tasks.append((value, asyncio.create_task(worker.run(parts, pad_to=rng.choice([None, 4])))))
+            match rng.randrange(8):
+                case 0:
+                    rng.choice(tasks)[1].cancel()
+                case 1:
+                    await asyncio.sleep(0)
+                case 2:
+                    await asyncio.wait([rng.choice(tasks)[1]])
+                case 3 if rng.random() < 0.3:
+                    # it goes in the middle of what it does, as a process that is killed
+                    servers[-1].lanes.watch.stop()
+                    servers[-1].lanes.watch.order(lambda: None)
+                    servers[-1].stop()
+                    servers.append(Server())
+                    servers[-1].serve(worker, arena)
+        outcomes = await asyncio.gather(*(task for _, task in tasks), return_exceptions=True)
+        for (value, _), outcome in zip(tasks, outcomes, strict=True):
+            if isinstance(outcome, Solutions):
+                assert (outcome.fields["pressure"] == 0.5 * value + 1).all()
+            else:
+                assert isinstance(outcome, (asyncio.CancelledError, WorkerLost)), outcome
+        worker.close()
+        servers[-1].stop()
+        del outcomes, outcome
+        tasks.clear()
+
+    asyncio.run(story())
+    gc.collect()
+    assert arena.used == 0

@@ -13,14 +13,13 @@ from service.batcher import Batcher
 from service.errors import LoadFailed, UnknownModel
 from service.local import LocalRepository, load_models
 from service.models import Models
-from service.repository import AliasTarget, ModelEntry, VersionState
+from service.repository import AliasTarget, ModelEntry, VersionState, without_places
 from service.settings import InvalidSettings
-from service.versions import without_places
 from service.worker import ThreadWorker
 
 
 def queue(_: LoadedVersion) -> Batcher:
-    return Batcher(ThreadWorker(lambda batch: pytest.fail("nobody asked")))
+    return Batcher(ThreadWorker(lambda _: pytest.fail("nobody asked")))
 
 
 @pytest.fixture

@@ -291,6 +291,6 @@ def test_the_catalog_tells_what_evolves(http: httpx.Client) -> None:
     assert water["domain"]["extent"] == [5.0, 5.0]
     assert water["grids"]["surrogate"] == [[16, 16], [16, 24], [512, 512]]
     assert water["models"] == ["shallow_water@1", "short@1"]
-    assert described["darcy"]["operations"] == ["solve"]
+    assert described["darcy"]["operations"] == ["solve", "vjp"]
     assert "walls" not in described["darcy"]
     assert ROLLOUT.replace("shallow_water", "{problem}") in http.get("/openapi.json").json()["paths"]

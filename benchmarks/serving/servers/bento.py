@@ -26,7 +26,7 @@ class BentoML(Server):
     def prepare(self, place: Place) -> Command:
         """Its own command on a service in its environment."""
         target = "benchmarks.serving.peers.bento_service:Fields"
-        options = ["--port", str(place.http_port), "--host", "127.0.0.1", "--working-dir", str(place.folder)]
+        options = ["--port", str(place.http_port), "--host", "127.0.0.1", "--working-dir", str(place.imports)]
         home = {"BENTOML_HOME": str(place.folder / "home"), "BENTOML_DO_NOT_TRACK": "True"}
         return Command([place.python, "-m", "bentoml", "serve", target, *options], home)
 

@@ -23,6 +23,8 @@ class LitServe(Server):
     title = "LitServe"
     # forms need python-multipart
     requirements = ("litserve==0.2.19", "python-multipart", "numpy")
+    # a worker asks its queue every millisecond: a quarter of a core
+    restless = True
     batching = "max_batch_size=32, batch_timeout=0.002"
 
     def prepare(self, place: Place) -> Command:

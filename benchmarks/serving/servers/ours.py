@@ -45,7 +45,7 @@ class Ours(Server):
         for model in place.models:
             lines += [f"[imported.{model}]", *_imported(model, place.frozen)]
         (place.folder / "mno.toml").write_text("\n".join(lines) + "\n")
-        return Command([str(Path(sys.executable).parent / "mno"), "serve", "mno.toml"])
+        return Command([str(Path(sys.executable).parent / "mno"), "serve", "mno.toml"], {"PYTHONPATH": ""})
 
     def routes(self, place: Place, model: str) -> Sequence[Route]:
         """The raw route first."""

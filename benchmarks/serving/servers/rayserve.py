@@ -19,6 +19,8 @@ class RayServe(Server):
     name = "ray"
     title = "Ray Serve, throughput flag and HAProxy"
     requirements = ("ray[serve]==2.60.0", "numpy")
+    # a sixth of a core
+    restless = True
     batching = "serve.batch(max_batch_size=32, batch_wait_timeout_s=0.002)"
     health = "/-/healthz"
 

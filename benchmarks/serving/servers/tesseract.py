@@ -24,7 +24,7 @@ class Tesseract(Server):
 
     def prepare(self, place: Place) -> Command:
         """Its runtime, without a container."""
-        api = place.folder / "benchmarks" / "serving" / "peers" / "tesseract_api.py"
+        api = place.imports / "benchmarks" / "serving" / "peers" / "tesseract_api.py"
         options = ["serve", "--host", "127.0.0.1", "--port", str(place.http_port)]
         output = {"TESSERACT_API_PATH": str(api), "TESSERACT_OUTPUT_PATH": str(place.folder)}
         return Command([str(place.environment / "bin" / "tesseract-runtime"), *options], output)

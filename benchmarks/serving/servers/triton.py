@@ -46,7 +46,9 @@ class Triton(Server):
         for model in place.models:
             folder = place.folder / "models" / model / "1"
             folder.mkdir(parents=True)
-            shutil.copy(place.folder / "benchmarks/serving/peers/triton_model.py", folder / "model.py")
+            shutil.copy(
+                place.folder / "imports/benchmarks/serving/peers/triton_model.py", folder / "model.py"
+            )
             (folder.parent / "config.pbtxt").write_text(CONFIGURATION.format(max_batch=MAX_BATCH))
         options = {
             "model-repository": place.folder / "models",
@@ -61,9 +63,10 @@ class Triton(Server):
             str(wheel / "bin" / "tritonserver"),
             *(f"--{name}={value}" for name, value in options.items()),
         ]
-        # the stub's own search path holds only where the wheel has put it
+        # the stub's own search path for libraries holds only where the wheel has put it
         libraries = f"{library_folder(place)}:{site_packages(place) / 'nvidia_pytriton.libs'}"
-        return Command(arguments, {"LD_LIBRARY_PATH": libraries})
+        # and it imports from the working directory, not from PYTHONPATH
+        return Command(arguments, {"LD_LIBRARY_PATH": libraries}, place.imports)
 
     def routes(self, place: Place, model: str) -> Sequence[Route]:
         """Open Inference Protocol: binary over HTTP, raw contents over gRPC, JSON."""

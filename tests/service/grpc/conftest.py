@@ -68,12 +68,17 @@ def parts_of_store(settings: Settings) -> Parts:
     return Parts(models, solver_of(models), LocalRepository(catalog, models, queue_of))
 
 
-def parts_of_worker(worker: Worker, versions: tuple[LoadedVersion, ...], names: dict[str, Route]) -> Parts:
+def parts_of_worker(
+    worker: Worker,
+    versions: tuple[LoadedVersion, ...],
+    names: dict[str, Route],
+    limits: Limits = LIMITS,
+) -> Parts:
     """Versions that one worker computes."""
     surrogates = Batcher(worker, RULES)
     models = local_models(versions, names, lambda _: surrogates)
     repository = LocalRepository(open_catalog(None), models, lambda _: surrogates)
-    return Parts(models, solver_of(models), repository)
+    return Parts(models, solver_of(models, limits), repository, limits)
 
 
 @asynccontextmanager
@@ -82,14 +87,16 @@ async def serving_grpc(parts: Parts, tls: Tls | None = None) -> AsyncIterator[tu
     async with parts.solver:
         server = parts.server()
         port = await server.start("127.0.0.1:0", tls)
-        yield server, f"127.0.0.1:{port}"
-        await server.drain(10.0)
+        try:
+            yield server, f"127.0.0.1:{port}"
+        finally:
+            await server.drain(10.0)
 
 
 @contextmanager
 def in_a_thread(make: Callable[[], Parts], tls: Tls | None = None) -> Iterator[str]:
     """A server with an event loop of its own."""
-    ready: queue.Queue[tuple[str, Callable[[], object]]] = queue.Queue()
+    ready: queue.Queue[tuple[str, Callable[[], object]] | None] = queue.Queue()
 
     async def answer() -> None:
         over = asyncio.Event()
@@ -98,9 +105,17 @@ def in_a_thread(make: Callable[[], Parts], tls: Tls | None = None) -> Iterator[s
             ready.put((address, lambda: loop.call_soon_threadsafe(over.set)))
             await over.wait()
 
-    thread = threading.Thread(target=lambda: asyncio.run(answer()))
+    def run() -> None:
+        try:
+            asyncio.run(answer())
+        finally:
+            ready.put(None)
+
+    thread = threading.Thread(target=run)
     thread.start()
-    address, stop = ready.get(timeout=60)
+    began = ready.get(timeout=60)
+    assert began is not None, "the server did not start"
+    address, stop = began
     try:
         yield address
     finally:
