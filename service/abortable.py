@@ -31,6 +31,8 @@ HIGH_WATER: Final = 256 * 1024
 # for the rest of a body whose answer is sent: a client that still sends might not see it else [s]
 LINGER_SECONDS: Final = 2.0
 
+# requests that a client may send before the first of them is answered
+MOST_PIPELINED: Final = 8
 HEAD_ENDS: Final = b"\r\n\r\n"
 
 Buffer = bytes | bytearray | memoryview
@@ -327,7 +329,15 @@ class AbortableProtocol(HttpToolsProtocol):
         """See ``asyncio.Protocol``."""
         super().pause_writing()
         if self._stalled is None:
-            self._stalled = self.loop.call_later(self._limits.stall_seconds, self.transport.abort)
+            self._expect_reading()
+
+    def _expect_reading(self, unread: int | None = None) -> None:
+        """Let the client go if it reads nothing at all, of so many bytes, for too long."""
+        left = self.transport.get_write_buffer_size()
+        if unread is not None and left >= unread:
+            self.transport.abort()
+            return
+        self._stalled = self.loop.call_later(self._limits.stall_seconds, self._expect_reading, left)
 
     def resume_writing(self) -> None:
         """See ``asyncio.Protocol``."""
@@ -387,6 +397,14 @@ class AbortableProtocol(HttpToolsProtocol):
         self.scope["headers"] = headers
         self.scope["extensions"] = {EXTENSION: self.transport.abort}  # type: ignore[typeddict-item]
         super().on_headers_complete()
+        self._bound_pipeline()
+
+    def _bound_pipeline(self) -> None:
+        """Read on, so that it is seen when the client leaves, unless it sends ever more requests."""
+        if len(self.pipeline) >= MOST_PIPELINED:
+            self.flow.pause_reading()
+        elif self.pipeline:
+            self.flow.resume_reading()
 
     def on_body(self, body: bytes) -> None:
         """See ``httptools``."""
@@ -410,8 +428,8 @@ class AbortableProtocol(HttpToolsProtocol):
         if before is None or before.response_complete:
             self._start_asgi_task(self.cycle, self.app)
         else:
-            self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
+            self._bound_pipeline()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if isinstance(cycle, HotRequest):
@@ -474,10 +492,26 @@ class AbortableProtocol(HttpToolsProtocol):
         self._refuse(status, slug, detail)
 
     def _refuse(self, status: int, slug: str, detail: str) -> None:
+        before = self._being_answered()
+        if before is not None:
+            # an answer comes first: the client would take the refusal for it
+            before.keep_alive = False
+            self.flow.pause_reading()
+            return
         headers, body = self.hot.refusal(status, slug, detail)
         length = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[status] + headers + length + body)
         self.transport.close()
+
+    def _being_answered(self) -> HotRequest | RequestResponseCycle | None:
+        """The request that is answered while a later one is read."""
+        if self._running is not None:
+            return self._running
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return None
+        reads_itself = self._phase is _Phase.BODY and self._incoming is None and not self.pipeline
+        return None if reads_itself else cycle
 
     def _too_large(self) -> str:
         limits = self._limits

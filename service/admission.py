@@ -26,7 +26,8 @@ class BatchRules:
         queue_seconds: longest expected waiting time.
         linger_seconds: for how long a batch may be held for those who have just been answered.
         sizes: batches are filled up to the next of these numbers of rows; empty: never.
-        reproducible_rows: the one size of the batches of reproducible requests.
+        reproducible_rows: the one size of the batches of reproducible requests; a processor gains nothing by
+            more than one row, and a lone request would pay for all of them.
         patience: how long bulk work lets interactive work go first [s].
     """
 
@@ -36,7 +37,7 @@ class BatchRules:
     queue_seconds: float = 30.0
     linger_seconds: float = 0.002
     sizes: tuple[int, ...] = ()
-    reproducible_rows: int = 8
+    reproducible_rows: int = 1
     patience: float = 1.0
 
     def most(self, *, reproducible: bool) -> int:

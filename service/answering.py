@@ -43,8 +43,11 @@ def batch_rules(settings: Settings) -> BatchRules:
     return BatchRules(
         max_batch=batching.max_batch,
         queue_bytes=batching.queue_bytes,
+        queue_rows=batching.queue_rows,
         queue_seconds=batching.queue_seconds,
         linger_seconds=batching.linger_ms / 1000,
+        reproducible_rows=batching.reproducible_batch,
+        patience=batching.bulk_patience_seconds,
     )
 
 

@@ -218,7 +218,7 @@ def write_answer(solutions: Solutions, outputs: Arrays, seconds: float) -> dict[
         room[...] = values
     answer: dict[str, Any] = {"seconds": seconds}
     if any(solutions.iterations):
-        answer["iterations"] = solutions.iterations
+        answer["iterations"] = [int(number) for number in solutions.iterations]
     if solutions.unsolved:
         answer["unsolved"] = {str(row): why[:LONGEST_TEXT] for row, why in solutions.unsolved.items()}
     return answer

@@ -32,6 +32,8 @@ __all__ = ["BatchRules", "Batcher", "Observer", "Outcome", "Unobserved"]
 _DETOUR: Final = 0.25
 # of the time that a late batch has taken, what it is expected to take still
 _LATE: Final = 0.25
+# what is put together off the event loop [B]
+_LARGE: Final = 2**20
 # buckets whose costs are remembered
 _MOST_BUCKETS: Final = 256
 
@@ -229,7 +231,8 @@ class Batcher:
                 Waiting(part, kind, ticket, loop.create_future(), now, part.rows, part.nbytes)
                 for part in _split(batch, kind.most)
             ]
-            return _whole(await self._answer_all(parts))
+            outcomes = await self._answer_all(parts)
+            return await asyncio.to_thread(_whole, outcomes) if nbytes > _LARGE else _whole(outcomes)
         finally:
             self._hold(-rows, -nbytes)
 
@@ -298,6 +301,7 @@ class Batcher:
     def _forget(self, waiting: Waiting[Outcome]) -> None:
         # whoever was answered is not in the line any more
         if self._line.discard(waiting):
+            self._observer.on_queue(self._line.rows, self._held_bytes)
             self._observer.on_evicted(waiting.rows, "left")
 
     def _hold(self, rows: int, nbytes: int) -> None:
@@ -322,6 +326,7 @@ class Batcher:
 
     def _look(self) -> None:
         """See what to compute, once whoever is awake has submitted."""
+        self._observer.on_queue(self._line.rows, self._held_bytes)
         if self._run is None and self._soon is None and not self._closed:
             self._soon = asyncio.get_running_loop().call_soon(self._serve)
 

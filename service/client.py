@@ -1,31 +1,34 @@
-"""The Python client: NumPy arrays in and out, over HTTP with ``.npy`` bodies.
+"""The Python client: NumPy or xarray in and out, over HTTP or gRPC.
 
 ::
 
     from service.client import Client
 
-    with Client("http://127.0.0.1:8080") as client:
+    with Client("http://127.0.0.1:8080") as client:          # or "grpc://127.0.0.1:8081"
         answer = client.solve("darcy", permeability, source=2.0)
         answer.pressure, answer.error.upper, answer.model
         for frame in client.rollout("shallow_water", {"h": depth}, steps=100):
             frame.fields["h"], frame.time, frame.invariants, frame.error
+        client.vjp("darcy", permeability, cotangent, wrt="log_permeability").gradient
+
+``AsyncClient`` in ``async_client.py`` is its twin for an event loop.
 """
 
 from __future__ import annotations
 
-import io
-import json
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass, fields
+import time
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, final
+from typing import Any, Self, TypeVar, final
 
 import httpx
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from service.connection import Connection, ServiceError, npy_bytes
-from service.frames import CalibratedEstimate, Frame, follow
+from service.answers import Answer, CalibratedEstimate, ErrorEstimate, ErrorSummary, Frame, Gradient
+from service.asking import Address, Rollouts, address_of, named_alike, question_of
+from service.connection import Attempts, BrokenStream, Retryable, ServiceError, Transport, Unreachable
+from service.http_transport import HttpTransport
 
 __all__ = [
     "Answer",
@@ -34,68 +37,12 @@ __all__ = [
     "ErrorEstimate",
     "ErrorSummary",
     "Frame",
+    "Gradient",
     "ServiceError",
+    "Unreachable",
 ]
 
-
-@dataclass(frozen=True)
-class ErrorEstimate:
-    """How far an answer is from the exact solution of its operator: ``lower <= error <= upper``, relative."""
-
-    kind: str
-    norm: str
-    lower: float
-    upper: float
-    l2_estimate: float
-    steps: int
-
-
-@dataclass(frozen=True)
-class ErrorSummary:
-    """Of a batch whose estimates are too many for a header: the largest upper bound, and what is typical.
-
-    Attributes:
-        steps: the most that any field took.
-        fields: how many the batch has.
-    """
-
-    kind: str
-    norm: str
-    upper_max: float
-    l2_estimate_median: float
-    steps: int
-    fields: int
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Solutions by name, each also an attribute (``answer.pressure``), and what is known about them.
-
-    For a batch, ``error`` and ``in_distribution`` have an entry for each field; the numbers of ``error`` have
-    four digits, and for a batch of some hundred fields it is an :class:`ErrorSummary`.
-
-    Attributes:
-        model: the version that answered, None for the reference solver.
-        operator: id of the discrete operator that ``error`` speaks of.
-        timing_ms: where the service's time went: queue, compute, certify, total [ms].
-    """
-
-    fields: Mapping[str, NDArray[Any]]
-    model: str | None
-    method: str
-    operator: str
-    error: Any
-    in_distribution: Any
-    certified: bool
-    iterations: int
-    timing_ms: Mapping[str, float]
-
-    def __getattr__(self, name: str) -> NDArray[Any]:
-        # looked up without attribute access, which would come back here while an answer is unpickled
-        known: Mapping[str, NDArray[Any]] = self.__dict__.get("fields", {})
-        if name not in known:
-            raise AttributeError(f"the answer has no {name!r}")
-        return known[name]
+Found = TypeVar("Found")
 
 
 @final
@@ -109,20 +56,26 @@ class Client:
         token: str | None = None,
         timeout: float = 60.0,
         retries: int = 2,
+        ca: str | Path | None = None,
+        cert: tuple[str | Path, str | Path] | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         """Prepare to ask the service at ``url``; nothing is sent yet.
 
         Args:
-            url: address of the service, ``http://host:port``.
+            url: ``http://host:port`` or ``grpc://host:port``; with TLS ``https://``, ``grpcs://``.
             token: sent as a bearer token.
-            timeout: of one attempt [s].
+            timeout: of one attempt [s]; of a stream over HTTP, between two frames.
             retries: further attempts when the service is overloaded or cannot be reached.
-            transport: replaces the network, for tests.
+            ca: file with whom to trust, in place of those that the system trusts.
+            cert: files with the client's own certificate and key, for mutual TLS.
+            transport: replaces HTTP's network, for tests.
+
+        Raises:
+            ValueError: the URL is none.
         """
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        http = httpx.Client(base_url=url, headers=headers, timeout=timeout, transport=transport)
-        self._connection = Connection(http, retries)
+        self._retries = retries
+        self._transport = _open(address_of(url, token, timeout, ca, cert), transport)
 
     def __enter__(self) -> Self:
         return self
@@ -134,35 +87,39 @@ class Client:
 
     def close(self) -> None:
         """Close the connections."""
-        self._connection.close()
+        self._transport.close()
 
     def solve(
         self,
         problem: str,
-        field: ArrayLike,
+        field: ArrayLike | Any,
         *,
         model: str | None = None,
         method: str = "auto",
         error: str = "bound",
         tolerance: float | str | None = None,
         timeout_ms: float | None = None,
+        priority: str | None = None,
+        reproducible: bool = False,
         **parameters: float,
     ) -> Answer:
         """Solve one field (ny, nx) or a batch (batch, ny, nx); float64 in gives float64 out.
 
         Args:
             problem: ``darcy``.
-            field: its input field, for Darcy the permeability.
+            field: its input field, for Darcy the permeability; an ``xarray.DataArray`` gives such answers.
             model: ``name``, ``name@alias`` or ``name@3``.
             method: ``auto``, ``surrogate`` or ``solver``.
             error: ``bound`` or ``none``.
             tolerance: not available yet.
             timeout_ms: deadline for the service [ms].
+            priority: ``interactive``, or ``bulk`` for what can wait.
+            reproducible: the same bits whatever else the service computes.
             parameters: uniform parameters of the problem, for Darcy ``source``.
 
         Raises:
             ServiceError: the service refused or failed.
-            httpx.HTTPError: the service could not be reached.
+            httpx.HTTPError: the service could not be reached; over gRPC ``Unreachable``.
         """
         options = {
             "model": model,
@@ -170,14 +127,61 @@ class Client:
             "error": error,
             "tolerance": tolerance,
             "timeout_ms": timeout_ms,
-            **parameters,
+            "priority": priority,
+            "reproducible": reproducible,
         }
-        return _answer(self._connection.post(f"/v1/problems/{problem}/solve", npy_bytes(field), options))
+        question = question_of(problem, field, options, parameters)
+        found: Answer = named_alike(field, self._again(lambda: self._transport.solve(question)))
+        return found
+
+    def vjp(
+        self,
+        problem: str,
+        field: ArrayLike | Any,
+        cotangent: ArrayLike | Any,
+        *,
+        wrt: str | None = None,
+        model: str | None = None,
+        method: str = "auto",
+        timeout_ms: float | None = None,
+        priority: str | None = None,
+        reproducible: bool = False,
+        **parameters: float,
+    ) -> Gradient:
+        """The gradient of the sum of ``cotangent`` times the solution.
+
+        Args:
+            problem: ``darcy``.
+            field: where to differentiate; see ``solve``.
+            cotangent: in the shape of the solution.
+            wrt: the input field, ``permeability``, or ``log_permeability`` for its logarithm.
+            model: see ``solve``; so for the others.
+            method: ``auto`` or ``surrogate``.
+            timeout_ms: deadline for the service [ms].
+            priority: ``interactive``, or ``bulk`` for what can wait.
+            reproducible: the same bits whatever else the service computes.
+            parameters: uniform parameters of the problem, for Darcy ``source``.
+
+        Raises:
+            ServiceError: the service refused or failed.
+            httpx.HTTPError: the service could not be reached; over gRPC ``Unreachable``.
+        """
+        options = {
+            "wrt": wrt,
+            "model": model,
+            "method": method,
+            "timeout_ms": timeout_ms,
+            "priority": priority,
+            "reproducible": reproducible,
+        }
+        question = question_of(problem, field, options, parameters, cotangent)
+        found: Gradient = named_alike(field, self._again(lambda: self._transport.differentiate(question)))
+        return found
 
     def rollout(
         self,
         problem: str,
-        state: Mapping[str, ArrayLike] | ArrayLike,
+        state: Mapping[str, ArrayLike | Any] | ArrayLike,
         *,
         steps: int = 100,
         every: int = 1,
@@ -186,6 +190,8 @@ class Client:
         method: str = "auto",
         walls: str | None = None,
         timeout_ms: float | None = None,
+        priority: str | None = None,
+        reproducible: bool = False,
     ) -> Generator[Frame, None, None]:
         """The frames that follow from a state, as they are computed; float64 in gives float64 out.
 
@@ -203,58 +209,82 @@ class Client:
             method: ``auto``, ``surrogate`` or ``solver``.
             walls: boundary conditions; a surrogate knows those that it was trained with only.
             timeout_ms: deadline for the last frame [ms].
+            priority: ``interactive``, or ``bulk`` for what can wait.
+            reproducible: the same bits whatever else the service computes.
 
         Raises:
             ServiceError: the service refused or failed.
-            httpx.HTTPError: the service could not be reached, or the stream broke again and again.
+            httpx.HTTPError: the service could not be reached, or the stream broke again and again; over gRPC
+                ``Unreachable``.
         """
         options = {
             "steps": steps,
             "every": every,
+            "start_step": start_step,
             "model": model,
             "method": method,
             "walls": walls,
             "timeout_ms": timeout_ms,
+            "priority": priority,
+            "reproducible": reproducible,
         }
-        return follow(self._connection, problem, state, start_step, options)
+        return self._follow(Rollouts(problem, state, options, self._retries))
+
+    def problems(self) -> list[dict[str, Any]]:
+        """What the service solves: fields, units, bounds, grids. Over HTTP only."""
+        found: list[dict[str, Any]] = self._again(lambda: self._transport.describe("/v1/problems"))[
+            "problems"
+        ]
+        return found
+
+    def models(self) -> list[dict[str, Any]]:
+        """The models of the service, their versions, and which are loaded; over HTTP also their aliases."""
+        found: list[dict[str, Any]] = self._again(lambda: self._transport.describe("/v1/models"))["models"]
+        return found
+
+    def _again(self, ask: Callable[[], Found]) -> Found:
+        """Ask, and again where it may help."""
+        attempts = Attempts(self._retries)
+        while True:
+            try:
+                return ask()
+            except Retryable as failure:
+                pause = attempts.pause(failure)
+            time.sleep(pause)
+
+    def _follow(self, rollouts: Rollouts) -> Generator[Frame, None, None]:
+        follower, attempts = rollouts.follower, Attempts(self._retries)
+        while True:
+            pause = 0.0
+            try:
+                with self._transport.stream(follower.leg()) as stream:
+                    for frame in stream.frames:
+                        taken = rollouts.take(frame, stream.block)
+                        if taken is not None:
+                            attempts = Attempts(self._retries)
+                            yield taken
+                return
+            except Retryable as failure:
+                pause = attempts.pause(failure)
+            except BrokenStream as error:
+                if follower.whole:
+                    return
+                message = follower.failed(error)
+                if message is not None:
+                    raise self._transport.gave_up(message) from error
+                pause = Attempts(1).pause(Retryable(error)) if follower.failures > 1 else 0.0
+            time.sleep(pause)
 
 
-def _answer(response: httpx.Response) -> Answer:
-    headers = response.headers
-    array = np.load(io.BytesIO(response.content), allow_pickle=False)
-    return Answer(
-        fields={headers["Mno-Field"]: array},
-        model=headers["Mno-Model"] or None,
-        method=headers["Mno-Method"],
-        operator=headers["Mno-Operator"],
-        error=_error(json.loads(headers["Mno-Error-Estimate"])),
-        in_distribution=json.loads(headers["Mno-In-Distribution"]),
-        certified=json.loads(headers["Mno-Certified"]),
-        iterations=int(headers["Mno-Iterations"]),
-        timing_ms=_timing(headers["Server-Timing"]),
+def _open(address: Address, transport: httpx.BaseTransport | None) -> Transport:
+    if address.grpc:
+        # imported here: whoever speaks HTTP does not need the library
+        from service.grpc_transport import GrpcTransport
+
+        return GrpcTransport(address)
+    headers = {"Authorization": f"Bearer {address.token}"} if address.token else {}
+    verify = address.context() if address.secure and transport is None else True
+    http = httpx.Client(
+        base_url=address.url, headers=headers, timeout=address.timeout, transport=transport, verify=verify
     )
-
-
-def _error(document: Any) -> ErrorEstimate | ErrorSummary | tuple[ErrorEstimate, ...] | None:
-    if document is None:
-        return None
-    if "upper_max" in document:
-        return ErrorSummary(**_known(ErrorSummary, document))
-    estimate = _known(ErrorEstimate, document)
-    if not isinstance(estimate["upper"], list):
-        return ErrorEstimate(**estimate)
-    arrays = (estimate.pop(name) for name in ("lower", "upper", "l2_estimate"))
-    return tuple(
-        ErrorEstimate(**estimate, lower=lower, upper=upper, l2_estimate=l2_estimate)
-        for lower, upper, l2_estimate in zip(*arrays, strict=True)
-    )
-
-
-def _known(kind: type, document: Mapping[str, Any]) -> dict[str, Any]:
-    # a newer service may say more than this client knows
-    return {known.name: document[known.name] for known in fields(kind)}
-
-
-def _timing(header: str) -> dict[str, float]:
-    entries = (entry.partition(";dur=") for entry in header.split(", "))
-    return {name: float(duration) for name, _, duration in entries}
+    return HttpTransport(http)

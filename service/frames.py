@@ -1,63 +1,22 @@
-"""Frames of a rollout as the client sees them; a stream that breaks goes on from its last frames."""
+"""A rollout as the clients follow it: where a connection breaks, it goes on as if it had not."""
 
 from __future__ import annotations
 
-import io
-import json
-import math
-import struct
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, final
 
-import httpx
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from service.connection import NPY_STREAM, PAUSE, Connection, ServiceError, npy_bytes
+from service.answers import CalibratedEstimate, Frame
+from service.connection import BrokenStream, Leg
 
-__all__ = ["CalibratedEstimate", "Frame", "follow"]
+__all__ = ["CalibratedEstimate", "Follower", "Frame"]
 
 # an invariant that the service counts from the state that it was sent
 DEFECT = "mass_defect"
-
-
-@dataclass(frozen=True)
-class CalibratedEstimate:
-    """``upper`` bounds the relative error of a share ``coverage`` of all states like those in training."""
-
-    kind: str
-    norm: str
-    upper: float
-    coverage: float
-
-
-@dataclass(frozen=True)
-class Frame:
-    """The state after a step.
-
-    Attributes:
-        step: counted from the initial state, which is step 0.
-        time: of the step [s].
-        fields: (y, x) by name.
-        invariants: numbers by name, such as ``mass_defect``.
-        error: what is known about the error at this step, None where nothing is.
-        in_distribution: whether the initial state resembles the training data.
-        model: the version that stepped, None for the reference solver.
-    """
-
-    step: int
-    time: float
-    fields: Mapping[str, NDArray[Any]]
-    invariants: Mapping[str, float]
-    error: CalibratedEstimate | None
-    in_distribution: bool
-    model: str | None
-
-
-class _BrokenStream(Exception):
-    """The stream ended before its end."""
 
 
 @dataclass(frozen=True)
@@ -75,115 +34,88 @@ class _Origin:
     mass_defect: float = 0.0
 
 
-def follow(
-    connection: Connection,
-    problem: str,
-    state: Mapping[str, ArrayLike] | ArrayLike,
-    start_step: int,
-    options: Mapping[str, Any],
-) -> Generator[Frame, None, None]:
-    """The frames of a rollout; where the connection breaks, they go on as if it had not."""
-    path, options = f"/v1/problems/{problem}/rollout", dict(options)
-    origin = _origin(state, start_step)
-    began, timeout_ms = time.monotonic(), options.pop("timeout_ms", None)
-    newest, first, failures = start_step, None, 0
-    while True:
-        spent = 1000 * (time.monotonic() - began)
-        query = options | {
-            "start_step": origin.step,
-            "fields": origin.channels,
-            "timeout_ms": None if timeout_ms is None else max(timeout_ms - spent, 1.0),
+@final
+class Follower:
+    """Knows how far a rollout is, and from where it can go on."""
+
+    def __init__(
+        self,
+        problem: str,
+        state: Mapping[str, NDArray[Any]] | NDArray[Any],
+        options: Mapping[str, Any],
+        retries: int,
+    ) -> None:
+        """``options`` are those of a :class:`Leg`; ``retries``: attempts that bring nothing new."""
+        self._problem = problem
+        self._options = dict(options)
+        self._timeout_ms = self._options.pop("timeout_ms", None)
+        self._start: int = self._options.pop("start_step")
+        self._origin = _origin(state, self._start)
+        self._leg_defect = 0.0
+        self._newest = self._start
+        self._first: Frame | None = None
+        self._retries = retries
+        self._failures = 0
+        self._began = time.monotonic()
+
+    @property
+    def failures(self) -> int:
+        """Attempts one after the other that brought nothing new."""
+        return self._failures
+
+    def leg(self) -> Leg:
+        """What to ask for next."""
+        spent = 1000 * (time.monotonic() - self._began)
+        options = self._options | {
+            "start_step": self._origin.step,
+            "timeout_ms": None if self._timeout_ms is None else max(self._timeout_ms - spent, 1.0),
         }
-        try:
-            with connection.stream(path, npy_bytes(origin.state), query, NPY_STREAM) as response:
-                for frame in _frames(response, origin):
-                    # that of the initial state holds, not that of the state it went on from
-                    first = first or frame
-                    frame = replace(frame, in_distribution=first.in_distribution)
-                    # the service counts its blocks from the step that it was asked to start from
-                    if (frame.step - start_step) % int(response.headers["Mno-Block"]) == 0:
-                        origin = _after(frame)
-                    if frame.step > newest:
-                        newest, failures = frame.step, 0
-                        yield frame
-                return
-        except (httpx.TransportError, _BrokenStream) as error:
-            if newest == options["steps"] - options["steps"] % options["every"]:
-                return
-            failures += 1
-            if failures > connection.retries:
-                raise httpx.ReadError(f"the stream broke after step {newest}: {error}") from error
-        if first is not None:
+        # the origin moves on while frames come, which are counted from where the leg began
+        self._leg_defect = self._origin.mass_defect
+        return Leg(self._problem, self._origin.state, self._origin.channels, options)
+
+    def take(self, frame: Frame, block: int) -> Frame | None:
+        """The frame as it follows from the first state; None: it was given before."""
+        frame = replace(frame, invariants=self._since_the_start(frame.invariants))
+        # that of the initial state holds, not that of the state it went on from
+        self._first = self._first or frame
+        frame = replace(frame, in_distribution=self._first.in_distribution)
+        # the service counts its blocks from the step that it was asked to start from
+        if (frame.step - self._start) % block == 0:
+            self._origin = _after(frame)
+        if frame.step <= self._newest:
+            return None
+        self._newest, self._failures = frame.step, 0
+        return frame
+
+    def failed(self, error: BrokenStream) -> str | None:
+        """The stream broke. Where it is to be given up, a message that says so; else ask for the next leg."""
+        self._failures += 1
+        if self._failures > self._retries:
+            return f"the stream broke after step {self._newest}: {error}"
+        if self._first is not None:
             # an alias may have moved meanwhile
-            options["model"] = first.model or options.get("model")
-        if failures > 1:
-            time.sleep(PAUSE)
+            self._options["model"] = self._first.model or self._options.get("model")
+        return None
+
+    @property
+    def whole(self) -> bool:
+        """Whether all frames are there, whatever became of the end of the stream."""
+        steps, every = self._options["steps"], self._options["every"]
+        return bool(self._newest == steps - steps % every)
+
+    def _since_the_start(self, invariants: Mapping[str, float]) -> Mapping[str, float]:
+        if DEFECT not in invariants:
+            return invariants
+        return {**invariants, DEFECT: (1 + invariants[DEFECT]) * (1 + self._leg_defect) - 1}
 
 
-def _origin(state: Mapping[str, ArrayLike] | ArrayLike, step: int) -> _Origin:
+def _origin(state: Mapping[str, NDArray[Any]] | NDArray[Any], step: int) -> _Origin:
     if isinstance(state, Mapping):
-        return _Origin(step, np.stack([np.asarray(field) for field in state.values()]), ",".join(state))
-    return _Origin(step, np.asarray(state), None)
+        return _Origin(step, np.stack(list(state.values())), ",".join(state))
+    return _Origin(step, state, None)
 
 
 def _after(frame: Frame) -> _Origin:
     state = np.stack(list(frame.fields.values()))
     return _Origin(frame.step, state, ",".join(frame.fields), frame.invariants.get(DEFECT, 0.0))
-
-
-def _frames(response: httpx.Response, origin: _Origin) -> Iterator[Frame]:
-    names = response.headers["Mno-Fields"].split(",")
-    records = _Records(response.iter_bytes())
-    while (record := records.next()) is not None:
-        known = json.loads(record)
-        if "step" not in known:
-            raise ServiceError(int(known["error"]["status"]), known["error"])
-        array = np.load(io.BytesIO(records.next() or b""), allow_pickle=False)
-        yield Frame(
-            step=known["step"],
-            time=known["time"],
-            fields=dict(zip(names, array, strict=True)),
-            invariants=_since_the_start(known["invariants"], origin),
-            error=_estimate(known["error"]),
-            in_distribution=known["in_distribution"],
-            model=response.headers["Mno-Model"] or None,
-        )
-
-
-def _since_the_start(given: Mapping[str, float | None], origin: _Origin) -> dict[str, float]:
-    # JSON has no number for what overflowed
-    invariants = {name: math.nan if value is None else value for name, value in given.items()}
-    if DEFECT not in invariants:
-        return invariants
-    return invariants | {DEFECT: (1 + invariants[DEFECT]) * (1 + origin.mass_defect) - 1}
-
-
-def _estimate(document: Mapping[str, Any] | None) -> CalibratedEstimate | None:
-    if document is None:
-        return None
-    # a newer service may say more than this client knows
-    return CalibratedEstimate(document["kind"], document["norm"], document["upper"], document["coverage"])
-
-
-@final
-class _Records:
-    """Cuts the bytes of a stream at the lengths that it states."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._buffer = bytearray()
-
-    def next(self) -> bytes | None:
-        """The next record, None at the end of the stream."""
-        (length,) = struct.unpack("<Q", self._read(8))
-        return self._read(length) if length else None
-
-    def _read(self, count: int) -> bytes:
-        while len(self._buffer) < count:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                raise _BrokenStream("its end is missing")
-            self._buffer += chunk
-        data = bytes(self._buffer[:count])
-        del self._buffer[:count]
-        return data

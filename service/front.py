@@ -7,6 +7,7 @@ Over its control socket FD (see ``service.control``) it is told::
     {"lane": "darcy@3#7", "version": {...}}      + 1 descriptor: a lane to a process that holds a version
     {"status": {"draining": false, "problems": []}}
     {"listen": {"grpc": "127.0.0.1:8081"}}       + 1 descriptor: a socket for HTTP
+    {"abandon": "darcy@3#7"}                     its process is gone for good, or will be
     {"reload": true}                             read tokens and certificates again
     {"stop": {"grace": 30}}                      answer what was accepted, and end
 
@@ -152,13 +153,21 @@ class Front:
         seat = self._seats.pop(lane, None)
         if seat is None:
             return
-        retired = self._models.remove(seat.reference)
+        retired = self._retired[lane] = self._models.remove(seat.reference)
         try:
             await retired.released()
             await retired.queue.drain()
         finally:
+            del self._retired[lane]
             await retired.queue.close()
-            self._metrics.forget(seat.reference.name, str(seat.reference.version))
+            # it may be served again by now
+            if seat.reference not in {version.reference for version in self._models.versions}:
+                self._metrics.forget(seat.reference.name, str(seat.reference.version))
+
+    async def abandon(self, lane: str) -> None:
+        """Have those who still wait for a retired version come again."""
+        if (retired := self._retired.get(lane)) is not None:
+            await retired.queue.close()
 
     async def page(self, accept: str) -> str:
         """The metrics of this process."""
@@ -219,6 +228,8 @@ class _Process:
                 self._started.status(status)
             case {"listen": {"grpc": grpc_address}}:
                 self._do(self._started.listen(socket.socket(fileno=fds[0]), grpc_address))
+            case {"abandon": str(lane)}:
+                self._do(self._started.abandon(lane))
             case {"reload": _}:
                 self._started.reload()
             case {"stop": {"grace": grace}}:

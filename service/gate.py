@@ -76,13 +76,13 @@ class Guard:
 class Visit:
     """One request, from its first byte to the last one of its answer."""
 
-    __slots__ = ("_began", "_guard", "_method", "_recorder", "_route", "_trace", "client", "timing")
+    __slots__ = ("_began", "_guard", "_method", "_recorder", "_trace", "client", "route", "timing")
 
     def __init__(self, guard: Guard, method: str, route: str, traceparent: str | None) -> None:
         """``route`` is a template, never what a client wrote."""
         self._guard = guard
         self._method = method
-        self._route = route
+        self.route = route
         self._recorder = guard.metrics.route(HTTP, route)
         self._recorder.began()
         self._began = time.perf_counter()
@@ -96,7 +96,7 @@ class Visit:
         """The answer was written, or its client left."""
         seconds = time.perf_counter() - self._began
         self._recorder.ended(status, seconds)
-        self._guard.access.note(HTTP, self._method, self._route, status, seconds, self.client)
+        self._guard.access.note(HTTP, self._method, self.route, status, seconds, self.client)
         if self._trace is not None:
             self._trace.end(status, self.timing)
 
@@ -155,6 +155,8 @@ class Passage:
             principal, entry = self._guard.enter(headers.get("authorization"), right)
         except ServiceFault as fault:
             self._guard.refused(fault)
+            if right == "admin":
+                self._guard.audit.note("refused", visit.route, outcome="refused", reason=slug_of(fault))
             await answer_fault(Request(scope), fault)(scope, receive, send)
             return
         with entry:

@@ -9,6 +9,8 @@ from typing import Literal, TypeAlias, final
 
 import grpc
 
+from service.timing import Timing
+
 __all__ = ["Buffer", "Call", "Metadata", "Method", "Outcome"]
 
 Buffer: TypeAlias = bytes | memoryview
@@ -39,6 +41,7 @@ class Call(ABC):
         client: whose share of the workers it uses.
         request_id: comes back to the client, and is in the log.
         trailing: sent with the outcome, whatever that is.
+        timing: where the time of its one answer went; None: nobody knows.
     """
 
     def __init__(self, metadata: Mapping[str, str], received: float, deadline: float | None) -> None:
@@ -48,6 +51,7 @@ class Call(ABC):
         self.client = ""
         self.request_id = ""
         self.trailing: Metadata = ()
+        self.timing: Timing | None = None
 
     @abstractmethod
     def hold(self, count: int) -> None:

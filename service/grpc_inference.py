@@ -184,7 +184,9 @@ class _Infer:
 
     async def infer(self, call: Call) -> None:
         message = await _read(await call.message() or b"")
-        await call.send(write_inference(await self._inference.infer(read_inference(message, call))))
+        response = await self._inference.infer(read_inference(message, call))
+        call.timing = response.timing
+        await call.send(write_inference(response))
 
     async def stream(self, call: Call) -> None:
         room, turn = asyncio.Semaphore(MOST_AT_ONCE), asyncio.Lock()

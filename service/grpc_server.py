@@ -30,6 +30,7 @@ from service.rate import Entry
 from service.repository import Repository
 from service.settings import Limits
 from service.solver import Solver
+from service.tracing import Trace
 
 if TYPE_CHECKING:
     from service.tls import Tls
@@ -97,6 +98,7 @@ class GrpcServer:
         REQUEST_ID.set(call.request_id)
         recorder = self._recorder(method.path)
         recorder.began()
+        trace = self._begin_trace(call, method)
         self._calls.add(call)
         outcome = CANCELLED
         try:
@@ -115,6 +117,8 @@ class GrpcServer:
             self._guard.access.note(
                 PROTOCOL, "POST", method.path[1:], outcome.status.name, seconds, call.client
             )
+            if trace is not None:
+                trace.end(outcome.status.name, call.timing)
         call.end(outcome)
 
     async def _answer(self, call: AioCall, method: Method) -> Outcome:
@@ -135,6 +139,12 @@ class GrpcServer:
             if entry is not None:
                 entry.release()
         return OK
+
+    def _begin_trace(self, call: AioCall, method: Method) -> Trace | None:
+        if not self._guard.tracer.on:
+            return None
+        parent, state = call.metadata.get("traceparent"), call.metadata.get("tracestate")
+        return self._guard.tracer.begin(method.path[1:], parent, call.received, state)
 
     def _recorder(self, path: str) -> RouteMetrics:
         known = self._recorders.get(path)

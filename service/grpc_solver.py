@@ -58,7 +58,9 @@ class _Calls:
     async def _solved(self, call: Call, message: Buffer) -> Parts:
         wanted = await _read(pb.SolveRequest, message)
         request = read_solve(wanted, call)
-        return write_solution(await self._solver.solve(request), wanted.id)
+        response = await self._solver.solve(request)
+        call.timing = response.timing
+        return write_solution(response, wanted.id)
 
     async def solve_stream(self, call: Call) -> None:
         room, turn = asyncio.Semaphore(MOST_AT_ONCE), asyncio.Lock()

@@ -18,7 +18,7 @@ from service.errors import LONGEST_QUOTE, InvalidField
 from service.frame_trust import CalibratedError
 from service.gradient import VjpRequest, VjpResponse
 from service.grpc_call import Call
-from service.grpc_parts import Parts, varint
+from service.grpc_parts import DTYPES, Parts, entry, tagged, tensor_parts
 from service.pb import solver_pb2 as pb
 from service.rollout import Frame, Rollout, RolloutRequest
 from service.solver import SolveRequest, SolveResponse
@@ -36,7 +36,6 @@ __all__ = [
 
 Dtype = Literal["float32", "float64"]
 
-DTYPES: Final[Mapping[str, np.dtype[Any]]] = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
 # metadata: requests with equal keys are answered by equal versions
 KEY_NAME: Final = "mno-key"
 HIGHEST_RANK: Final = 3
@@ -57,8 +56,6 @@ PRIORITIES: Final[Mapping[int, Priority]] = {0: "interactive", 1: "interactive",
 SOLVE_FIELDS: Final = b"\x0a"  # SolveResponse.fields = 1
 FRAME_FIELDS: Final = b"\x1a"  # Frame.fields = 3
 GRADIENT: Final = b"\x0a"  # VjpResponse.gradient = 1
-KEY, VALUE = b"\x0a", b"\x12"  # of a map's entry
-TENSOR_DATA: Final = b"\x1a"  # Tensor.data = 3
 
 
 # --- requests
@@ -217,7 +214,7 @@ def write_solution(response: SolveResponse, name: str = "") -> Parts:
     """A ``SolveResponse``; ``name`` is the id of its request."""
     parts: list[bytes | memoryview] = []
     for field, values in response.fields.items():
-        parts += _entry(SOLVE_FIELDS, field, values)
+        parts += entry(SOLVE_FIELDS, field, values)
     return [*parts, _rest(response, name).SerializeToString()]
 
 
@@ -233,16 +230,15 @@ def write_vjp(response: VjpResponse) -> Parts:
         timing=_timing(response),
         batch_size=response.batch_size,
     )
-    head, data = _tensor(response.gradient)
-    length = varint(len(head) + len(data))
-    return [GRADIENT + length + head, data, pb.VjpResponse(solution=solution).SerializeToString()]
+    known = pb.VjpResponse(solution=solution, wrt=response.wrt).SerializeToString()
+    return [*tagged(GRADIENT, tensor_parts(response.gradient)), known]
 
 
 def write_frame(frame: Frame, rollout: Rollout) -> Parts:
     """A ``Frame`` of a rollout of one state."""
     parts: list[bytes | memoryview] = []
     for name in rollout.names:
-        parts += _entry(FRAME_FIELDS, name, frame.fields[name][0])
+        parts += entry(FRAME_FIELDS, name, frame.fields[name][0])
     rest = pb.Frame(
         step=frame.step,
         time=frame.time,
@@ -305,20 +301,3 @@ def _bound(error: ErrorBound) -> pb.ErrorEstimate:
 
 def _calibrated(error: CalibratedError) -> pb.ErrorEstimate:
     return pb.ErrorEstimate(kind=error.kind, norm=error.norm, upper=error.upper, coverage=error.coverage)
-
-
-def _entry(tag: bytes, name: str, values: NDArray[Any]) -> tuple[bytes, memoryview]:
-    """An entry of a map of tensors: what stands before the elements, and they."""
-    head, data = _tensor(values)
-    key = name.encode()
-    tensor = len(head) + len(data)
-    inner = KEY + varint(len(key)) + key + VALUE + varint(tensor) + head
-    return tag + varint(len(inner) + len(data)) + inner, data
-
-
-def _tensor(values: NDArray[Any]) -> tuple[bytes, memoryview]:
-    dtype = "float64" if values.dtype == np.float64 else "float32"
-    # the elements come last, although another field has a higher number: a reader takes any order
-    head = pb.Tensor(dtype=dtype, shape=values.shape).SerializeToString()
-    data = np.ascontiguousarray(values, DTYPES[dtype]).data.cast("B")
-    return head + TENSOR_DATA + varint(len(data)), data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import mmap
 import os
 import selectors
@@ -14,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Final, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,9 @@ from service.worker import Batch, Compute, Solutions
 __all__ = ["HostRunner", "LaneServer", "Runner", "Watch", "filled", "obey"]
 
 log = logging.getLogger("mno.service")
+
+# the largest field for which memory is kept from batch to batch
+KEPT_BYTES: Final = 16 * 2**20
 
 
 class Runner(ABC):
@@ -73,7 +77,9 @@ class HostRunner(Runner):
         return room
 
     def _room(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        size = int(np.prod(shape)) * dtype.itemsize
+        size = math.prod(shape) * dtype.itemsize
+        if size > KEPT_BYTES:
+            return np.empty(shape, dtype)
         if name not in self._scratch or self._scratch[name].size < size:
             self._scratch[name] = np.empty(size, np.uint8)
         return self._scratch[name][:size].view(dtype).reshape(shape)
@@ -198,13 +204,20 @@ class LaneServer:
             token, fds = front.lane.receive()
             for fd in fds:
                 os.close(fd)
-            front.lane.send({"id": token.get("id"), **self._answer(token, front.memory)})
+            self._tell(front, token.get("id"), self._answer(token, front.memory))
         except BadMessage as error:
             log.error("%s sent something that is no batch: %s", front.name, error)
         except LaneClosed:
             self._remove(front)
         if self.broken:
             self.watch.stop()
+
+    def _tell(self, front: _Front, number: object, answer: Mapping[str, Any]) -> None:
+        try:
+            front.lane.send({"id": number, **answer})
+        except (TypeError, ValueError) as error:
+            # what a computation says of its rows may be no JSON, or too long
+            front.lane.send({"id": number, "error": f"an answer that cannot be sent: {error}"[:LONGEST_TEXT]})
 
     def _answer(self, token: dict[str, Any], memory: mmap.mmap) -> dict[str, Any]:
         try:
@@ -256,7 +269,10 @@ def obey(watch: Watch, control: BlockingLane, servers: Mapping[str, LaneServer])
 def _open_lane(order: Mapping[str, Any], fds: Sequence[int], servers: Mapping[str, LaneServer]) -> None:
     server = servers.get(order.get("to", ""))
     if "lane" in order and server is not None and len(fds) == 2:
-        server.add(order["lane"], socket.socket(fileno=fds[0]), fds[1])
+        try:
+            server.add(order["lane"], socket.socket(fileno=fds[0]), fds[1])
+        except OSError:
+            log.exception("%s cannot be served", order["lane"])
         return
     log.error("the supervisor ordered something unknown: %.200r, %d descriptors", order, len(fds))
     for fd in fds:

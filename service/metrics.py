@@ -443,9 +443,8 @@ class Metrics(Collector):
         self._rollouts = families.gauge("mno_rollouts_in_flight", "Rollouts under way.", "problem")
 
     def _add_process(self, families: _Families) -> None:
-        arena = families.gauge("mno_arena_bytes", "Memory shared with the workers [B].", "kind")
-        self._arena_used, self._arena_size = arena.child("used"), arena.child("size")
-        self._measure_arena: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        self._arena = families.gauge("mno_arena_bytes", "Memory shared with the workers [B].", "kind")
+        self._measure_arena: Callable[[], tuple[int, int]] | None = None
         self._draining = families.gauge("mno_draining", "1: about to stop.").child()
         info = families.gauge("mno_build_info", "Always 1; the labels tell.", "version", "python")
         info.child(_version(), platform.python_version()).set(1)
@@ -542,7 +541,9 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Everything, for Prometheus' library."""
-        self._arena_used.value, self._arena_size.value = self._measure_arena()
+        if self._measure_arena is not None:
+            for kind, size in zip(("used", "size"), self._measure_arena(), strict=True):
+                self._arena.child(kind).set(size)
         for family in self._families.all:
             yield family.metric(self._process)
         for metric in self._process_stats.collect():

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 import sys
 import threading
@@ -62,7 +63,7 @@ def main(control: socket.socket) -> int:
         return 1
     watch = Watch()
     servers = {name: LaneServer(HostRunner(compute), Watch()) for name, compute in LANES.items()}
-    threads = [threading.Thread(target=server.watch.run, name=name) for name, server in servers.items()]
+    threads = [threading.Thread(target=_serve, args=(each,), name=name) for name, each in servers.items()]
     for thread in threads:
         thread.start()
     obey(watch, lane, servers)
@@ -73,6 +74,14 @@ def main(control: socket.socket) -> int:
     for server in servers.values():
         server.close()
     return 0
+
+
+def _serve(server: LaneServer) -> None:
+    try:
+        server.watch.run()
+    except BaseException:  # a lane that nobody serves any more: the supervisor has to start all of this again
+        log.exception("a thread of the reference solvers broke")
+        os._exit(1)
 
 
 def warm_up() -> None:

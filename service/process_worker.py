@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from service.arena import Arena
 from service.batch_token import Placed, place, read_answer
+from service.errors import Overloaded
 from service.lane import Lane, LaneClosed
 from service.worker import Batch, Solutions, Worker, WorkerLost
 
@@ -82,7 +83,12 @@ class ProcessWorker(Worker):
         try:
             return link.ask(place(self._arena, parts, pad_to))
         except LaneClosed:
+            # whoever tries again waits for the next one
+            self._lost(link)
             raise WorkerLost(f"{self._name} is gone") from None
+        except Overloaded as error:
+            # its traceback would keep what was already put into the arena
+            raise error.with_traceback(None) from None
 
     def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         return self._arena.allocate(shape, dtype)

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Protocol, Self, final
+from typing import Final, NamedTuple, Protocol, Self, final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -33,9 +33,12 @@ __all__ = ["Entry", "Ledger", "RateLimits", "RateSettings"]
 
 # clients that a ledger can tell apart
 SLOTS: Final = 4096
-# of each front and client: requests let in ever, requests under way; all numbers are int64
-CELLS: Final = 2
+# of each front and client, int64 each: requests let in ever, requests under way, the numbers of a bucket
+CELLS: Final = 5
 CELL_BYTES: Final = 8
+# parts of a request, and of a second, in the cells of a bucket
+PARTS: Final = 10**6
+NANOSECONDS: Final = 10**9
 # a request under way ends soon: whoever was refused may come again [s]
 RETRY_AFTER: Final = 1
 
@@ -56,6 +59,20 @@ class RateSettings(BaseModel):
     anonymous: bool = Field(
         default=False, description="the limits hold together for all who have no token, too"
     )
+
+
+class Bucket(NamedTuple):
+    """How much a client may still send.
+
+    Attributes:
+        level: requests.
+        filled: when that was [s].
+        seen: requests that had been let in ever by then, by all fronts.
+    """
+
+    level: float
+    filled: float
+    seen: int
 
 
 @final
@@ -124,6 +141,19 @@ class Ledger:
             let_in += cells[cell]
             under_way += cells[cell + 1]
         return let_in, under_way
+
+    def keep(self, slot: int, bucket: Bucket) -> None:
+        """Let the other fronts, and the next one in this one's place, know a client's bucket."""
+        cell = self._front + slot * CELLS
+        self._cells[cell + 2] = int(bucket.level * PARTS)
+        self._cells[cell + 3] = int(bucket.filled * NANOSECONDS)
+        self._cells[cell + 4] = bucket.seen
+
+    def latest(self, slot: int) -> Bucket | None:
+        """The bucket that some front kept last; None: nobody kept one."""
+        cell = max((front + slot * CELLS for front in self._fronts), key=lambda cell: self._cells[cell + 3])
+        level, filled, seen = self._cells[cell + 2 : cell + 5]
+        return Bucket(level / PARTS, filled / NANOSECONDS, seen) if filled else None
 
 
 def _bytes(fronts: int) -> int:
@@ -205,9 +235,9 @@ class _Client:
         self._ledger = ledger
         self._key = _key(name)
         self._slot = ledger.slot_of(self._key, self._key % SLOTS)
-        self._level = math.inf
-        self._seen, _ = ledger.read(self._slot)
-        self._filled = now
+        let_in, _ = ledger.read(self._slot)
+        # whoever asks for the first time may send a burst; of others it is known what they have left
+        self._bucket = ledger.latest(self._slot) or Bucket(bounds.burst, now, let_in)
 
     def enter(self, now: float) -> Entry:
         bounds = self._bounds
@@ -225,14 +255,16 @@ class _Client:
         return _UnderWay(self._ledger, self._slot)
 
     def _take(self, rate: float, burst: float, let_in: int, now: float) -> None:
-        filled = self._level + rate * (now - self._filled)
-        self._level = min(filled, burst) - (let_in - self._seen)
-        self._seen, self._filled = let_in, now
-        if self._level < 1:
+        before = self._bucket
+        filled = min(before.level + rate * (now - before.filled), burst)
+        level = filled - (let_in - before.seen)
+        self._bucket = Bucket(level, now, let_in)
+        self._ledger.keep(self._slot, self._bucket)
+        if level < 1:
             raise RateLimited(
                 f"{self._who} may send {rate:g} requests a second, {burst:g} of them at once; "
                 "send more slowly, or several fields in one request",
-                max(1, math.ceil((1 - self._level) / rate)),
+                max(1, math.ceil((1 - level) / rate)),
             )
 
 

@@ -71,7 +71,14 @@ class Batching(BaseModel):
         default=2.0, ge=0, description="longest wait for company, where company can be expected [ms]"
     )
     queue_bytes: int = Field(default=256 * 2**20, gt=0, description="input fields that wait or are computed")
+    queue_rows: int = Field(default=2**14, gt=0, description="fields that wait or are computed")
     queue_seconds: float = Field(default=30.0, gt=0, description="longest expected waiting time")
+    reproducible_batch: int = Field(
+        default=1, gt=0, description="the one number of fields that reproducible requests are computed by"
+    )
+    bulk_patience_seconds: float = Field(
+        default=1.0, ge=0, description="how long bulk requests let interactive ones go first"
+    )
 
 
 @final

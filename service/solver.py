@@ -257,10 +257,12 @@ class Solver:
         for row, why in outcome.solutions.unsolved.items():
             raise _contrast(problem, inputs, row, why)
         solved = outcome.solutions.fields
+        # its own memory: who reads slowly would else hold the answers of the whole batch
+        own = outcome.batch_size > inputs.rows
         if size <= SMALL:
-            answers = _leaving(solved, request.dtype)
+            answers = _leaving(solved, request.dtype, copy=own)
         else:
-            answers = await asyncio.to_thread(_leaving, solved, request.dtype)
+            answers = await asyncio.to_thread(_leaving, solved, request.dtype, copy=own)
         trust = NO_TRUST
         if request.error == "bound":
             trust = await self._judge(problem, request, route, inputs, answers)
@@ -491,9 +493,11 @@ def _contrast(problem: SteadyProblem, inputs: Inputs, row: int, message: str) ->
     return InvalidField(problem.inputs[0].name, "contrast", message, None if inputs.single else (row,))
 
 
-def _leaving(fields: Mapping[str, NDArray[Any]], dtype: str) -> dict[str, NDArray[Any]]:
-    """The very numbers that leave the service."""
-    answers = {name: _as_dtype(values, dtype) for name, values in fields.items()}
+def _leaving(
+    fields: Mapping[str, NDArray[Any]], dtype: str, *, copy: bool = False
+) -> dict[str, NDArray[Any]]:
+    """The very numbers that leave the service; with ``copy`` in memory of their own."""
+    answers = {name: _as_dtype(values, dtype, copy=copy) for name, values in fields.items()}
     for name, values in answers.items():
         if not np.isfinite(values).all():
             raise InvalidField(
@@ -502,9 +506,9 @@ def _leaving(fields: Mapping[str, NDArray[Any]], dtype: str) -> dict[str, NDArra
     return answers
 
 
-def _as_dtype(values: NDArray[Any], dtype: str) -> NDArray[Any]:
+def _as_dtype(values: NDArray[Any], dtype: str, *, copy: bool) -> NDArray[Any]:
     if values.dtype == dtype and values.flags.c_contiguous:
-        return values
+        return values.copy() if copy else values
     with np.errstate(over="ignore"):
         return values.astype(dtype, order="C")
 

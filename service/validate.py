@@ -70,7 +70,7 @@ def validate_inputs(problem: Problem, given: Mapping[str, Any], limits: Limits) 
     for spec in problem.parameters:
         value = _parameter(spec, given.get(spec.name, DEFAULT_PARAMETER))
         fits = fits and (value == 0 or FLOAT32_TINY <= abs(value) <= FLOAT32_MAX)
-        fields[spec.name] = np.full(rows, value)
+        fields[spec.name] = np.array([value] * rows)
     return Inputs(fields, single, (ny, nx), rows, fits)
 
 

@@ -64,11 +64,13 @@ class _Holder:
     Attributes:
         name: of its lane; a version that is loaded again gets another one.
         served: what it said of itself; None: not yet.
+        retired: it finishes what it has, and gets nothing new.
     """
 
     name: str
     kept: Kept
     served: ServedVersion | None = None
+    retired: bool = False
 
 
 @final
@@ -215,7 +217,12 @@ class Versions:
         recorder = self._metrics.worker(reference.name, str(reference.version), self._settings.device)
 
         def ready(link: Link, message: Mapping[str, Any], _: Sequence[int]) -> None:
-            holder.served = ServedVersion.model_validate(message["ready"])
+            served = ServedVersion.model_validate(message["ready"])
+            if served.reference != reference:
+                # only an imported model can be wrong about itself; whoever loads it says so
+                log.error("%s says that it is %s", reference, served)
+                return
+            holder.served = served
             recorder.ready(True)
             self._board.add_worker(name, Plug(link, {name: None}, message["ready"]))
             self._changed()
@@ -223,7 +230,10 @@ class Versions:
         def died() -> None:
             self._board.remove_worker(name)
             recorder.ready(False)
-            recorder.restarted()
+            if holder.retired:
+                self._abandon(holder)
+            else:
+                recorder.restarted()
             self._changed()
 
         def told(message: Mapping[str, Any]) -> None:
@@ -239,10 +249,9 @@ class Versions:
         began = time.monotonic()
         try:
             await holder.kept.start()
-            assert holder.served is not None
-            if holder.served.reference != reference:
+            if holder.served is None:
                 await holder.kept.stop({"drain": True}, END_SECONDS)
-                raise StartFailed(f"says that it is {holder.served}")
+                raise StartFailed(f"expected {reference} from its function, got another version")
         except StartFailed as error:
             log.error("%s does not load: %s", reference, error)
             del self._holders[reference]
@@ -280,13 +289,16 @@ class Versions:
         for model in moved:
             log.info("%s is answered by %s", model, [str(each) for each in mentioned(table)])
             self._metrics.swapped(model, time.monotonic() - self._wanted_since)
-        for name, route in table.items():
-            if before.get(name, route) != route:
-                self._audit.note("alias", f"{name}: {before[name]} -> {route}")
+        changes = {name: f"{before[name]} -> {route}" for name, route in table.items() if name in before}
+        for change in dict.fromkeys(changes[name] for name in changes if before[name] != table[name]):
+            names = [name for name in changes if changes[name] == change]
+            self._audit.note("alias", f"{', '.join(names)}: {change}")
         self._metrics.serve((each.name, str(each.version)) for each in mentioned(table))
         self._metrics.follow(_shares(table))
 
     def _retire(self, reference: Reference, holder: _Holder) -> None:
+        holder.retired = True
+
         async def retire() -> None:
             questions = (front.ask("retire", {"lane": holder.name}) for front in self._board.fronts)
             self._board.remove_worker(holder.name)
@@ -295,6 +307,7 @@ class Versions:
                     await asyncio.gather(*questions, return_exceptions=True)
             except TimeoutError:
                 log.warning("%s still has rollouts under way; they end now", reference)
+                self._abandon(holder)
             await holder.kept.stop({"drain": True}, END_SECONDS)
             self._audit.note("unload", str(reference))
             if reference not in self._holders:
@@ -303,6 +316,11 @@ class Versions:
         task = asyncio.get_running_loop().create_task(retire())
         self._retiring[task] = holder
         task.add_done_callback(self._retiring.pop)
+
+    def _abandon(self, holder: _Holder) -> None:
+        """Start a retired worker no more; whoever still waits for it is told to come again."""
+        holder.kept.kill()
+        self._board.tell({"abandon": holder.name})
 
     async def _loaded(self) -> None:
         while self._loading:

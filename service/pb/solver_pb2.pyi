@@ -276,9 +276,11 @@ class VjpRequest(_message.Message):
     def __init__(self, request: _Optional[_Union[SolveRequest, _Mapping]] = ..., cotangents: _Optional[_Mapping[str, Tensor]] = ..., wrt: _Optional[str] = ...) -> None: ...
 
 class VjpResponse(_message.Message):
-    __slots__ = ("gradient", "solution")
+    __slots__ = ("gradient", "solution", "wrt")
     GRADIENT_FIELD_NUMBER: _ClassVar[int]
     SOLUTION_FIELD_NUMBER: _ClassVar[int]
+    WRT_FIELD_NUMBER: _ClassVar[int]
     gradient: Tensor
     solution: SolveResponse
-    def __init__(self, gradient: _Optional[_Union[Tensor, _Mapping]] = ..., solution: _Optional[_Union[SolveResponse, _Mapping]] = ...) -> None: ...
+    wrt: str
+    def __init__(self, gradient: _Optional[_Union[Tensor, _Mapping]] = ..., solution: _Optional[_Union[SolveResponse, _Mapping]] = ..., wrt: _Optional[str] = ...) -> None: ...

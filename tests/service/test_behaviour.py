@@ -4,11 +4,14 @@ Each test is a row of the table in ``docs/serving_benchmark.md``, which shows th
 """
 
 import asyncio
+import http.client
 import io
 import json
 import statistics
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -74,23 +77,40 @@ def client_of(server: Server) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=server.address, timeout=60, limits=limits)
 
 
+def probe(address: str) -> float:
+    """Time of a health check on a connection that is open [s]."""
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+    with closing(connection):
+        connection.connect()
+        began = time.perf_counter()
+        connection.request("GET", "/healthz/live")
+        assert connection.getresponse().read() == b'{"status":"live"}'
+        return time.perf_counter() - began
+
+
 @pytest.mark.slow
-def test_health_is_answered_while_a_forward_runs(server: Server) -> None:
-    async def probe() -> float:
-        async with client_of(server) as client:
-            await client.get("/healthz/live")
-            forward = asyncio.create_task(solve(client, field()))
+def test_health_is_answered_while_a_forward_runs(server: Server, log: Path) -> None:
+    def median(number: int) -> float:
+        source = 50.0 + number
+        with ThreadPoolExecutor(1) as pool:
+            forward = pool.submit(asyncio.run, one(server, source))
+            while source not in computed(log):
+                pass
             times = []
             while not forward.done():
-                began = time.perf_counter()
-                assert (await client.get("/healthz/live")).status_code == 200
-                times.append(time.perf_counter() - began)
-            assert answered(forward.result(), field())
-            # many fit into one forward pass: a blocked event loop would answer one
-            assert len(times) > 5
-            return statistics.median(times)
+                times.append(probe(server.address))
+            assert forward.result()
+        # many fit into one forward pass: a blocked event loop would answer one
+        assert len(times) > 5
+        return statistics.median(times)
 
-    assert min(asyncio.run(probe()) for _ in range(3)) < 0.010
+    # of several: other processes of this machine may have the cores for a while
+    assert min(map(median, range(5))) < 0.010
+
+
+async def one(server: Server, source: float) -> bool:
+    async with client_of(server) as client:
+        return answered(await solve(client, field(), source), field())
 
 
 @pytest.mark.slow

@@ -110,6 +110,24 @@ def test_it_answers_as_a_thread_does(arena: Arena, pad_to: int | None) -> None:
     assert found.seconds > 0
 
 
+def test_a_batch_of_very_many_parts_is_one_batch(arena: Arena) -> None:
+    # what is said of it takes several packets
+    parts = [part(value, arena=arena) for value in range(1500)]
+    # every other part stays, so that no two rows lie together
+    kept = parts[::2] + parts[1::2]
+
+    async def story(server: Server) -> Solutions:
+        worker = ProcessWorker(arena)
+        server.serve(worker, arena)
+        answer = await worker.run(kept)
+        worker.close()
+        return answer
+
+    with serving() as server:
+        found = asyncio.run(story(server)).fields["pressure"][:, 0, 0]
+    assert found.tolist() == [0.5 * value + 1 for value in [*range(0, 1500, 2), *range(1, 1500, 2)]]
+
+
 def test_rows_that_lie_together_are_not_copied(arena: Arena) -> None:
     whole = arena.allocate((4, *BUCKET.grid.shape), np.float32)
     whole[:] = 1.0
@@ -161,6 +179,9 @@ WRONG: dict[str, Compute] = {
     "a row too many": lambda batch: Solutions({"pressure": np.zeros((2, 4, 6))}, (0, 0)),  # noqa: ARG005
     "another grid": lambda batch: Solutions({"pressure": np.zeros((1, 6, 4))}, (0,)),  # noqa: ARG005
     "another field": lambda batch: Solutions({"velocity": np.zeros((1, 4, 6))}, (0,)),  # noqa: ARG005
+    "no JSON": lambda batch: Solutions(  # noqa: ARG005
+        {"pressure": np.zeros((1, 4, 6))}, (0,), {0: "\ud800"}
+    ),
     "what float32 cannot hold of it": lambda batch: Solutions(  # noqa: ARG005
         {"pressure": np.zeros((1, 4, 6), complex)}, (0,)
     ),
@@ -172,6 +193,9 @@ def test_an_answer_to_something_else_is_refused(arena: Arena, compute: Compute) 
     async def story(server: Server) -> None:
         worker = ProcessWorker(arena)
         server.serve(worker, arena)
+        with pytest.raises(ComputationFailed):
+            await worker.run([part(1)])
+        # it goes on
         with pytest.raises(ComputationFailed):
             await worker.run([part(1)])
         worker.close()
@@ -239,6 +263,26 @@ def test_the_end_of_a_worker_ends_its_batches_and_the_next_one_takes_over(arena:
         with serving() as server:
             server.serve(worker, arena)
             assert ((await waiting).fields["pressure"] == 2).all()
+            worker.close()
+
+    asyncio.run(story())
+
+
+def test_who_tries_again_at_once_waits_for_the_next_worker(arena: Arena) -> None:
+    async def story() -> None:
+        worker = ProcessWorker(arena)
+        ours, theirs = lane_pair()
+        worker.attach(ours)
+        theirs.close()
+        # the loop has not heard of it yet
+        with pytest.raises(WorkerLost, match="gone"):
+            await worker.run([part(1)])
+        again = asyncio.create_task(worker.run([part(2)]))
+        await asyncio.sleep(0)
+        assert not again.done()
+        with serving() as server:
+            server.serve(worker, arena)
+            assert ((await again).fields["pressure"] == 2).all()
             worker.close()
 
     asyncio.run(story())

@@ -182,6 +182,17 @@ def test_fronts_let_in_the_rate_of_one(
     assert total == 100
 
 
+def test_a_front_that_is_asked_later_knows_what_was_sent_to_another(
+    fronts: Callable[[int, RateSettings], list[RateLimits]], clock: Clock
+) -> None:
+    limits, who = fronts(3, RateSettings(requests_per_second=1, burst=5)), principal()
+    assert let_in(limits[0], who, 3) == 3
+    assert let_in(limits[1], who, 10) == 2
+    assert let_in(limits[2], who, 10) == 0
+    clock.now += 1
+    assert let_in(limits[2], who, 10) == 1
+
+
 def test_what_a_front_that_died_had_under_way_is_forgotten(clock: Clock) -> None:
     shared = Ledger.shared(2)
     settings, who = RateSettings(concurrent=2), principal()

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ from service.ticket import Ticket
 from service.worker import Batch, Solutions, ThreadWorker, Worker, joined
 
 SIDE: Final = 32
-RULES: Final = BatchRules(max_batch=8, queue_seconds=100.0, reproducible_rows=4)
+RULES: Final = BatchRules(max_batch=8, queue_seconds=100.0)
 
 
 def version(number: int, **more: Any) -> ServedVersion:
@@ -430,7 +430,8 @@ def random_fields(count: int, seed: int) -> NDArray[np.float32]:
     return np.exp(np.random.default_rng(seed).standard_normal((count, SIDE, SIDE))).astype(np.float32)
 
 
-def test_reproducible_answers_have_the_same_bits_whatever_the_load(surrogate: Surrogate) -> None:
+@pytest.mark.parametrize("size", [1, 4, 8])
+def test_reproducible_answers_have_the_same_bits_whatever_the_load(surrogate: Surrogate, size: int) -> None:
     fields = random_fields(3, 0)
 
     async def ask(solver: Solver, given: NDArray[Any], *, reproducible: bool = True) -> NDArray[Any]:
@@ -455,7 +456,7 @@ def test_reproducible_answers_have_the_same_bits_whatever_the_load(surrogate: Su
         many = await ask(solver, np.concatenate([random_fields(3, 7), fields]))
         assert [row.tobytes() for row in many[3:]] == [row.tobytes() for row in alone]
 
-    with_solver(story, {1: real(surrogate)})
+    with_solver(story, {1: real(surrogate)}, rules=replace(RULES, reproducible_rows=size))
 
 
 def test_a_gradient_agrees_with_differences(surrogate: Surrogate) -> None:

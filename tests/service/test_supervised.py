@@ -1,70 +1,15 @@
 """Processes that ought to live: those that do not start, and those that die."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from played import Actor, nothing
 
 from service.control import Link, LinkLost
 from service.lane import lane_pair
-from service.supervised import LONGEST_PAUSE, Events, Kept, StartFailed, pause_before_start
-from service.zygote import Child
-
-
-class Actor:
-    """Plays processes: what they would say is said by the test."""
-
-    def __init__(self) -> None:
-        self.children: list[tuple[Child, Link]] = []
-        self.told: list[Mapping[str, Any]] = []
-        self.launched = asyncio.Event()
-        self.seen: list[str] = []
-
-    async def launch(self) -> Child:
-        ours, theirs = lane_pair()
-        child = Child(len(self.children) + 1, ours)
-        # the signal of a test is nobody's: the actor dies of it
-        child.kill = lambda: self.end(-9, child)  # type: ignore[method-assign]
-        link = Link(theirs, self._hear, _nothing, lambda: None)
-        self.children.append((child, link))
-        self.launched.set()
-        return child
-
-    def _hear(self, message: Mapping[str, Any], _: Sequence[int]) -> None:
-        self.told.append(message)
-        if "end" in message:
-            self.end(0)
-
-    def end(self, status: int, child: Child | None = None) -> None:
-        present, link = self.children[-1]
-        if child in (None, present):
-            link.close()
-            present.has_ended(status)
-
-    def say(self, message: Mapping[str, Any]) -> None:
-        self.children[-1][1].tell(message)
-
-    async def next(self) -> None:
-        await self.launched.wait()
-        self.launched.clear()
-        # what was never read turns into an error of the socket, and hides what was said
-        while len(self.told) < len(self.children):
-            await asyncio.sleep(0)
-
-    @property
-    def events(self) -> Events:
-        return Events(
-            lambda link: link.tell({"begin": True}),
-            lambda *_: self.seen.append("ready"),
-            lambda message: self.seen.append(next(iter(message))),
-            _nothing,
-            lambda: self.seen.append("died"),
-        )
-
-
-async def _nothing(what: str, _: Mapping[str, Any]) -> Any:
-    raise ValueError(what)
+from service.supervised import LONGEST_PAUSE, Kept, StartFailed, pause_before_start
 
 
 def run(story: Callable[[Actor, Kept], Any]) -> None:
@@ -178,7 +123,7 @@ def test_one_death_costs_no_time_and_many_not_more_than_the_longest_pause() -> N
 def test_a_lane_that_is_closed_is_no_error_of_who_tells() -> None:
     async def story() -> None:
         ours, theirs = lane_pair()
-        link = Link(ours, lambda *_: None, _nothing, lambda: None)
+        link = Link(ours, lambda *_: None, nothing, lambda: None)
         theirs.close()
         for _ in range(3):
             link.tell({"anything": 1})

@@ -1,20 +1,31 @@
 """Traces, kept in memory by OpenTelemetry's own exporter."""
 
+import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import grpc
+import httpx
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 from pydantic import ValidationError
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from service.errors import InvalidSettings
+from service.gate import Guard, Passage, visit_of
+from service.grpc_call import Call, Method
+from service.grpc_health import Health
+from service.grpc_server import GrpcServer
+from service.settings import Limits
 from service.timing import Timing
-from service.tracing import NO_TRACER, OpenTelemetry, TracingSettings, open_tracer
+from service.tracing import NO_TRACER, OpenTelemetry, Tracer, TracingSettings, open_tracer
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TIMING = Timing(queue=2.0, compute=5.0, certify=1.0, total=9.0)
@@ -153,3 +164,60 @@ def test_opentelemetry_is_imported_only_when_it_is_wanted_and_missed_in_one_line
 def test_bad_settings_are_refused(given: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         TracingSettings.model_validate(given)
+
+
+def guarded(exporter: InMemorySpanExporter) -> tuple[Guard, Tracer]:
+    tracer = OpenTelemetry(TracingSettings(endpoint="http://127.0.0.1:1", sample=0.0), "front-0", exporter)
+    return Guard(tracer=tracer), tracer
+
+
+def test_requests_over_http_go_on_with_the_header_s_trace() -> None:
+    exporter = InMemorySpanExporter()
+    guard, tracer = guarded(exporter)
+
+    async def hello(scope: Scope, receive: Receive, send: Send) -> None:
+        visit_of(scope).timing = TIMING
+        await PlainTextResponse("hello")(scope, receive, send)
+
+    async def ask() -> None:
+        passage = Passage(hello, guard, [Route("/v1/models/{name}", hello)])
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["state"] = {}
+            await passage(scope, receive, send)
+
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as http:
+            await http.get("/v1/models/one", headers={"traceparent": f"00-{TRACE}-{PARENT}-01"})
+            await http.get("/v1/models/two")
+
+    asyncio.run(ask())
+    tracer.close()
+    spans = exporter.get_finished_spans()
+    assert [span.name for span in spans] == ["queue", "compute", "bound", "GET /v1/models/{name}"]
+    assert {f"{span.context.trace_id:032x}" for span in spans if span.context} == {TRACE}
+
+
+def test_calls_over_grpc_go_on_with_the_metadata_s_trace() -> None:
+    exporter = InMemorySpanExporter()
+    guard, tracer = guarded(exporter)
+
+    async def hello(call: Call) -> None:
+        call.timing = TIMING
+        await call.send([b"hello"])
+
+    async def ask() -> None:
+        methods = [Method("/test/Hello", hello)]
+        server = GrpcServer(methods, guard, Limits(), Health([], lambda: False))
+        port = await server.start("127.0.0.1:0")
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            say: Callable[..., Awaitable[bytes]] = channel.unary_unary("/test/Hello", bytes, bytes)
+            await say(b"", metadata=[("traceparent", f"00-{TRACE}-{PARENT}-01")], timeout=30)
+            await say(b"", timeout=30)
+        await server.drain(10)
+
+    asyncio.run(ask())
+    tracer.close()
+    spans = exporter.get_finished_spans()
+    assert [span.name for span in spans] == ["queue", "compute", "bound", "test/Hello"]
+    assert {f"{span.context.trace_id:032x}" for span in spans if span.context} == {TRACE}
+    assert dict(spans[-1].attributes or {})["mno.status"] == "OK"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from model_store import Reference
-from problems import Grid
+from problems import EVOLUTION_PROBLEMS, Grid
 from service.arena import Arena
 from service.batch_token import ComputationFailed
 from service.lane import Lane, lane_pair
@@ -125,6 +125,38 @@ def test_a_published_version_answers_as_it_does_here(
     with torch.inference_mode():
         expected = surrogate(torch.from_numpy(permeability)[:, None], torch.from_numpy(source))
     assert np.allclose(answer.fields["pressure"], expected[:, 0].numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_frames_of_a_published_version_come_in_blocks(
+    runner: asyncio.Runner, zygote: Zygote, arena: Arena, water_store: str, water: NDArray[np.float32]
+) -> None:
+    async def story() -> None:
+        async with model(
+            zygote, store=water_store, model="shallow_water@1", device="cpu", max_batch=2
+        ) as supervised:
+            version = ServedVersion.model_validate((await supervised.says())["ready"])
+            assert (version.history, version.frames, version.walls) == (1, 4, "outflow")
+            bucket = Bucket(
+                "shallow_water",
+                version.reference,
+                version.scheme,
+                Grid((16, 24), version.extent, EVOLUTION_PROBLEMS["shallow_water"].grid.origin),
+                "float32",
+                version.walls,
+                "advance",
+                version.frames,
+            )
+            worker = ProcessWorker(arena)
+            supervised.serve(worker, arena)
+            state = {name: water[None, channel] for channel, name in enumerate(("h", "hu", "hv"))}
+            frames = (await worker.run([Batch(bucket, state), Batch(bucket, state)])).fields
+            for values in frames.values():
+                assert values.shape == (2, 4, 16, 24)
+                assert np.isfinite(values).all()
+                assert np.allclose(values[0], values[1], rtol=1e-5, atol=1e-6)
+            worker.close()
+
+    runner.run(story())
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,11 @@ from service.reference import advance_reference, bound_errors, solve_reference
 from service.repository import Repository
 from service.routing import Route
 from service.security import ANYBODY, Security
+from service.serve import Service
 from service.settings import Limits, Settings
 from service.solver import Queues, Solver
 from service.statistics import Statistics
+from service.supervisor import Addresses
 from service.tls import Tls
 from service.worker import ThreadWorker, Worker
 
@@ -178,3 +180,42 @@ def parts_of() -> Callable[..., Parts]:
 @pytest.fixture
 def store_parts() -> Callable[[Settings], Parts]:
     return parts_of_store
+
+
+@contextmanager
+def running(settings: Settings) -> Iterator[Addresses]:
+    """A whole service in a thread, over HTTP and gRPC."""
+    ready: queue.Queue[Addresses | None] = queue.Queue()
+    service = Service(settings.model_copy(update={"http_port": 0, "grpc_port": 0}))
+
+    def run() -> None:
+        try:
+            service.run(lambda addresses, _: ready.put(addresses))
+        finally:
+            ready.put(None)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    addresses = ready.get(timeout=120)
+    assert addresses is not None, "the service did not start"
+    try:
+        yield addresses
+    finally:
+        service.stop()
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def darcy_service(settings: Settings) -> Iterator[Addresses]:
+    """``darcy@1`` and ``darcy@2``."""
+    with running(settings) as addresses:
+        yield addresses
+
+
+@pytest.fixture(scope="session")
+def water_service(water_store: str) -> Iterator[Addresses]:
+    """``shallow_water@1``, which has learnt nothing."""
+    settings = Settings(store=water_store, models=("shallow_water",), threads=1, device="cpu")
+    with running(settings) as addresses:
+        yield addresses

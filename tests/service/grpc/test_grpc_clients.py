@@ -1,0 +1,488 @@
+"""Both clients over both protocols against one service: the same answers, the same errors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import trustme
+from numpy.typing import NDArray
+
+from service.async_client import AsyncClient
+from service.client import Answer, Client, Frame, Gradient, ServiceError, Unreachable
+from service.pb import solver_pb2 as pb
+from service.settings import Settings
+from service.supervisor import Addresses
+from service.tls import Tls, TlsSettings
+
+WAYS = ["http", "grpc", "async-http", "async-grpc"]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One of the four ways to ask, all as if they were synchronous."""
+
+    url: str
+    asynchronous: bool
+
+    def ask(self, name: str, *arguments: Any, **options: Any) -> Any:
+        if not self.asynchronous:
+            with Client(self.url) as client:
+                return getattr(client, name)(*arguments, **options)
+
+        async def asked() -> Any:
+            async with AsyncClient(self.url) as client:
+                return await getattr(client, name)(*arguments, **options)
+
+        return asyncio.run(asked())
+
+    def frames(self, *arguments: Any, **options: Any) -> list[Frame]:
+        if not self.asynchronous:
+            with Client(self.url) as client:
+                return list(client.rollout(*arguments, **options))
+
+        async def asked() -> list[Frame]:
+            async with AsyncClient(self.url) as client:
+                return [frame async for frame in client.rollout(*arguments, **options)]
+
+        return asyncio.run(asked())
+
+
+def way_to(addresses: Addresses, name: str) -> Way:
+    url = addresses.grpc if name.endswith("grpc") else addresses.http
+    assert url is not None
+    return Way(url, name.startswith("async"))
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest, darcy_service: Addresses) -> Way:
+    return way_to(darcy_service, request.param)
+
+
+@pytest.fixture(params=WAYS)
+def water_way(request: pytest.FixtureRequest, water_service: Addresses) -> Way:
+    return way_to(water_service, request.param)
+
+
+def test_answers_are_the_same(way: Way, darcy_service: Addresses, permeability: NDArray[np.float32]) -> None:
+    reference = way_to(darcy_service, "http")
+    for field in (permeability, permeability[0], permeability.astype(np.float64)):
+        options = {"source": 2.0, "model": "darcy@2", "reproducible": True, "priority": "bulk"}
+        got: Answer = way.ask("solve", "darcy", field, **options)
+        same: Answer = reference.ask("solve", "darcy", field, **options)
+        assert np.array_equal(got.pressure, same.pressure)
+        assert got.pressure.dtype == field.dtype
+        assert got.pressure.shape == field.shape
+        assert (got.model, got.method, got.operator) == (same.model, same.method, same.operator)
+        assert (got.in_distribution, got.certified, got.iterations) == (
+            same.in_distribution,
+            same.certified,
+            same.iterations,
+        )
+        assert set(got.timing_ms) == set(same.timing_ms)
+        errors = (got.error, same.error) if field.ndim == 2 else (got.error[1], same.error[1])
+        assert errors[0].upper == pytest.approx(errors[1].upper, rel=1e-3)
+        assert (errors[0].kind, errors[0].norm) == ("guaranteed", "energy")
+        # whoever gets an answer may write into it
+        got.pressure[...] = 0
+
+
+def test_without_trust_nothing_is_said(way: Way, permeability: NDArray[np.float32]) -> None:
+    got: Answer = way.ask("solve", "darcy", permeability[0], error="none")
+    assert got.error is None
+    assert got.in_distribution is None
+
+
+def test_the_reference_solver(way: Way, permeability: NDArray[np.float32]) -> None:
+    got: Answer = way.ask("solve", "darcy", permeability[0].astype(np.float64), method="solver")
+    assert (got.model, got.method) == (None, "solver")
+    assert got.error.upper < 1e-8
+
+
+def test_gradients_are_the_same(
+    way: Way, darcy_service: Addresses, permeability: NDArray[np.float32]
+) -> None:
+    cotangent = np.linspace(-1, 1, permeability[0].size, dtype=np.float32).reshape(permeability[0].shape)
+    reference = way_to(darcy_service, "http")
+    for field, other in ((permeability[0], cotangent), (permeability, np.stack([cotangent] * 3))):
+        arguments = ("vjp", "darcy", field, other)
+        got: Gradient = way.ask(*arguments, wrt="log_permeability", reproducible=True)
+        same: Gradient = reference.ask(*arguments, wrt="log_permeability", reproducible=True)
+        assert np.allclose(got.gradient, same.gradient, rtol=1e-5, atol=1e-9)
+        assert got.gradient.shape == field.shape
+        assert (got.wrt, got.model, got.in_distribution) == (same.wrt, same.model, same.in_distribution)
+    default: Gradient = way.ask("vjp", "darcy", permeability[0], cotangent)
+    assert default.wrt == "permeability"
+
+
+def test_errors_are_the_same(way: Way, permeability: NDArray[np.float32]) -> None:
+    broken = permeability[0].copy()
+    broken[3, 4] = np.nan
+    with pytest.raises(ServiceError) as refused:
+        way.ask("solve", "darcy", broken)
+    problem = refused.value.problem
+    assert (refused.value.status, refused.value.type) == (422, "invalid-field")
+    assert (problem["field"], problem["rule"], problem["index"]) == ("permeability", "finite", [3, 4])
+    assert problem["request_id"]
+    for options, status, slug in (
+        ({"model": "darcy@7"}, 404, "unknown-model"),
+        ({"tolerance": 1e-6}, 501, "not-available-yet"),
+        ({"sauce": 1.0}, 422, "invalid-field"),
+    ):
+        with pytest.raises(ServiceError) as refused:
+            way.ask("solve", "darcy", permeability[0], **options)
+        assert (refused.value.status, refused.value.type) == (status, slug)
+    with pytest.raises(ServiceError) as unknown:
+        way.ask("solve", "heat", permeability[0])
+    assert (unknown.value.status, unknown.value.type) == (404, "unknown-problem")
+    with pytest.raises(ServiceError) as large:
+        way.ask("solve", "darcy", np.ones((9, 32, 32), np.float32))
+    assert (large.value.status, large.value.type) == (413, "payload-too-large")
+
+
+def test_models_and_problems(way: Way) -> None:
+    (model,) = [each for each in way.ask("models") if each["name"] == "darcy"]
+    assert (model["versions"], model["loaded"]) == ([1, 2], [1, 2])
+    if way.url.startswith("grpc"):
+        with pytest.raises(ServiceError, match="over HTTP"):
+            way.ask("problems")
+    else:
+        assert "darcy" in [problem["name"] for problem in way.ask("problems")]
+
+
+class Labelled:
+    """As much of an ``xarray.DataArray`` as the client needs."""
+
+    def __init__(self, values: NDArray[Any], dims: tuple[str, ...], coords: dict[str, Any]) -> None:
+        self._values = values
+        self.dims = dims
+        self.coords = coords
+        self.name = "permeability"
+        self.attrs = {"units": "m^2"}
+
+    def to_numpy(self) -> NDArray[Any]:
+        return self._values
+
+    def copy(self, data: NDArray[Any]) -> Labelled:
+        return Labelled(data, self.dims, self.coords)
+
+
+def test_labels_come_back(way: Way, permeability: NDArray[np.float32]) -> None:
+    coords = {"y": np.arange(32), "x": np.arange(32)}
+    field = Labelled(permeability[0], ("y", "x"), coords)
+    got: Answer = way.ask("solve", "darcy", field)
+    plain: Answer = way.ask("solve", "darcy", permeability[0])
+    labelled: Any = got.pressure
+    assert (labelled.dims, labelled.coords, labelled.name, labelled.attrs) == (
+        ("y", "x"),
+        coords,
+        "pressure",
+        {},
+    )
+    assert np.array_equal(labelled.to_numpy(), plain.pressure)
+    gradient: Any = way.ask("vjp", "darcy", field, Labelled(permeability[1], ("y", "x"), coords)).gradient
+    assert (gradient.name, gradient.dims) == ("permeability", ("y", "x"))
+
+
+def test_rollouts_are_the_same(water_way: Way, water_service: Addresses, water: NDArray[np.float32]) -> None:
+    reference = way_to(water_service, "http")
+    named = dict(zip(("h", "hu", "hv"), water, strict=True))
+    options = {"steps": 9, "every": 2, "reproducible": True}
+    for state in (named, water, {"h": water[0]}):
+        got = water_way.frames("shallow_water", state, **options)
+        same = reference.frames("shallow_water", state, **options)
+        assert [frame.step for frame in got] == [2, 4, 6, 8]
+        for frame, other in zip(got, same, strict=True):
+            assert list(frame.fields) == ["h", "hu", "hv"]
+            assert all(np.array_equal(frame.fields[name], other.fields[name]) for name in frame.fields)
+            assert frame.invariants == pytest.approx(dict(other.invariants))
+            assert (frame.time, frame.model, frame.error) == (other.time, other.model, other.error)
+            assert frame.in_distribution == other.in_distribution
+    labelled = {name: Labelled(field, ("y", "x"), {}) for name, field in named.items()}
+    frame = water_way.frames("shallow_water", labelled, steps=1)[0]
+    assert frame.fields["hu"].name == "hu"  # type: ignore[attr-defined]
+
+
+def test_a_refused_rollout_is_an_error(water_way: Way, water: NDArray[np.float32]) -> None:
+    with pytest.raises(ServiceError) as refused:
+        water_way.frames("shallow_water", -water, steps=3)
+    assert (refused.value.status, refused.value.type) == (422, "invalid-field")
+    with pytest.raises(ServiceError) as unknown:
+        water_way.frames("shallow_water", water, steps=3, model="heat")
+    assert (unknown.value.status, unknown.value.type) == (404, "unknown-model")
+
+
+def test_a_rollout_that_is_dropped_is_closed(water_service: Addresses, water: NDArray[np.float32]) -> None:
+    assert water_service.grpc is not None
+    with Client(water_service.grpc) as client:
+        rollout = client.rollout("shallow_water", water, steps=100)
+        assert next(rollout).step == 1
+        rollout.close()
+        assert len(list(client.rollout("shallow_water", water, steps=3))) == 3
+
+    async def story() -> None:
+        async with AsyncClient(str(water_service.grpc)) as client:
+            frames = client.rollout("shallow_water", water, steps=100)
+            assert (await anext(frames)).step == 1
+            await frames.aclose()
+            assert len([frame async for frame in client.rollout("shallow_water", water, steps=3)]) == 3
+
+    asyncio.run(story())
+
+
+# --- a service that plays what the network does
+
+
+BLOCK = 4
+Play = Callable[[int, bytes, grpc.ServicerContext], Any]
+
+
+@contextmanager
+def playing(unary: Play | None = None, frames: Play | None = None) -> Iterator[tuple[str, list[bytes]]]:
+    """A server that answers as it is told, by the number of the call; the bodies it got."""
+    seen: list[bytes] = []
+
+    class Handlers(grpc.GenericRpcHandler):
+        def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+            def once(body: bytes, context: grpc.ServicerContext) -> bytes:
+                seen.append(body)
+                assert unary is not None
+                return bytes(unary(len(seen), body, context).SerializeToString())
+
+            def many(body: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+                seen.append(body)
+                assert frames is not None
+                for frame in frames(len(seen), body, context):
+                    yield frame.SerializeToString()
+
+            if "Rollout" in str(handler_call_details.method):
+                return grpc.unary_stream_rpc_method_handler(many)
+            return grpc.unary_unary_rpc_method_handler(once)
+
+    server = grpc.server(futures.ThreadPoolExecutor(4))
+    server.add_generic_rpc_handlers((Handlers(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"grpc://127.0.0.1:{port}", seen
+    finally:
+        server.stop(None).wait()
+
+
+def answered() -> pb.SolveResponse:
+    answer = pb.SolveResponse(model="darcy@3", method=pb.METHOD_SURROGATE, certified=[False], iterations=[0])
+    answer.fields["pressure"].CopyFrom(pb.Tensor(dtype="float32", shape=[1, 1], data=bytes(4)))
+    return answer
+
+
+def refuse(context: grpc.ServicerContext, code: grpc.StatusCode, slug: str, after: str | None = "0") -> None:
+    fault = pb.Fault(type=slug, message="no")
+    trailing: list[tuple[str, str | bytes]] = [
+        ("mno-fault", slug),
+        ("mno-fault-bin", fault.SerializeToString()),
+    ]
+    context.set_trailing_metadata([*trailing, *([("retry-after", after)] if after else [])])
+    context.abort(code, "no")
+
+
+@pytest.fixture(params=[False, True], ids=["sync", "async"])
+def asynchronous(request: pytest.FixtureRequest) -> bool:
+    found: bool = request.param
+    return found
+
+
+@pytest.mark.parametrize(
+    ("code", "slug"),
+    [
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded"),
+        (grpc.StatusCode.UNAVAILABLE, "worker-lost"),
+        (grpc.StatusCode.UNAVAILABLE, "not-ready"),
+    ],
+)
+def test_it_comes_back_when_the_service_asks_for_it(
+    asynchronous: bool, code: grpc.StatusCode, slug: str
+) -> None:
+    def play(number: int, _: bytes, context: grpc.ServicerContext) -> Any:
+        if number <= 2:
+            refuse(context, code, slug)
+        return answered()
+
+    with playing(play) as (url, seen):
+        assert Way(url, asynchronous).ask("solve", "darcy", [[1.0]]).model == "darcy@3"
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize(
+    "code", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL, grpc.StatusCode.DEADLINE_EXCEEDED]
+)
+def test_other_refusals_are_final(asynchronous: bool, code: grpc.StatusCode) -> None:
+    with (
+        playing(lambda _, __, context: refuse(context, code, "some-fault")) as (url, seen),
+        pytest.raises(ServiceError, match="some-fault"),
+    ):
+        Way(url, asynchronous).ask("solve", "darcy", [[1.0]])
+    assert len(seen) == 1
+
+
+def test_it_gives_up_after_its_retries() -> None:
+    def play(_: int, __: bytes, context: grpc.ServicerContext) -> Any:
+        refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded")
+
+    with (
+        playing(play) as (url, seen),
+        Client(url, retries=1) as client,
+        pytest.raises(ServiceError, match="overloaded"),
+    ):
+        client.solve("darcy", [[1.0]])
+    assert len(seen) == 2
+
+
+def test_a_service_that_is_not_there(asynchronous: bool) -> None:
+    with playing() as (url, _):
+        pass
+
+    async def asked() -> None:
+        async with AsyncClient(url, retries=0) as client:
+            await client.solve("darcy", [[1.0]])
+
+    def ask() -> None:
+        with Client(url, retries=0) as client:
+            client.solve("darcy", [[1.0]])
+
+    with pytest.raises(Unreachable):
+        asyncio.run(asked()) if asynchronous else ask()
+
+
+STATE = np.array([[[2.0, 3.0]], [[0.5, 0.0]]], dtype=np.float32)
+
+
+def stepping(breaks: list[int]) -> Play:
+    """Doubles the first field a step; the n-th stream breaks after so many frames."""
+
+    def play(number: int, body: bytes, context: grpc.ServicerContext) -> Iterator[pb.Frame]:
+        request = pb.RolloutRequest.FromString(body)
+        context.send_initial_metadata(
+            [("mno-block", str(BLOCK)), ("mno-fields", "h,hu"), ("mno-model", "water@3")]
+        )
+        sent = 0
+        for step in range(request.start_step + 1, request.steps + 1):
+            if step % request.every:
+                continue
+            if number <= len(breaks) and sent == breaks[number - 1]:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "the wire broke")
+            sent += 1
+            yield frame_of(request, step)
+
+    return play
+
+
+def frame_of(request: pb.RolloutRequest, step: int) -> pb.Frame:
+    frame = pb.Frame(step=step, time=step / 100, model="water@3", in_distribution=request.start_step == 0)
+    since = step - request.start_step
+    for name, factor in (("h", 2.0**since), ("hu", 1.0)):
+        given = request.state[name]
+        values = np.frombuffer(given.data, np.float32) * np.float32(factor)
+        frame.fields[name].CopyFrom(pb.Tensor(dtype="float32", shape=given.shape, data=values.tobytes()))
+    frame.invariants["mass_defect"] = 0.99**since - 1
+    return frame
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_a_broken_stream_goes_on_as_if_it_had_not_broken(asynchronous: bool, every: int) -> None:
+    state = {"h": STATE[0], "hu": STATE[1]}
+    with playing(frames=stepping([5, 3])) as (url, seen):
+        frames = Way(url, asynchronous).frames("shallow_water", state, steps=24, every=every)
+    assert [frame.step for frame in frames] == list(range(every, 25, every))
+    for frame in frames:
+        assert np.array_equal(frame.fields["h"], STATE[0] * 2.0**frame.step)
+        assert frame.invariants["mass_defect"] == pytest.approx(0.99**frame.step - 1)
+        assert frame.in_distribution
+    requests = [pb.RolloutRequest.FromString(body) for body in seen]
+    assert len(requests) == 3
+    assert all(request.start_step % BLOCK == 0 for request in requests)
+    # an alias may have moved: the version that began goes on
+    assert [request.model for request in requests] == ["", "water@3", "water@3"]
+
+
+def test_a_stream_that_breaks_without_any_frame_is_given_up(asynchronous: bool) -> None:
+    state = {"h": STATE[0], "hu": STATE[1]}
+    with (
+        playing(frames=stepping([2, 0, 0])) as (url, seen),
+        pytest.raises(Unreachable, match="after step 2"),
+    ):
+        Way(url, asynchronous).frames("shallow_water", state, steps=9)
+    assert len(seen) == 3
+
+
+def test_a_failure_in_the_stream_is_an_error_and_is_not_tried_again(asynchronous: bool) -> None:
+    def play(number: int, body: bytes, context: grpc.ServicerContext) -> Iterator[pb.Frame]:
+        yield from list(stepping([])(number, body, context))[:2]
+        refuse(context, grpc.StatusCode.DEADLINE_EXCEEDED, "deadline-exceeded")
+
+    with playing(frames=play) as (url, seen), pytest.raises(ServiceError) as failure:
+        Way(url, asynchronous).frames("shallow_water", {"h": STATE[0], "hu": STATE[1]}, steps=9)
+    assert (failure.value.status, failure.value.type) == (504, "deadline-exceeded")
+    assert len(seen) == 1
+
+
+# --- addresses
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8080", "ftp://127.0.0.1", "grpc://", "grpc:127.0.0.1:1"])
+def test_a_url_that_is_none_is_refused(url: str) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(ValueError, match="grpcs://"):
+            kind(url)
+
+
+def test_certificates_need_tls() -> None:
+    with pytest.raises(ValueError, match="https:// and grpcs://"):
+        Client("grpc://127.0.0.1:1", ca="ca.pem")
+
+
+def test_an_unknown_option_is_refused_before_anything_is_sent() -> None:
+    with Client("grpc://127.0.0.1:1") as client, pytest.raises(ValueError, match="expected auto"):
+        client.solve("darcy", [[1.0]], method="magic")
+
+
+def test_both_clients_speak_mutual_tls(
+    tmp_path: Path, settings: Settings, store_parts: Any, thread_of: Any, permeability: NDArray[np.float32]
+) -> None:
+    authority = trustme.CA()
+    server, own = authority.issue_cert("127.0.0.1"), authority.issue_cert("client")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    for name, certificate in (("server", server), ("client", own)):
+        certificate.private_key_pem.write_to_path(tmp_path / f"{name}.key")
+        chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
+        (tmp_path / f"{name}.pem").write_bytes(chain)
+    files = {
+        "cert": tmp_path / "server.pem",
+        "key": tmp_path / "server.key",
+        "client_ca": tmp_path / "ca.pem",
+    }
+    with thread_of(lambda: store_parts(settings), Tls.of(TlsSettings(**files))) as address:
+        options: dict[str, Any] = {
+            "ca": tmp_path / "ca.pem",
+            "cert": (tmp_path / "client.pem", tmp_path / "client.key"),
+        }
+        with Client(f"grpcs://{address}", **options) as client:
+            assert client.solve("darcy", permeability).model == "darcy@1"
+
+        async def story() -> str | None:
+            async with AsyncClient(f"grpcs://{address}", **options) as client:
+                return (await client.solve("darcy", permeability)).model
+
+        assert asyncio.run(story()) == "darcy@1"
+        with (
+            Client(f"grpcs://{address}", ca=tmp_path / "ca.pem", retries=0) as stranger,
+            pytest.raises(Unreachable),
+        ):
+            stranger.solve("darcy", permeability)

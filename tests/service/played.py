@@ -1,0 +1,65 @@
+"""Processes that a test plays: what they would say is said by the test."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from service.control import Link
+from service.lane import lane_pair
+from service.supervised import Events
+from service.zygote import Child
+
+
+async def nothing(what: str, _: Mapping[str, Any]) -> Any:
+    raise ValueError(what)
+
+
+class Actor:
+    """Plays one process after another."""
+
+    def __init__(self) -> None:
+        self.children: list[tuple[Child, Link]] = []
+        self.told: list[Mapping[str, Any]] = []
+        self.launched = asyncio.Event()
+        self.seen: list[str] = []
+
+    async def launch(self) -> Child:
+        ours, theirs = lane_pair()
+        child = Child(len(self.children) + 1, ours)
+        # the signal of a test is nobody's: the actor dies of it
+        child.kill = lambda: self.end(-9, child)  # type: ignore[method-assign]
+        link = Link(theirs, self._hear, nothing, lambda: None)
+        self.children.append((child, link))
+        self.launched.set()
+        return child
+
+    def _hear(self, message: Mapping[str, Any], _: Sequence[int]) -> None:
+        self.told.append(message)
+        if "end" in message:
+            self.end(0)
+
+    def end(self, status: int, child: Child | None = None) -> None:
+        present, link = self.children[-1]
+        if child in (None, present):
+            link.close()
+            present.has_ended(status)
+
+    def say(self, message: Mapping[str, Any]) -> None:
+        self.children[-1][1].tell(message)
+
+    async def next(self) -> None:
+        await self.launched.wait()
+        self.launched.clear()
+        # what was never read turns into an error of the socket, and hides what was said
+        while len(self.told) < len(self.children):
+            await asyncio.sleep(0)
+
+    @property
+    def events(self) -> Events:
+        return Events(
+            lambda link: link.tell({"begin": True}),
+            lambda *_: self.seen.append("ready"),
+            lambda message: self.seen.append(next(iter(message))),
+            nothing,
+            lambda: self.seen.append("died"),
+        )

@@ -1,0 +1,326 @@
+"""What is loaded, switched and ended, and when; the processes are played."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+import pytest
+from played import Actor, nothing
+
+from model_store import Reference
+from service.control import Link, LinkLost
+from service.errors import LoadFailed, UnknownModel
+from service.lane import lane_pair
+from service.metrics import Metrics
+from service.routing import Route
+from service.served import ServedVersion
+from service.settings import Settings
+from service.switchboard import Switchboard
+from service.versions import Versions
+
+
+def served(number: int, name: str = "darcy") -> dict[str, Any]:
+    version = ServedVersion(name=name, version=number, problem="darcy", scheme="x", grids=((8, 8),))
+    return version.model_dump(mode="json")
+
+
+class Stage:
+    """A store, a front, and a worker for each version, all played."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.table: dict[str, Route] = {"darcy": Route(name="darcy", main=1)}
+        self.broken: dict[str, str] = {}
+        self.asked: Mapping[str, Any] = {}
+        self.actors: dict[Reference, Actor] = {}
+        self.board = Switchboard()
+        self.metrics = Metrics("supervisor")
+        self.routes: list[dict[str, int]] = []
+        self.lanes: list[str] = []
+        self.abandoned: list[str] = []
+        self.retired = asyncio.Event()
+        self.retired.set()
+        given = {"models": ("darcy",), **settings}
+        self.versions = Versions(Settings(**given), self.steward, self.launch, self.board, self.metrics)
+        ours, theirs = lane_pair()
+        self.front = Link(ours, lambda *_: None, nothing, lambda: None)
+        self.theirs = Link(theirs, self.told, self.front_asked, lambda: None)
+        arena, _ = lane_pair()
+        self.board.add_front(0, self.front, [arena.detach()])
+
+    async def steward(self, what: str, arguments: Mapping[str, Any]) -> Any:
+        assert what == "table"
+        self.asked = arguments
+        return {
+            "table": {
+                name: route.model_dump()
+                for name, route in self.table.items()
+                if route.name not in arguments["without"] and name not in arguments["without"]
+            },
+            "broken": self.broken,
+        }
+
+    async def launch(self, reference: Reference) -> Any:
+        return await self.actors.setdefault(reference, Actor()).launch()
+
+    def told(self, message: Mapping[str, Any], fds: Any) -> None:
+        if "lane" in message:
+            self.lanes.append(message["lane"])
+        if "abandon" in message:
+            self.abandoned.append(message["abandon"])
+
+    async def front_asked(self, what: str, arguments: Mapping[str, Any]) -> Any:
+        if what == "route":
+            self.routes.append({name: route["main"] for name, route in arguments.items()})
+        else:
+            await self.retired.wait()
+
+    def mean(self, number: int, **more: Any) -> None:
+        self.table = {"darcy": Route(name="darcy", main=number, **more)}
+
+    async def actor(self, number: int, name: str = "darcy") -> Actor:
+        reference = Reference(name, number)
+        while reference not in self.actors:
+            await asyncio.sleep(0)
+        await self.actors[reference].next()
+        return self.actors[reference]
+
+    async def load(self, number: int) -> Actor:
+        actor = await self.actor(number)
+        actor.say({"ready": served(number)})
+        return actor
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        while not true():
+            await asyncio.sleep(0)
+
+    async def switched(self, number: int) -> None:
+        await self.until(lambda: bool(self.routes) and self.routes[-1] == {"darcy": number})
+
+    async def start(self) -> Actor:
+        starting = asyncio.ensure_future(self.versions.start())
+        actor = await self.load(1)
+        await starting
+        return actor
+
+
+def play(story: Callable[[Stage], Coroutine[Any, Any, None]], **settings: Any) -> None:
+    async def told() -> None:
+        stage = Stage(**settings)
+        async with asyncio.timeout(60):
+            await story(stage)
+        stage.versions.kill()
+        await stage.versions.close(10)
+        stage.board.remove_front(0)
+        stage.front.close()
+        stage.theirs.close()
+        await asyncio.sleep(0)
+
+    asyncio.run(told())
+
+
+def test_an_alias_that_moves_is_followed_and_the_old_version_ends() -> None:
+    async def story(stage: Stage) -> None:
+        first = await stage.start()
+        assert stage.routes == [{"darcy": 1}]
+        stage.mean(2)
+        await stage.versions.follow()
+        # while it loads, the old one answers
+        assert stage.routes == [{"darcy": 1}]
+        await stage.load(2)
+        await stage.switched(2)
+        await stage.until(lambda: {"drain": True} in first.told)
+        assert [str(version) for version in stage.versions.served] == ["darcy@2"]
+        page = stage.metrics.render()[0].decode()
+        assert 'mno_swap_seconds_count{model="darcy",process="supervisor"} 1.0' in page
+        assert 'mno_version_served{model="darcy",process="supervisor",version="2"} 1.0' in page
+
+    play(story)
+
+
+def test_an_old_version_ends_only_when_every_front_has_answered_its_requests() -> None:
+    async def story(stage: Stage) -> None:
+        first = await stage.start()
+        stage.retired.clear()
+        stage.mean(2)
+        await stage.versions.follow()
+        await stage.load(2)
+        await stage.switched(2)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert {"drain": True} not in first.told
+        stage.retired.set()
+        await stage.until(lambda: {"drain": True} in first.told)
+        assert stage.abandoned == []
+
+    play(story)
+
+
+def test_rollouts_that_never_end_hold_an_old_version_for_a_bounded_time() -> None:
+    async def story(stage: Stage) -> None:
+        await stage.start()
+        stage.retired.clear()
+        stage.mean(2)
+        await stage.versions.follow()
+        await stage.load(2)
+        await stage.until(lambda: bool(stage.abandoned))
+        assert stage.abandoned == [stage.lanes[0]]
+
+    play(story, retire_seconds=0.01)
+
+
+def test_a_retired_version_that_dies_is_not_started_again() -> None:
+    async def story(stage: Stage) -> None:
+        first = await stage.start()
+        stage.retired.clear()
+        stage.mean(2)
+        await stage.versions.follow()
+        await stage.load(2)
+        await stage.switched(2)
+        first.end(-9)
+        await stage.until(lambda: bool(stage.abandoned))
+        stage.retired.set()
+        assert len(first.children) == 1
+
+    play(story)
+
+
+def test_a_version_that_does_not_load_changes_nothing_until_somebody_asks_again() -> None:
+    async def story(stage: Stage) -> None:
+        await stage.start()
+        stage.mean(2)
+        await stage.versions.follow()
+        actor = await stage.actor(2)
+        actor.say({"failed": "file:/secret/darcy is damaged"})
+        await stage.until(lambda: bool(stage.versions.troubles))
+        assert stage.versions.troubles == ("darcy@2 does not load: ... is damaged",)
+        assert stage.versions.reasons == {Reference("darcy", 2): "... is damaged"}
+        # the next look at the aliases does not try again at once
+        await stage.versions.follow()
+        assert len(actor.children) == 1
+        assert stage.routes == [{"darcy": 1}]
+        asked = asyncio.ensure_future(stage.versions.follow(retry=True))
+        await stage.load(2)
+        await asked
+        await stage.switched(2)
+        assert stage.versions.troubles == ()
+
+    play(story)
+
+
+def test_a_version_that_is_wanted_no_more_when_it_is_loaded_ends_again() -> None:
+    async def story(stage: Stage) -> None:
+        await stage.start()
+        stage.mean(2)
+        await stage.versions.follow()
+        stage.mean(1)
+        await stage.versions.follow()
+        second = await stage.load(2)
+        await stage.until(lambda: {"drain": True} in second.told)
+        assert stage.routes == [{"darcy": 1}]
+
+    play(story)
+
+
+def test_a_canary_that_does_not_load_gets_no_share() -> None:
+    async def story(stage: Stage) -> None:
+        await stage.start()
+        stage.mean(1, canary=2, weight=0.5)
+        await stage.versions.follow()
+        (await stage.actor(2)).say({"failed": "no"})
+        await stage.until(lambda: bool(stage.versions.troubles))
+        assert stage.versions.table == {"darcy": Route(name="darcy", main=1)}
+        stage.mean(1, canary=3, weight=0.5)
+        await stage.versions.follow()
+        await stage.load(3)
+        await stage.until(lambda: stage.versions.table == stage.table)
+        page = stage.metrics.render()[0].decode()
+        assert 'mno_alias_weight{alias="",model="darcy",process="supervisor",version="3"} 0.5' in page
+
+    play(story)
+
+
+def test_aliases_that_cannot_be_read_mean_what_they_meant() -> None:
+    async def story(stage: Stage) -> None:
+        await stage.start()
+        stage.table, stage.broken = {}, {"darcy": "s3://bucket/aliases.json is damaged"}
+        await stage.versions.follow()
+        assert stage.versions.table == {"darcy": Route(name="darcy", main=1)}
+        assert stage.versions.troubles == ("darcy cannot be read: ... is damaged",)
+        stage.mean(1)
+        stage.broken = {}
+        await stage.versions.follow()
+        assert stage.versions.troubles == ()
+
+    play(story)
+
+
+def test_at_the_start_everything_has_to_load() -> None:
+    async def story(stage: Stage) -> None:
+        starting = asyncio.ensure_future(stage.versions.start())
+        (await stage.actor(1)).say({"failed": "file:/store is damaged"})
+        with pytest.raises(LoadFailed, match="darcy@1 does not load: file:/store is damaged"):
+            await starting
+
+    play(story)
+
+
+def test_a_steward_that_is_gone_changes_nothing() -> None:
+    async def story(stage: Stage) -> None:
+        await stage.start()
+
+        async def gone(*_: object) -> Any:
+            raise LinkLost("steward")
+
+        stage.versions._ask_steward = gone
+        with pytest.raises(LinkLost):
+            await stage.versions.follow()
+        assert stage.versions.table == {"darcy": Route(name="darcy", main=1)}
+
+    play(story)
+
+
+def test_loading_returns_when_it_is_served_and_unloading_ends_it() -> None:
+    async def story(stage: Stage) -> None:
+        first = await stage.start()
+        stage.mean(2)
+        loading = asyncio.ensure_future(stage.versions.load("darcy"))
+        await stage.load(2)
+        await loading
+        assert stage.routes[-1] == {"darcy": 2}
+        await stage.until(lambda: {"drain": True} in first.told)
+        await stage.versions.unload("darcy")
+        await stage.until(lambda: stage.routes[-1] == {})
+        with pytest.raises(UnknownModel, match="nothing to unload"):
+            await stage.versions.unload("darcy")
+        stage.broken = {"navier": "no such model"}
+        with pytest.raises(UnknownModel, match="no such model"):
+            await stage.versions.load("navier")
+        # a name that nobody knows is not asked for again and again
+        assert "navier" not in (await stage.versions.follow() or stage.asked)["wanted"]
+
+    play(story)
+
+
+def test_loading_what_is_damaged_says_so() -> None:
+    async def story(stage: Stage) -> None:
+        await stage.start()
+        stage.mean(2)
+        loading = asyncio.ensure_future(stage.versions.load("darcy"))
+        (await stage.actor(2)).say({"failed": "file:/store is damaged"})
+        with pytest.raises(LoadFailed, match=r"darcy@2: \.\.\. is damaged"):
+            await loading
+
+    play(story)
+
+
+def test_a_function_that_returns_another_version_is_not_served() -> None:
+    async def story(stage: Stage) -> None:
+        starting = asyncio.ensure_future(stage.versions.start())
+        await stage.load(1)
+        actor = await stage.actor(1, "null")
+        actor.say({"ready": served(3, "other")})
+        with pytest.raises(LoadFailed, match="expected null@1"):
+            await starting
+        assert all("null" not in lane and "other" not in lane for lane in stage.lanes)
+
+    play(story, imported={"null": {"function": "models:null"}})
