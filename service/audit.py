@@ -28,8 +28,8 @@ from service.logs import REQUEST_ID
 
 __all__ = ["Action", "Audit"]
 
-Action = Literal["load", "unload", "alias", "reload", "start", "drain"]
-Outcome = Literal["done", "failed"]
+Action = Literal["load", "unload", "alias", "reload", "start", "drain", "refused"]
+Outcome = Literal["done", "failed", "refused"]
 
 LONGEST_REASON: Final = 200
 
@@ -76,8 +76,12 @@ class Audit:
             log.info("%s %s: %s", action, subject, outcome, extra=_asked(entry, asked))
             return
         stamped = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **_asked(entry, asked)}
-        # one write of a file that was opened to append: lines of several processes do not mix
-        os.write(self._file, orjson.dumps(stamped, option=orjson.OPT_APPEND_NEWLINE))
+        try:
+            # one write of a file that was opened to append: lines of several processes do not mix
+            os.write(self._file, orjson.dumps(stamped, option=orjson.OPT_APPEND_NEWLINE))
+        except OSError as error:
+            # what was done is done: a full disk does not break it, and does not hide it
+            log.error("%s cannot be written: %s", self._path, error.strerror, extra=_asked(entry, asked))
 
     @contextmanager
     def noting(

@@ -21,6 +21,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors
@@ -204,7 +205,16 @@ def answer_http_exception(request: Request, error: Exception) -> Response:
     slug = HTTPStatus(status).phrase.lower().replace(" ", "-")
     document = _document(id_of(request.scope), slug, status, detail)
     open_inference = is_open_inference(request.scope["path"])
-    return _response(_refusal(document, error.headers or {}, open_inference=open_inference))
+    headers = {"Allow": _allowed(request)} if status == HTTPStatus.METHOD_NOT_ALLOWED else error.headers or {}
+    return _response(_refusal(document, headers, open_inference=open_inference))
+
+
+def _allowed(request: Request) -> str:
+    """The methods of a path: the router tells those of the first of its routes only."""
+    path = request.scope["path"]
+    routes = (route for route in request.app.routes if isinstance(route, Route))
+    found = (route.methods or set() for route in routes if route.path_regex.match(path))
+    return ", ".join(sorted(set().union(*found)))
 
 
 def answer_nobody(_: Request, __: Exception) -> Response:

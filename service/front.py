@@ -27,14 +27,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
 
-import uvloop
-
 from model_store.reference import Reference
 from service.answering import Answering, Rim, batch_rules
 from service.arena import Arena
 from service.batcher import Batcher
 from service.control import Link, LinkLost
 from service.errors import LoadFailed
+from service.event_loop import FrontLoop
 from service.logs import set_up_logs
 from service.metrics import Metrics
 from service.models import Models, Retired
@@ -281,7 +280,7 @@ def main(descriptor: int) -> int:
     async def be() -> int:
         return await _Process(socket.socket(fileno=descriptor)).run()
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=FrontLoop) as runner:
         return runner.run(be())
 
 

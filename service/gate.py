@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.audit import Audit
-from service.errors import ServiceFault
+from service.errors import Forbidden, ServiceFault
 from service.faults import answer_fault, slug_of
 from service.logs import AccessLog, LogSettings
 from service.metrics import Metrics
@@ -155,7 +155,8 @@ class Passage:
             principal, entry = self._guard.enter(headers.get("authorization"), right)
         except ServiceFault as fault:
             self._guard.refused(fault)
-            if right == "admin":
+            # whoever has no token is counted only: nobody may fill the audit log from outside
+            if right == "admin" and isinstance(fault, Forbidden):
                 self._guard.audit.note("refused", visit.route, outcome="refused", reason=slug_of(fault))
             await answer_fault(Request(scope), fault)(scope, receive, send)
             return

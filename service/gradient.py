@@ -1,25 +1,35 @@
-"""Vector-Jacobian products: what a request for a gradient asks, and what it gets."""
+"""The story of a gradient: the cotangents of a solution, carried back through the surrogate to its input."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, final
 
+import numpy as np
 from numpy.typing import NDArray
 
 from problems import SteadyProblem
-from service.errors import LONGEST_QUOTE, InvalidField
+from service.batcher import Outcome
+from service.deadline import Deadline
+from service.errors import LONGEST_QUOTE, InvalidField, NotAvailableYet
+from service.lookup import find_steady
+from service.passage import batch_of, leaving, off_loop, placed, size_of
+from service.route import Chosen, Router
+from service.settings import Limits
 from service.ticket import ANYBODY, Ticket
 from service.timing import Timing
-from service.validate import Inputs, check_like
-from service.worker import COTANGENT
+from service.trust import Judge
+from service.validate import Inputs, check_like, validate_inputs
+from service.worker import COTANGENT, GRADIENT, Batch
 
-__all__ = ["GradientMethod", "VjpRequest", "VjpResponse", "check_cotangents", "chosen_input"]
+__all__ = ["Differentiator", "GradientMethod", "VjpRequest", "VjpResponse"]
 
 # before the name of a field that the gradient is taken with respect to the logarithm of
 LOGARITHM: Final = "log_"
+WAY_OUT: Final = "allow more time or send fewer fields"
 
 GradientMethod = Literal["auto", "surrogate", "solver"]
 
@@ -77,7 +87,79 @@ class VjpResponse:
     timing: Timing
 
 
-def chosen_input(problem: SteadyProblem, wrt: str | None) -> tuple[str, bool]:
+@final
+class Differentiator:
+    """Differentiates the served surrogates."""
+
+    def __init__(self, router: Router, judge: Judge, limits: Limits) -> None:
+        self._router = router
+        self._judge = judge
+        self._limits = limits
+
+    async def differentiate(self, request: VjpRequest) -> VjpResponse:
+        """The gradient of solution times cotangents with respect to an input field.
+
+        Raises:
+            ServiceFault: one of its kinds, when there is none to give.
+        """
+        problem = find_steady(request.problem)
+        if request.method == "solver":
+            raise NotAvailableYet("method=solver: adjoint solves come with a later release; use surrogate")
+        async with Deadline(request.ticket.deadline, request.received, WAY_OUT).kept():
+            return await self._differentiate(problem, request)
+
+    async def _differentiate(self, problem: SteadyProblem, request: VjpRequest) -> VjpResponse:
+        size, ticket = size_of(request.given), request.ticket
+        name, of_logarithm = _chosen_input(problem, request.wrt)
+        inputs = await off_loop(size, validate_inputs, problem, request.given, self._limits)
+        cotangents = await off_loop(size, _checked, problem, request.cotangents, inputs)
+        chosen = self._router.surrogate(problem, request.model, request.key, inputs.grid, ticket, "vjp")
+        chosen.queue.require_room(chosen.bucket, inputs.rows, 2 * inputs.nbytes, ticket)
+        self._judge.require_room(chosen, inputs, request.dtype, ticket)
+        batch = await off_loop(size, _batch, problem, inputs, chosen, cotangents)
+        outcome, known = await self._compute(chosen, batch, inputs, ticket)
+        gradient = outcome.solutions.fields[f"{GRADIENT}{name}"]
+        if of_logarithm:
+            gradient = gradient * inputs.fields[name].astype(np.float64)
+        answer = await off_loop(size, leaving, {f"gradient of {name}": gradient}, request.dtype, copy=True)
+        (values,) = answer.values()
+        total = time.perf_counter() - request.received
+        return VjpResponse(
+            gradient=values[0] if inputs.single else values,
+            wrt=request.wrt or name,
+            single=inputs.single,
+            model=str(chosen.bucket.version),
+            method="surrogate",
+            operator=chosen.bucket.scheme,
+            in_distribution=known,
+            batch_size=outcome.batch_size,
+            timing=Timing.of_seconds(outcome.queue, outcome.compute, 0.0, total),
+        )
+
+    async def _compute(
+        self, chosen: Chosen, batch: Batch, inputs: Inputs, ticket: Ticket
+    ) -> tuple[Outcome, tuple[bool, ...]]:
+        """The gradients, and what is known about the inputs; where one fails, the other is given up."""
+        tasks = (
+            asyncio.ensure_future(chosen.queue.submit(batch, ticket)),
+            asyncio.ensure_future(self._judge.resembles_training(chosen, inputs, ticket)),
+        )
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+def _batch(
+    problem: SteadyProblem, inputs: Inputs, chosen: Chosen, cotangents: Mapping[str, NDArray[Any]]
+) -> Batch:
+    batch = batch_of(problem, inputs, chosen.queue, chosen.bucket)
+    more = placed(cotangents, chosen.queue, chosen.bucket.dtype)
+    return Batch(chosen.bucket, {**batch.fields, **more})
+
+
+def _chosen_input(problem: SteadyProblem, wrt: str | None) -> tuple[str, bool]:
     """The input field that a gradient is wanted for, and whether for its logarithm.
 
     Raises:
@@ -97,9 +179,7 @@ def chosen_input(problem: SteadyProblem, wrt: str | None) -> tuple[str, bool]:
     raise InvalidField("wrt", "unknown", message)
 
 
-def check_cotangents(
-    problem: SteadyProblem, given: Mapping[str, Any], inputs: Inputs
-) -> dict[str, NDArray[Any]]:
+def _checked(problem: SteadyProblem, given: Mapping[str, Any], inputs: Inputs) -> dict[str, NDArray[Any]]:
     """The cotangents [batch y x] under the names that they have in a batch.
 
     Raises:

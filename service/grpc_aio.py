@@ -31,6 +31,8 @@ ENVELOPE: Final = 64 * 1024
 KEEPALIVE, KEEPALIVE_ANSWER = 30_000, 10_000
 # clients may ask whether the connection lives, not all the time [ms]
 PING_INTERVAL: Final = 5_000
+# whoever begins a message and does not end it holds a call until its connection is so old, and as long again
+CONNECTION_AGE: Final = 3_600_000
 RETRY_AFTER: Final = 1
 # the types of the library do not know it
 EOF: Final[Any] = grpc.aio.EOF  # type: ignore[attr-defined]
@@ -57,6 +59,8 @@ def options(limits: Limits) -> list[tuple[str, int | str]]:
         ("grpc.absolute_max_metadata_size", METADATA_BYTES),
         ("grpc.server_handshake_timeout_ms", int(1000 * limits.header_seconds)),
         ("grpc.max_connection_idle_ms", 1000 * limits.idle_seconds),
+        ("grpc.max_connection_age_ms", CONNECTION_AGE),
+        ("grpc.max_connection_age_grace_ms", CONNECTION_AGE),
         ("grpc.keepalive_time_ms", KEEPALIVE),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_ANSWER),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_INTERVAL),

@@ -158,13 +158,13 @@ class _Changes:
             raise NotAvailableYet(
                 "a model is what its store says; publish a version, and load without parameters"
             )
-        with self._audit.noting("load", request.model_name, call.client):
+        with self._audit.noting("load", request.model_name[:LONGEST_QUOTE], call.client):
             await self._repository.load(request.model_name)
         await _answer(call, pb.RepositoryModelLoadResponse())
 
     async def unload(self, call: Call) -> None:
         request = await _request(pb.RepositoryModelUnloadRequest, call)
-        with self._audit.noting("unload", request.model_name, call.client):
+        with self._audit.noting("unload", request.model_name[:LONGEST_QUOTE], call.client):
             await self._repository.unload(request.model_name)
         await _answer(call, pb.RepositoryModelUnloadResponse())
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, final
 import grpc
 import grpc.aio
 
-from service.errors import DeadlineExceeded
+from service.errors import DeadlineExceeded, Forbidden
 from service.gate import Guard
 from service.grpc_aio import AioCall, Budget, Handlers, options
 from service.grpc_call import Method, Outcome
@@ -66,7 +66,9 @@ class GrpcServer:
     async def start(self, address: str, tls: Tls | None = None) -> int:
         """Answer whoever connects to ``host:port``; returns the port, also where 0 was asked for."""
         budget = Budget(self._limits.inflight_bytes)
-        server = grpc.aio.server(options=options(self._limits))
+        # of HTTP, a connection has one request at a time: so many calls at once are as much
+        most = self._limits.connections
+        server = grpc.aio.server(options=options(self._limits), maximum_concurrent_rpcs=most)
         server.add_generic_rpc_handlers((Handlers(self._methods, self._run, budget, self._limits),))
         if tls is None:
             port = server.add_insecure_port(address)
@@ -134,6 +136,8 @@ class GrpcServer:
         except Exception as fault:  # the edge: the log gets the trace, the client the id
             outcome = outcome_of(fault, call.request_id)
             self._guard.metrics.refuse(PROTOCOL, str(outcome.metadata[0][1]))
+            if method.scope == "admin" and isinstance(fault, Forbidden):
+                self._guard.audit.note("refused", method.path[1:], outcome="refused", reason="forbidden")
             return outcome
         finally:
             if entry is not None:

@@ -89,11 +89,13 @@ STATUSES_BY_CODE: Final[Mapping[grpc.StatusCode, int]] = {
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.UNAUTHENTICATED: 401,
 }
+RETRIED: Final = (429, 503)
 # what the library says by itself, without a fault of the service
+TOO_LARGE: Final = "larger than max"
 SLUGS_BY_CODE: Final[Mapping[grpc.StatusCode, str]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "deadline-exceeded",
     grpc.StatusCode.UNIMPLEMENTED: "not-available-yet",
-    grpc.StatusCode.RESOURCE_EXHAUSTED: "payload-too-large",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "overloaded",
 }
 
 
@@ -455,7 +457,7 @@ def _failure(error: Any) -> Exception:
     if "mno-fault" not in trailing and code is grpc.StatusCode.UNAVAILABLE:
         return Retryable(Unreachable(f"the service cannot be reached: {error.details()}"))
     found = _service_error(code, str(error.details()), trailing)
-    if "mno-fault" in trailing and code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
+    if found.status in RETRIED:
         after = trailing.get("retry-after")
         return Retryable(found, None if after is None else float(after))
     return found
@@ -470,9 +472,9 @@ def _broken(error: Any) -> Exception:
 def _service_error(code: grpc.StatusCode, details: str, trailing: Mapping[str, Any]) -> ServiceError:
     fault = pb.Fault.FromString(trailing.get("mno-fault-bin", b""))
     slug = fault.type or SLUGS_BY_CODE.get(code, "internal")
+    if not fault.type and TOO_LARGE in details:
+        slug = "payload-too-large"
     status = STATUSES.get(slug, STATUSES_BY_CODE.get(code, 500))
-    if slug == "payload-too-large":
-        status = 413
     problem: dict[str, Any] = {"type": slug, "status": status, "detail": details}
     if "x-request-id" in trailing:
         problem["request_id"] = trailing["x-request-id"]

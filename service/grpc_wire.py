@@ -7,18 +7,19 @@ around them is new. A message is the concatenation of its fields, so that the re
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from problems import ErrorBound
+from problems import ErrorBound, FieldSpec, Problem
 from service.errors import LONGEST_QUOTE, InvalidField
 from service.frame_trust import CalibratedError
 from service.gradient import VjpRequest, VjpResponse
 from service.grpc_call import Call
 from service.grpc_parts import DTYPES, Parts, entry, tagged, tensor_parts
+from service.lookup import find_steady
 from service.pb import solver_pb2 as pb
 from service.rollout import Frame, Rollout, RolloutRequest
 from service.solver import SolveRequest, SolveResponse
@@ -67,12 +68,12 @@ def read_solve(message: pb.SolveRequest, call: Call) -> SolveRequest:
     Raises:
         InvalidField: something that a message can say and a request cannot.
     """
-    given = _fields("fields", message.fields)
+    given = _given(message)
     tolerance = _tolerance(message)
     fallback = "float64" if tolerance is not None else _common_dtype(given)
     return SolveRequest(
         message.problem,
-        {**given, **_parameters(given, message.parameters)},
+        {**given, **message.parameters},
         dtype=_dtype(message.dtype, fallback),
         model=message.model or None,
         method=_choice("method", METHODS, message.method),
@@ -121,10 +122,10 @@ def read_rollout(message: pb.RolloutRequest, call: Call) -> RolloutRequest:
 def read_vjp(message: pb.VjpRequest, call: Call) -> VjpRequest:
     """See ``read_solve``."""
     request = message.request
-    given = _fields("fields", request.fields)
+    given = _given(request)
     return VjpRequest(
         request.problem,
-        {**given, **_parameters(given, request.parameters)},
+        {**given, **request.parameters},
         _fields("cotangents", message.cotangents),
         wrt=message.wrt or None,
         dtype=_dtype(request.dtype, _common_dtype(given)),
@@ -162,12 +163,22 @@ def _array(name: str, tensor: pb.Tensor) -> NDArray[Any]:
     return np.frombuffer(data, dtype).reshape(shape)
 
 
-def _parameters(given: Mapping[str, Any], parameters: Mapping[str, float]) -> dict[str, float]:
-    for name in parameters:
-        if name in given:
-            what = name[:LONGEST_QUOTE]
-            raise InvalidField(what, "twice", f"{what}: got a field and a parameter of one name; send one")
-    return dict(parameters)
+def _given(message: pb.SolveRequest) -> dict[str, NDArray[Any]]:
+    """The fields of a request, if the problem has all that it names."""
+    problem = find_steady(message.problem)
+    _refuse_unknown(problem, "input field", message.fields, problem.inputs)
+    _refuse_unknown(problem, "parameter", message.parameters, problem.parameters)
+    return _fields("fields", message.fields)
+
+
+def _refuse_unknown(problem: Problem, kind: str, given: Iterable[str], specs: Sequence[FieldSpec]) -> None:
+    known = [spec.name for spec in specs]
+    for name in given:
+        if name not in known:
+            what, expected = name[:LONGEST_QUOTE], ", ".join(known) or "none"
+            raise InvalidField(
+                what, "unknown", f"{what!r} is no {kind} of {problem.name}: expected {expected}"
+            )
 
 
 def _common_dtype(given: Mapping[str, NDArray[Any]]) -> Dtype:

@@ -14,8 +14,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, final
+from typing import Any, Final, NamedTuple, final
 
 import orjson
 
@@ -184,9 +183,7 @@ class BlockingLane:
         self._end.close()
 
 
-@final
-@dataclass(frozen=True)
-class _Packet:
+class _Packet(NamedTuple):
     data: bytes
     fds: tuple[int, ...] = ()
 
@@ -208,7 +205,7 @@ class _Packet:
 
 def _packets(message: Message, fds: Sequence[int]) -> list[_Packet]:
     data = orjson.dumps(message)
-    if len(data) < PACKET_BYTES:
+    if len(data) < PACKET_BYTES and len(fds) <= MOST_FDS:
         return [_Packet(_LAST + data, tuple(fds))]
     if len(data) > MESSAGE_BYTES or len(fds) > MOST_FDS:
         raise ValueError(

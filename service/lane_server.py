@@ -39,7 +39,7 @@ class Runner(ABC):
 
     @abstractmethod
     def run(self, job: Job) -> Solutions:
-        """The solutions of the job's rows; may raise anything."""
+        """The solutions of the job's rows, which the next job may overwrite; may raise anything."""
 
     @abstractmethod
     def usable(self) -> bool:

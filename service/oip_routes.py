@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar, final
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from service import pages, schemas
 from service.body import read_body, unless_client_leaves
 from service.codec import decode_json
-from service.errors import InvalidField, NotAvailableYet
+from service.errors import InvalidField
 from service.faults import answer_not_ready
 from service.gate import Guard, principal_of, visit_of
 from service.oip import EXTENSIONS, NAME, Inference
@@ -27,7 +27,24 @@ __all__ = ["add_open_inference"]
 # tritonclient compresses in either way
 CODINGS: Final = ("gzip", "deflate")
 SMALL_BODY: Final = 2**15
-NOT_HERE: Final = "this service keeps no {}; see its own settings and /metrics"
+
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+
+@final
+class _Routes:
+    """Routes below ``/v2``, whose errors have a form of their own."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        self._common: dict[str, Any] = {"responses": schemas.OIP_ERROR, "tags": ["Open Inference Protocol"]}
+
+    def get(self, path: str, **options: Any) -> Callable[[Handler], Handler]:
+        return self._app.get(f"/v2{path}", **self._common, **options)
+
+    def post(self, path: str, **options: Any) -> Callable[[Handler], Handler]:
+        return self._app.post(f"/v2{path}", **self._common, **options)
 
 
 def add_open_inference(
@@ -39,7 +56,7 @@ def add_open_inference(
     draining: Callable[[], bool],
 ) -> None:
     """Serve ``/v2``."""
-    router = APIRouter(prefix="/v2", responses=schemas.OIP_ERROR, tags=["Open Inference Protocol"])
+    router = _Routes(app)
     _add_health(router, inference, repository, draining)
     # a model may be called as the others' paths are: what is fixed goes first
     _add_statistics(router, inference)
@@ -47,11 +64,10 @@ def add_open_inference(
     _add_inference(router, inference, limits)
     _add_repository(router, repository, guard, limits)
     _add_what_others_have(router)
-    app.include_router(router)
 
 
 def _add_health(
-    router: APIRouter, inference: Inference, repository: Repository, draining: Callable[[], bool]
+    router: _Routes, inference: Inference, repository: Repository, draining: Callable[[], bool]
 ) -> None:
     @router.get("")
     async def server() -> dict[str, Any]:
@@ -71,51 +87,66 @@ def _add_health(
             return answer_not_ready(request.scope, "; ".join(known.problems) or "the service is stopping")
         return {"ready": True}
 
-    @router.get("/models/{model}/ready")
-    @router.get("/models/{model}/versions/{version}/ready")
-    async def model_ready(model: str, version: str = "") -> dict[str, Any]:
-        """The model answers; 404 where it does not."""
+    def answers(model: str, version: str) -> dict[str, Any]:
         found = inference.find(model, version)
         return {"name": found.name, "version": str(found.version), "ready": True}
 
+    @router.get("/models/{model}/ready")
+    async def model_ready(model: str) -> dict[str, Any]:
+        """The model answers; 404 where it does not."""
+        return answers(model, "")
 
-def _add_statistics(router: APIRouter, inference: Inference) -> None:
+    @router.get("/models/{model}/versions/{version}/ready")
+    async def version_ready(model: str, version: str) -> dict[str, Any]:
+        """This version of the model answers; 404 where it does not."""
+        return answers(model, version)
+
+
+def _add_statistics(router: _Routes, inference: Inference) -> None:
     @router.get("/models/stats")
     async def all_statistics() -> dict[str, Any]:
         """How often each version answered, and how long it took, since this process started."""
         return {"model_stats": inference.statistics()}
 
     @router.get("/models/{model}/stats")
-    @router.get("/models/{model}/versions/{version}/stats")
-    async def statistics(model: str, version: str = "") -> dict[str, Any]:
+    async def model_statistics(model: str) -> dict[str, Any]:
         """The same of one model."""
+        return {"model_stats": inference.statistics(model)}
+
+    @router.get("/models/{model}/versions/{version}/stats")
+    async def version_statistics(model: str, version: str) -> dict[str, Any]:
+        """The same of one version."""
         return {"model_stats": inference.statistics(model, version)}
 
 
-def _add_models(router: APIRouter, inference: Inference) -> None:
+def _add_models(router: _Routes, inference: Inference) -> None:
     @router.get("/models/{model}")
-    @router.get("/models/{model}/versions/{version}")
-    async def metadata(model: str, version: str = "") -> dict[str, Any]:
+    async def model_metadata(model: str) -> dict[str, Any]:
         """Names, datatypes and shapes of a model's tensors."""
+        return inference.metadata(model).document()
+
+    @router.get("/models/{model}/versions/{version}")
+    async def version_metadata(model: str, version: str) -> dict[str, Any]:
+        """Names, datatypes and shapes of a version's tensors."""
         return inference.metadata(model, version).document()
 
     @router.get("/models/{model}/config")
-    @router.get("/models/{model}/versions/{version}/config")
-    async def config(model: str, version: str = "") -> dict[str, Any]:
+    async def model_config(model: str) -> dict[str, Any]:
         """The model's configuration, as Triton writes it."""
+        return inference.config(model)
+
+    @router.get("/models/{model}/versions/{version}/config")
+    async def version_config(model: str, version: str) -> dict[str, Any]:
+        """The version's configuration, as Triton writes it."""
         return inference.config(model, version)
 
 
-def _add_inference(router: APIRouter, inference: Inference, limits: Limits) -> None:
+def _add_inference(router: _Routes, inference: Inference, limits: Limits) -> None:
     most_lists = limits.batch * (limits.grid_side + 1) + schemas.LISTS_OF_A_REQUEST
 
-    @router.post("/models/{model}/infer", openapi_extra=schemas.INFER_BODY, response_class=Response)
-    @router.post(
-        "/models/{model}/versions/{version}/infer", openapi_extra=schemas.INFER_BODY, response_class=Response
-    )
-    async def infer(request: Request, model: str, version: str = "") -> Response:
-        """The answer of a model: a solution, or the block of frames that follow from a state."""
+    async def answer(request: Request, model: str, version: str) -> Response:
         received = time.perf_counter()
+        inference.find(model, version)
         body = await read_body(request, limits, CODINGS)
         asker = Asker(principal_of(request.scope).client, request.headers.get("mno-key", ""), received)
         length = request.headers.get(HEADER_LENGTH)
@@ -130,12 +161,26 @@ def _add_inference(router: APIRouter, inference: Inference, limits: Limits) -> N
         headers, parts = await asyncio.to_thread(binary_answer, response, asked)
         return Response(b"".join(parts), headers=headers)
 
+    @router.post("/models/{model}/infer", openapi_extra=schemas.INFER_BODY, response_class=Response)
+    async def infer(request: Request, model: str) -> Response:
+        """The answer of a model: a solution, or the block of frames that follow from a state."""
+        return await answer(request, model, "")
 
-def _add_repository(router: APIRouter, repository: Repository, guard: Guard, limits: Limits) -> None:
+    @router.post(
+        "/models/{model}/versions/{version}/infer", openapi_extra=schemas.INFER_BODY, response_class=Response
+    )
+    async def infer_version(request: Request, model: str, version: str) -> Response:
+        """The answer of one version."""
+        return await answer(request, model, version)
+
+
+def _add_repository(router: _Routes, repository: Repository, guard: Guard, limits: Limits) -> None:
     @router.post("/repository/index", openapi_extra=schemas.INDEX_BODY)
     async def index(request: Request) -> list[dict[str, str]]:
         """All versions in the stores, and whether they are served."""
         options = await _read_options(request, limits, {"ready"})
+        if not isinstance(options.get("ready", False), bool):
+            raise InvalidField("ready", "type", "ready: expected true or false")
         entries = [state for entry in await repository.index() for state in _states(entry)]
         return [state for state in entries if not options.get("ready") or state["state"] == "READY"]
 
@@ -183,43 +228,46 @@ async def _refuse_overrides(request: Request, limits: Limits) -> None:
         raise InvalidField("parameters", "unknown", message)
 
 
-def _add_what_others_have(router: APIRouter) -> None:
+def _add_what_others_have(router: _Routes) -> None:
+    """What clients of Triton may look at: it is off, and stays as it is."""
+    traces = {"trace_level": ["OFF"], "trace_rate": "0", "trace_count": "0", "log_frequency": "0"}
+
     @router.get("/trace/setting")
-    @router.get("/models/{model}/trace/setting")
-    async def trace(model: str = "") -> dict[str, Any]:  # noqa: ARG001
+    async def all_traces() -> dict[str, Any]:
         """Triton's traces, which are off: see ``[tracing]`` of the settings."""
-        return {"trace_level": ["OFF"], "trace_rate": "0", "trace_count": "0", "log_frequency": "0"}
+        return traces
+
+    @router.get("/models/{model}/trace/setting")
+    async def traces_of_a_model(model: str) -> dict[str, Any]:  # noqa: ARG001
+        """The same of a model."""
+        return traces
 
     @router.get("/logging")
     async def logging() -> dict[str, Any]:
         """Triton's log: see ``[logs]`` of the settings."""
         return {"log_file": "", "log_info": False, "log_warning": True, "log_error": True}
 
-    @router.post("/trace/setting", openapi_extra=schemas.LATER_BODY)
-    @router.post("/models/{model}/trace/setting", openapi_extra=schemas.LATER_BODY)
-    @router.post("/logging", openapi_extra=schemas.LATER_BODY)
-    async def keep(model: str = "") -> JSONResponse:  # noqa: ARG001
-        """What this service does not let clients change."""
-        raise NotAvailableYet(NOT_HERE.format("settings that clients change"))
-
     for kind in ("systemsharedmemory", "cudasharedmemory"):
         _add_shared_memory(router, kind)
 
 
-def _add_shared_memory(router: APIRouter, kind: str) -> None:
+def _add_shared_memory(router: _Routes, kind: str) -> None:
     @router.get(f"/{kind}/status")
-    @router.get(f"/{kind}/region/{{region}}/status")
-    async def status(region: str = "") -> list[dict[str, Any]]:  # noqa: ARG001
+    async def regions() -> list[dict[str, Any]]:
         """Regions of memory that clients share: none."""
         return []
 
-    @router.post(f"/{kind}/unregister", openapi_extra=schemas.LATER_BODY)
-    @router.post(f"/{kind}/region/{{region}}/unregister", openapi_extra=schemas.LATER_BODY)
-    async def unregister(region: str = "") -> dict[str, Any]:  # noqa: ARG001
+    @router.get(f"/{kind}/region/{{region}}/status")
+    async def one_region(region: str) -> list[dict[str, Any]]:  # noqa: ARG001
+        """The same of one region."""
+        return []
+
+    @router.post(f"/{kind}/unregister")
+    async def unregister() -> dict[str, Any]:
         """Nothing is registered, and nothing is any more."""
         return {}
 
-    @router.post(f"/{kind}/region/{{region}}/register", openapi_extra=schemas.LATER_BODY)
-    async def register(region: str) -> JSONResponse:  # noqa: ARG001
-        """Clients send their tensors."""
-        raise NotAvailableYet("shared memory: send the tensors as bytes; the service copies them once")
+    @router.post(f"/{kind}/region/{{region}}/unregister")
+    async def unregister_one(region: str) -> dict[str, Any]:  # noqa: ARG001
+        """Nothing is registered, and nothing is any more."""
+        return {}

@@ -11,36 +11,29 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, final
+from typing import Literal, Protocol, final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from problems import CannotSolve, EvolutionProblem, Grid
-from problems import InvalidField as BrokenRule
+from problems import EvolutionProblem, Grid
 from service.batcher import Batcher
 from service.deadline import Deadline
-from service.errors import LONGEST_QUOTE, InvalidField, NotAvailableYet, WorkerLost
-from service.frame_trust import CalibratedError, calibrated_error, within_hull
+from service.errors import LONGEST_QUOTE, InvalidField, NotAvailableYet
+from service.frame_judge import Block, Frame, FrameJudge, Judged, State, rows_of
+from service.frame_trust import within_hull
 from service.lookup import find_evolution
-from service.models import Models, Served, require_tested
+from service.march import March
+from service.models import Models, require_tested
 from service.settings import Limits
 from service.shadow import Shadows
 from service.ticket import ANYBODY, Ticket
 from service.validate import Inputs, complete_state, validate_inputs, within_float32
-from service.worker import STEP, Batch, Bucket
+from service.worker import Bucket
 
 __all__ = ["Frame", "Progress", "Roller", "Rollout", "RolloutMethod", "RolloutRequest"]
 
 RolloutMethod = Literal["auto", "surrogate", "solver", "hybrid"]
-
-State = Mapping[str, NDArray[Any]]
-
-# an invariant that some problems have, and what is said about it beside
-MASS, MASS_DEFECT = "mass", "mass_defect"
 
 
 @final
@@ -72,26 +65,6 @@ class RolloutRequest:
     ticket: Ticket = ANYBODY
     key: str = ""
     received: float = field(default_factory=time.perf_counter)
-
-
-@final
-@dataclass(frozen=True)
-class Frame:
-    """The state after a step.
-
-    Attributes:
-        step: counted from the initial state, which is step 0.
-        time: of the step [s].
-        fields: [batch y x] by name.
-        invariants: [batch] by name.
-        error: what is known about the error at this step; None: nothing.
-    """
-
-    step: int
-    time: float
-    fields: State
-    invariants: Mapping[str, NDArray[np.float64]]
-    error: CalibratedError | None
 
 
 @final
@@ -131,86 +104,40 @@ class Rollout:
 
 @final
 @dataclass(frozen=True)
-class _March:
-    """How a state is stepped: by which queue, in which bucket, how many steps at once.
+class _Course:
+    """A rollout under way: how it is stepped, and which of its frames are sent.
 
     Attributes:
-        hull: of the training states; None: the method was not trained.
-        calibrated_from: the step from which the frames of ``calibration`` count.
-        most_cell_steps: cells times steps that a frame may take; None: each takes the same.
-        single: the caller sent one state, not a batch.
-        ticket: on whose behalf, how urgently and until when.
-        served: the version, which stays loaded as long as this refers to it; None: the reference solver.
-        shadows: compare its first block with that of the version's shadow.
+        initial: the state that was given, in the bucket's dtype or another.
+        in_distribution: for each row, whether its state resembles the training data.
     """
 
-    problem: EvolutionProblem
-    batcher: Batcher
-    bucket: Bucket
-    frame_interval: float
-    hull: Mapping[str, float] | None
-    calibration: Mapping[str, float]
-    calibrated_from: int
-    most_cell_steps: int | None
-    single: bool
-    ticket: Ticket
-    served: Served | None
-    shadows: Shadows
+    request: RolloutRequest
+    march: March
+    judge: FrameJudge
+    initial: State
+    in_distribution: tuple[bool, ...]
 
-    @property
-    def block(self) -> int:
-        """Steps that are computed at once."""
-        return self.bucket.frames
+    async def block(self, state: State, step: int, *, admitted: bool) -> Block:
+        """The block after ``state``, which is that of ``step``."""
+        fields = await self.march.advance(state, step, admitted=admitted)
+        steps = range(step + 1, min(step + self.march.block, self.request.steps) + 1)
+        # in memory of their own: a slow reader would keep what others wait for
+        return await asyncio.to_thread(self.judge.block, fields, steps, self.request.every)
 
-    async def advance(self, state: State, step: int, *, admitted: bool) -> State:
-        """The next block after ``state``, which is that of ``step``: fields [batch frame y x]."""
-        if self.most_cell_steps is not None:
-            await asyncio.to_thread(self._check_cost, state, step, self.most_cell_steps)
-        batch = await asyncio.to_thread(self._placed, state, step)
-        try:
-            outcome = await self.batcher.submit(batch, self.ticket, admitted=admitted)
-        except WorkerLost as error:
-            text = f"{error}; go on from step {step} with start_step={step}"
-            raise WorkerLost(text, error.retry_after, step) from error
-        for row, why in outcome.solutions.unsolved.items():
-            raise self.diverged(step + 1, row, why)
-        if self.served is not None and not admitted:
-            self.shadows.follow(self.served, batch, outcome.solutions.fields)
-        # numbers of its own: a slow reader would keep those of the whole batch, where others need the room
-        return await asyncio.to_thread(_copied, outcome.solutions.fields)
-
-    def _placed(self, state: State, step: int) -> Batch:
-        """The state where the worker reads it."""
-        fields = {}
-        for name, values in state.items():
-            fields[name] = self.batcher.allocate(values.shape, self.bucket.dtype)
-            np.copyto(fields[name], values, casting="same_kind")
-        if self.served is None:
-            fields[STEP] = np.full(len(fields[self.problem.inputs[0].name]), step)
-        return Batch(self.bucket, fields)
-
-    def diverged(self, step: int, row: int, why: str) -> InvalidField:
-        """What to raise when the state of a row has left what the problem allows."""
-        way_out = "another model, or method=solver" if self.bucket.version else "or start from a tamer state"
-        message = f"step {step}: {why}; ask for fewer steps, {way_out}"
-        return InvalidField(
-            self.problem.outputs[0].name, "diverged", message, None if self.single else (row,)
-        )
-
-    def _check_cost(self, state: State, step: int, most: int) -> None:
-        """Refuse a state of which the reference solver would need too long for one frame."""
-        problem, bucket, cost = self.problem, self.bucket, 0
-        for row, fields in enumerate(_rows(state)):
-            try:
-                cost += problem.cell_steps(fields, bucket.grid, bucket.scheme, step)
-            except (BrokenRule, CannotSolve) as error:
-                raise self.diverged(step + 1, row, str(error)) from error
-        if cost > most:
-            message = (
-                f"step {step + 1} of {problem.name} from this state takes {cost:.2g} cell updates, "
-                f"at most {most:.2g} are allowed; send a coarser grid or a tamer state, or fewer steps"
-            )
-            raise InvalidField(problem.inputs[0].name, "cost", message)
+    async def frames(self, deadline: Deadline, block: Block) -> AsyncGenerator[Frame, None]:
+        """All frames, of which ``block`` has the first."""
+        step = self.request.start_step
+        while True:
+            for frame in block.frames:
+                yield frame
+            if block.fault is not None:
+                raise block.fault
+            step += self.march.block
+            if step >= self.request.steps:
+                return
+            async with deadline.kept():
+                block = await self.block(block.state, step, admitted=True)
 
 
 class Progress(Protocol):
@@ -272,31 +199,29 @@ class Roller:
             request.ticket.deadline, request.received, "allow more time or ask for fewer steps"
         )
         async with deadline.kept():
-            given = complete_state(problem, request.state, request.start_step)
-            inputs = await asyncio.to_thread(validate_inputs, problem, given, self._limits)
+            inputs = await asyncio.to_thread(_checked, problem, request, self._limits)
+            # on the event loop, which changes what is served
             march = self._choose(problem, request, inputs)
-            if march.bucket.dtype == "float32":
-                await asyncio.to_thread(within_float32, problem, inputs)
-            known = await asyncio.to_thread(_in_distribution, march, inputs)
-            judge = await asyncio.to_thread(_Judge, march, request.dtype, request.start_step, inputs.fields)
-            first = await march.advance(inputs.fields, request.start_step, admitted=False)
+            course = await asyncio.to_thread(_plan, request, march, inputs)
+            first = await course.block(course.initial, request.start_step, admitted=False)
+        version, cells = march.bucket.version, next(iter(course.initial.values())).size
         return Rollout(
             names=tuple(spec.name for spec in problem.outputs),
-            model=None if march.bucket.version is None else str(march.bucket.version),
-            method="solver" if march.bucket.version is None else "surrogate",
+            model=None if version is None else str(version),
+            method="solver" if version is None else "surrogate",
             operator=march.bucket.scheme,
             walls=march.bucket.walls or problem.walls[0],
             grid=march.bucket.grid,
-            frame_interval=march.frame_interval,
+            frame_interval=march.judged.frame_interval,
             block=march.block,
             steps=request.steps,
             count=request.steps // request.every - request.start_step // request.every,
-            in_distribution=known,
-            nbytes=sum(values.nbytes for values in first.values()),
-            frames=_watched(self._progress(problem.name), _frames(march, request, judge, deadline, first)),
+            in_distribution=course.in_distribution,
+            nbytes=march.block * len(problem.outputs) * cells * (8 if request.dtype == "float64" else 4),
+            frames=_watched(self._progress(problem.name), course.frames(deadline, first)),
         )
 
-    def _choose(self, problem: EvolutionProblem, request: RolloutRequest, inputs: Inputs) -> _March:
+    def _choose(self, problem: EvolutionProblem, request: RolloutRequest, inputs: Inputs) -> March:
         if request.method == "hybrid":
             raise NotAvailableYet("method=hybrid is for steady problems; use surrogate, solver or auto")
         if request.walls is not None and request.walls not in problem.walls:
@@ -306,7 +231,7 @@ class Roller:
             return self._reference(problem, request, inputs)
         return self._surrogate(problem, request, inputs)
 
-    def _surrogate(self, problem: EvolutionProblem, request: RolloutRequest, inputs: Inputs) -> _March:
+    def _surrogate(self, problem: EvolutionProblem, request: RolloutRequest, inputs: Inputs) -> March:
         served = self._models.find(problem.name, request.model, request.key or next(self._turns))
         version = served.version
         walls = version.walls or problem.walls[0]
@@ -328,22 +253,21 @@ class Roller:
             version.frames,
             request.ticket.reproducible,
         )
-        return _March(
+        judged = Judged(
             problem,
-            served.queue,
-            bucket,
+            bucket.grid,
             version.frame_interval or problem.frame_interval,
-            version.training_hull,
             version.calibration,
-            min(request.start_step, version.first_frame),
-            None,
-            inputs.single,
-            request.ticket,
-            served,
-            self._shadows,
+            calibrated_from=min(request.start_step, version.first_frame),
+            surrogate=True,
+            single=inputs.single,
+            dtype=request.dtype,
+        )
+        return March(
+            served.queue, bucket, judged, version.training_hull, None, request.ticket, served, self._shadows
         )
 
-    def _reference(self, problem: EvolutionProblem, request: RolloutRequest, inputs: Inputs) -> _March:
+    def _reference(self, problem: EvolutionProblem, request: RolloutRequest, inputs: Inputs) -> March:
         # a named model asks for the discrete operator of that model's labels
         version = None
         if request.model is not None:
@@ -354,79 +278,18 @@ class Roller:
         walls = request.walls or (version and version.walls) or problem.walls[0]
         # a step at a time, so that it stops when its reader does
         bucket = Bucket(problem.name, None, scheme, grid, "float64", walls, "advance", frames=1)
-        interval, most = problem.frame_interval, self._limits.cell_steps
-        return _March(
+        judged = Judged(
             problem,
-            self._references,
-            bucket,
-            interval,
-            None,
+            grid,
+            problem.frame_interval,
             {},
-            0,
-            most,
-            inputs.single,
-            request.ticket,
-            None,
-            self._shadows,
+            calibrated_from=0,
+            surrogate=False,
+            single=inputs.single,
+            dtype=request.dtype,
         )
-
-
-@final
-class _Judge:
-    """Turns a state into the frame that leaves the service, with all that is known about it."""
-
-    def __init__(self, march: _March, dtype: str, start_step: int, initial: State) -> None:
-        self._march = march
-        self._dtype = dtype
-        self._mass = self._invariants(start_step, initial).get(MASS)
-
-    def frame(self, step: int, state: State) -> Frame:
-        """The frame of a step.
-
-        Raises:
-            InvalidField: its numbers mean nothing.
-        """
-        with np.errstate(over="ignore"):
-            fields = {name: values.astype(self._dtype, order="C") for name, values in state.items()}
-        for name, values in fields.items():
-            finite = np.isfinite(values).all(axis=(1, 2))
-            if not finite.all():
-                why = f"{name} is not finite in {self._dtype}"
-                raise self._march.diverged(step, int(np.argmin(finite)), why)
-        invariants = self._invariants(step, fields)
-        if self._mass is not None:
-            invariants[MASS_DEFECT] = invariants[MASS] / self._mass - 1
-        time_of_step = step * self._march.frame_interval
-        error = calibrated_error(self._march.calibration, step - self._march.calibrated_from)
-        return Frame(step, time_of_step, fields, invariants, error)
-
-    def _invariants(self, step: int, fields: State) -> dict[str, NDArray[np.float64]]:
-        problem, grid = self._march.problem, self._march.bucket.grid
-        rows: list[Mapping[str, float]] = []
-        for state in _rows(fields):
-            try:
-                # what overflows is no number in the answer either
-                with np.errstate(all="ignore"):
-                    rows.append(problem.invariants(state, grid))
-            except BrokenRule as error:
-                raise self._march.diverged(step, len(rows), error.message) from error
-        return {name: np.array([row[name] for row in rows]) for name in rows[0]}
-
-
-async def _frames(
-    march: _March, request: RolloutRequest, judge: _Judge, deadline: Deadline, block: State
-) -> AsyncGenerator[Frame, None]:
-    step = request.start_step
-    while True:
-        for offset in range(march.block):
-            step += 1
-            state = {name: values[:, offset] for name, values in block.items()}
-            if step % request.every == 0:
-                yield await asyncio.to_thread(judge.frame, step, state)
-            if step == request.steps:
-                return
-        async with deadline.kept():
-            block = await march.advance(state, step, admitted=True)
+        most = self._limits.cell_steps
+        return March(self._references, bucket, judged, None, most, request.ticket, None, self._shadows)
 
 
 def _unwatched(_: str) -> Progress:
@@ -457,18 +320,20 @@ def _check_span(request: RolloutRequest, limits: Limits) -> None:
         raise InvalidField("steps", "minimum", message)
 
 
-def _copied(fields: State) -> State:
-    return {name: np.array(values, order="C") for name, values in fields.items()}
+def _checked(problem: EvolutionProblem, request: RolloutRequest, limits: Limits) -> Inputs:
+    return validate_inputs(problem, complete_state(problem, request.state, request.start_step), limits)
 
 
-def _in_distribution(march: _March, inputs: Inputs) -> tuple[bool, ...]:
+def _plan(request: RolloutRequest, march: March, inputs: Inputs) -> _Course:
+    if march.bucket.dtype == "float32":
+        within_float32(march.judged.problem, inputs)
+    judge = FrameJudge(march.judged, request.start_step, inputs.fields)
+    return _Course(request, march, judge, inputs.fields, _in_distribution(march, inputs))
+
+
+def _in_distribution(march: March, inputs: Inputs) -> tuple[bool, ...]:
     hull = march.hull
     if hull is None:
         return (True,) * inputs.rows
-    problem, grid = march.problem, march.bucket.grid
-    return tuple(within_hull(hull, problem.features(row, grid)) for row in _rows(inputs.fields))
-
-
-def _rows(fields: State) -> Iterator[dict[str, NDArray[np.float64]]]:
-    for row in range(len(next(iter(fields.values())))):
-        yield {name: np.asarray(values[row], dtype=np.float64) for name, values in fields.items()}
+    problem, grid = march.judged.problem, march.bucket.grid
+    return tuple(within_hull(hull, problem.features(row, grid)) for row in rows_of(inputs.fields))

@@ -105,7 +105,7 @@ _TENSOR: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["name", "shape", "datatype"],
     "properties": {
-        "name": {"type": "string"},
+        "name": {"type": "string", "minLength": 1, "maxLength": 80},
         "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1},
         "datatype": {"enum": ["FP16", "BF16", "FP32", "FP64"]},
         "parameters": _ANY_OBJECT,
@@ -126,15 +126,6 @@ _ANSWER_TENSOR: Final[dict[str, Any]] = {
 }
 
 INFER_BODY: Final[dict[str, Any]] = {
-    "parameters": [
-        {
-            "name": "Inference-Header-Content-Length",
-            "in": "header",
-            "required": False,
-            "schema": {"type": "integer", "minimum": 0},
-            "description": "how long the JSON is that the bytes of tensors follow",
-        }
-    ],
     "requestBody": {
         "required": True,
         "content": {
@@ -158,7 +149,14 @@ INFER_BODY: Final[dict[str, Any]] = {
                     "additionalProperties": False,
                 }
             },
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "application/octet-stream": {
+                "schema": {
+                    "type": "string",
+                    "format": "binary",
+                    "description": "JSON and the bytes of tensors; the header "
+                    "``Inference-Header-Content-Length`` says how long the JSON is",
+                }
+            },
         },
     },
     "responses": {

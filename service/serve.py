@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from typing import final
 
 import torch
-import uvloop
 
 from model_store import Catalog, LoadedVersion, StoreError, open_catalog
 from operators.scan import set_default_backend
 from service.answering import Answering, Rim, batch_rules
 from service.batcher import Batcher
 from service.compute import Surrogates, choose_device
+from service.event_loop import FrontLoop
 from service.local import LocalRepository, MakeQueue, load_models
 from service.metrics import Metrics
 from service.models import Models
@@ -116,7 +116,7 @@ class Service:
 
     def run(self, announce: Announce) -> None:
         """Warm up, announce the addresses, and answer until stopped."""
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with asyncio.Runner(loop_factory=FrontLoop) as runner:
             runner.run(self._answer(announce))
 
     def stop(self) -> None:
@@ -140,20 +140,28 @@ class Service:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT drain, the second one ends the process; in a thread, there are none."""
+        """SIGTERM and SIGINT drain, a second one ends the process; SIGHUP reads tokens and keys again.
+
+        In a thread, there are none.
+        """
         numbers = (signal.SIGTERM, signal.SIGINT)
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in numbers}
+        before = {number: signal.getsignal(number) for number in (*numbers, signal.SIGHUP)}
 
         def drain(*_: object) -> None:
             for number in numbers:
                 signal.signal(number, signal.SIG_DFL)
             self.stop()
 
+        def reload(*_: object) -> None:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._answering.reload)
+
         for number in numbers:
             signal.signal(number, drain)
+        signal.signal(signal.SIGHUP, reload)
         try:
             yield
         finally:

@@ -17,7 +17,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, final
@@ -33,6 +33,7 @@ from service.rate import Ledger
 from service.repository import ModelEntry
 from service.served import ServedVersion
 from service.settings import InvalidSettings, Settings
+from service.signals import ignore_stops
 from service.supervised import Events, Kept, StartFailed
 from service.switchboard import Plug, Switchboard
 from service.versions import Versions
@@ -44,6 +45,8 @@ log = logging.getLogger("mno.service")
 
 # how long a process other than a front may take to end when nobody asks it anything any more [s]
 END_SECONDS: Final = 5.0
+# a signal to all processes of a group comes a second time from whoever passes it on, such as make [s]
+SAME_SECONDS: Final = 1.0
 # how long the other fronts may take for their page of metrics [s]
 PAGE_SECONDS: Final = 1.0
 
@@ -95,6 +98,7 @@ class _Forker:
 
     def __init__(self, launched: Launched | None) -> None:
         self._launched = launched
+        self._present: Zygote | None = None
         self._zygote: asyncio.Task[Zygote] | None = None
 
     def start(self) -> None:
@@ -126,6 +130,12 @@ class _Forker:
                 self._zygote = None
             raise LinkLost(f"the zygote ended: {error}") from error
 
+    def kill(self) -> None:
+        """End it at once; the kernel takes its children along."""
+        if self._present is not None:
+            with contextlib.suppress(ProcessLookupError, ZygoteLost):
+                os.kill(self._present.pid, signal.SIGKILL)
+
     async def close(self) -> None:
         """End it, and its children with it."""
         if self._zygote is not None:
@@ -134,7 +144,7 @@ class _Forker:
 
     async def _started(self) -> Zygote:
         launched, self._launched = self._launched, None
-        zygote = Zygote(launched)
+        zygote = self._present = Zygote(launched)
         await zygote.start()
         return zygote
 
@@ -154,11 +164,19 @@ class _Supervisor:
         self._look = asyncio.Event()
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
+        self._stop_asked = 0.0
 
     async def run(self, announce: Announce) -> int:
         """From the start to the exit status."""
         self._begin()
-        self._handle_signals()
+        try:
+            with self._signals():
+                return await self._run(announce)
+        finally:
+            # nothing is left that a signal could stop; the exit status is to be this one
+            ignore_stops()
+
+    async def _run(self, announce: Announce) -> int:
         hurry = asyncio.ensure_future(self._stop_now.wait())
         story = asyncio.ensure_future(self._story(announce))
         await asyncio.wait({hurry, story}, return_when=asyncio.FIRST_COMPLETED)
@@ -168,6 +186,7 @@ class _Supervisor:
         log.warning("asked to stop a second time: everything ends now")
         story.cancel()
         self._kill()
+        self._forker.kill()
         await asyncio.gather(story, return_exceptions=True)
         await self._forker.close()
         return 1
@@ -189,14 +208,26 @@ class _Supervisor:
             for number in range(settings.fronts)
         ]
 
-    def _handle_signals(self) -> None:
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        stops = (signal.SIGTERM, signal.SIGINT)
+        for number in stops:
             loop.add_signal_handler(number, self._asked_to_stop)
         loop.add_signal_handler(signal.SIGHUP, self._look_again)
+        try:
+            yield
+        finally:
+            for number in (*stops, signal.SIGHUP):
+                loop.remove_signal_handler(number)
 
     def _asked_to_stop(self) -> None:
-        (self._stop_now if self._stop.is_set() else self._stop).set()
+        now = asyncio.get_running_loop().time()
+        if not self._stop.is_set():
+            self._stop_asked = now
+            self._stop.set()
+        elif now - self._stop_asked > SAME_SECONDS:
+            self._stop_now.set()
 
     def _look_again(self) -> None:
         """At the aliases, and at the files of tokens and certificates."""

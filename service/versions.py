@@ -222,6 +222,8 @@ class Versions:
                 # only an imported model can be wrong about itself; whoever loads it says so
                 log.error("%s says that it is %s", reference, served)
                 return
+            if holder.retired:
+                return
             holder.served = served
             recorder.ready(True)
             self._board.add_worker(name, Plug(link, {name: None}, message["ready"]))
@@ -302,9 +304,14 @@ class Versions:
         async def retire() -> None:
             questions = (front.ask("retire", {"lane": holder.name}) for front in self._board.fronts)
             self._board.remove_worker(holder.name)
+            answers = asyncio.gather(*questions, return_exceptions=True)
+            if holder.kept.link is None:
+                # its process died a moment ago: nobody starts it again to answer those who wait for it
+                await asyncio.sleep(0)
+                self._abandon(holder)
             try:
                 async with asyncio.timeout(self._settings.retire_seconds):
-                    await asyncio.gather(*questions, return_exceptions=True)
+                    await answers
             except TimeoutError:
                 log.warning("%s still has rollouts under way; they end now", reference)
                 self._abandon(holder)

@@ -26,7 +26,7 @@ from typing import Any, Self, final
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, model_validator
 
 from model_store import StoreError, open_catalog
 from operators.scan import set_default_backend
@@ -74,7 +74,7 @@ class ModelSpec(BaseModel):
     threads: PositiveInt = 1
     scan_backend: str | None = None
     max_batch: PositiveInt = 32
-    warm_up_seconds: PositiveFloat = 0.5
+    warm_up_seconds: NonNegativeFloat = 0.1
 
     @model_validator(mode="after")
     def _names_one_source(self) -> Self:

@@ -139,7 +139,11 @@ def oip_grpc(model: str, field: Array) -> Request:
         name=INPUT, datatype="FP32", shape=(1, *field.shape)
     )
     message = inference_pb2.ModelInferRequest(
-        model_name=model, inputs=[tensor], raw_input_contents=[field.tobytes()]
+        model_name=model,
+        inputs=[tensor],
+        # as over HTTP: whoever asks for nothing gets all outputs, bounds of the error among them
+        outputs=[inference_pb2.ModelInferRequest.InferRequestedOutputTensor(name=OUTPUT)],
+        raw_input_contents=[field.tobytes()],
     )
     return Request(INFER, message.SerializeToString())
 

@@ -1,6 +1,7 @@
 """Processes that a test plays: what they would say is said by the test."""
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,9 +34,11 @@ class Actor:
         self.launched.set()
         return child
 
-    def _hear(self, message: Mapping[str, Any], _: Sequence[int]) -> None:
+    def _hear(self, message: Mapping[str, Any], fds: Sequence[int]) -> None:
         self.told.append(message)
-        if "end" in message:
+        for fd in fds:
+            os.close(fd)
+        if "drain" in message:
             self.end(0)
 
     def end(self, status: int, child: Child | None = None) -> None:
@@ -47,12 +50,14 @@ class Actor:
     def say(self, message: Mapping[str, Any]) -> None:
         self.children[-1][1].tell(message)
 
+    async def heard(self, count: int) -> None:
+        """Wait for so many messages: one that is never read turns into an error of the socket."""
+        while len(self.told) < count:
+            await asyncio.sleep(0)
+
     async def next(self) -> None:
         await self.launched.wait()
         self.launched.clear()
-        # what was never read turns into an error of the socket, and hides what was said
-        while len(self.told) < len(self.children):
-            await asyncio.sleep(0)
 
     @property
     def events(self) -> Events:

@@ -84,6 +84,16 @@ def test_a_file_that_was_moved_away_is_left_when_it_is_asked_for(tmp_path: Path)
     audit.close()
 
 
+def test_a_full_disk_breaks_nothing_and_the_log_has_the_line(caplog: pytest.LogCaptureFixture) -> None:
+    full = Audit(Path("/dev/full"))
+    with full.noting("load", "darcy@4", "ops"):
+        pass
+    (record,) = caplog.records
+    assert "No space left" in record.getMessage()
+    assert (vars(record)["action"], vars(record)["subject"]) == ("load", "darcy@4")
+    full.close()
+
+
 def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match="expected a file for the audit log"):
         Audit(tmp_path)

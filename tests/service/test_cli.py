@@ -71,7 +71,7 @@ def test_a_taken_port_is_refused(capsys: pytest.CaptureFixture[str], address: st
     ("variables", "arguments", "word"),
     [
         ({"MNO_LIMITS": "abc"}, ["serve", "--check-config"], "limits"),
-        ({}, ["serve", "--grpc-port", "8081"], "gRPC comes with a later release"),
+        ({"MNO_GRPC_PORT": "x"}, ["serve", "--check-config"], "grpc_port"),
     ],
 )
 def test_settings_that_make_no_sense_are_one_line_and_exit_code_2(

@@ -297,6 +297,10 @@ def test_with_certificates_both_ports_speak_tls_and_ask_for_those_of_clients(
             http.get("/healthz/live")
         trusted = grpc.ssl_channel_credentials(authority.cert_pem.bytes(), key, chain)
         assert call(server, "/grpc.health.v1.Health/Check", b"", {}, trusted) == "OK"
+        # certificates that were renewed are taken, and nobody is disturbed
+        server.process.send_signal(signal.SIGHUP)
+        with httpx.Client(base_url=server.address, verify=known, timeout=60) as http:
+            assert solve(http, npy, {}).status_code == 200
         untrusted = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
         assert call(server, "/grpc.health.v1.Health/Check", b"", {}, untrusted) == "UNAVAILABLE"
         assert server.stop() == 0

@@ -55,6 +55,8 @@ def test_what_is_too_long_is_refused_before_anything_is_sent() -> None:
     ours, theirs = map(BlockingLane, lane_pair())
     with pytest.raises(ValueError, match="split it"):
         ours.send({"text": "x" * MESSAGE_BYTES})
+    with pytest.raises(ValueError, match="4 descriptors, got 10 and 5"):
+        ours.send({"n": 1234}, [0] * 5)
     ours.send({"n": 1})
     assert theirs.receive()[0] == {"n": 1}
     ours.close()

@@ -91,7 +91,7 @@ def test_a_slow_reader_is_not_run_ahead_of_and_holds_nobody_up(server: Server) -
     async def run() -> tuple[float, int]:
         async with httpx.AsyncClient(base_url=server.address, timeout=300) as client:
             before = await metric(client, "mno_rollout_frames_total", problem="shallow_water")
-            state, slow = water(0), None
+            state = water(0)
             slow = frames(client, state, 1000)
             np.testing.assert_array_equal(await anext(slow), np.roll(state, 1, axis=-1))
             # it reads no more; meanwhile others run from start to end
@@ -107,5 +107,5 @@ def test_a_slow_reader_is_not_run_ahead_of_and_holds_nobody_up(server: Server) -
     ahead, count = asyncio.run(run())
     print(f"\n{ahead:.0f} frames of 48 KiB were computed ahead of a reader that stopped")
     # what the sockets of both sides hold, and a block
-    assert ahead < 500
+    assert ahead < 200
     assert count == 1000

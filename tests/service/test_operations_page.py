@@ -4,6 +4,8 @@
 """
 
 import re
+import textwrap
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from service.metrics import Metrics
+from service.security import check_exposure
 from service.settings import Settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
@@ -66,6 +69,14 @@ def with_tables(page: str) -> str:
 def test_the_tables_are_those_of_the_code() -> None:
     page = PAGE.read_text("utf-8")
     assert page == with_tables(page), f"python {Path(__file__).name} writes them anew"
+
+
+def test_the_configuration_on_the_page_is_one() -> None:
+    _, _, rest = PAGE.read_text("utf-8").partition("with `service.toml`:\n")
+    block, _, _ = rest.partition("\nand ask it:")
+    settings = Settings(**tomllib.loads(textwrap.dedent(block)))
+    check_exposure(settings.security, settings.host, mutual_tls=False)
+    assert settings.tls.cert is not None
 
 
 def test_every_setting_says_what_it_means() -> None:

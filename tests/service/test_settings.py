@@ -21,7 +21,8 @@ def test_flags_win_over_variables_over_the_file_over_defaults(tmp_path: Path) ->
 
 def test_the_defaults_are_the_contract_s() -> None:
     settings = read_settings(None, {})
-    assert (settings.host, settings.http_port) == ("127.0.0.1", 8080)
+    assert (settings.host, settings.http_port, settings.grpc_port) == ("127.0.0.1", 8080, 8081)
+    assert (settings.processes, settings.fronts) == ("workers", 1)
     assert settings.limits.rollout_steps == 1000
     assert (settings.limits.body_bytes, settings.limits.batch, settings.limits.grid_side) == (
         2**26,
@@ -48,6 +49,34 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
     with pytest.raises(InvalidSettings) as refusal:
         read_settings(config, {})
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "processes = 'threads'",
+        "fronts = 0",
+        "alias_poll_seconds = 0",
+        "drain_delay_seconds = -1",
+        "[batching]\nlinger_ms = -1",
+        "[imported.null]\nfunction = 'no function'",
+        "[imported.null]\nfunction = 'models:null'\nother = 1",
+    ],
+)
+def test_processes_that_make_no_sense_are_refused(tmp_path: Path, text: str) -> None:
+    config = tmp_path / "service.toml"
+    config.write_text(text)
+    with pytest.raises(InvalidSettings):
+        read_settings(config, {})
+
+
+def test_settings_travel_between_processes(tmp_path: Path) -> None:
+    config = tmp_path / "service.toml"
+    config.write_text(
+        "fronts = 3\nmodels = ['darcy']\n[imported.null]\nfunction = 'models:null'\narguments = {rows = 2}\n"
+    )
+    settings = read_settings(config, {"MNO_SECURITY__TOKENS": "tokens.toml"})
+    assert Settings.model_validate(settings.model_dump(mode="json")) == settings
 
 
 def test_a_bad_variable_is_refused() -> None:

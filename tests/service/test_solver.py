@@ -18,12 +18,13 @@ from operators.axial_mno import AxialMnoConfig
 from service.batcher import Batcher, BatchRules
 from service.compute import Surrogates
 from service.errors import DeadlineExceeded, InvalidField, NotAvailableYet, Overloaded, UnsupportedGrid
+from service.gradient import VjpRequest
 from service.models import Models
 from service.reference import advance_reference, bound_errors, solve_reference
 from service.routing import Route
 from service.served import ServedVersion
 from service.settings import Limits
-from service.solver import Queues, Solver, SolveRequest, VjpRequest
+from service.solver import Queues, Solver, SolveRequest
 from service.ticket import Ticket
 from service.worker import Batch, Solutions, ThreadWorker, Worker, joined
 

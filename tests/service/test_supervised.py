@@ -25,6 +25,7 @@ def run(story: Callable[[Actor, Kept], Any]) -> None:
 async def begin(actor: Actor, kept: Kept) -> None:
     starting = asyncio.ensure_future(kept.start())
     await actor.next()
+    await actor.heard(1)
     assert kept.link is None
     actor.say({"ready": {}})
     await starting
@@ -34,8 +35,8 @@ async def begin(actor: Actor, kept: Kept) -> None:
 def test_a_process_is_ready_when_it_says_so_and_ends_when_it_is_told() -> None:
     async def story(actor: Actor, kept: Kept) -> None:
         await begin(actor, kept)
-        assert await kept.stop({"end": True}, 30)
-        assert actor.told == [{"begin": True}, {"end": True}]
+        assert await kept.stop({"drain": True}, 30)
+        assert actor.told == [{"begin": True}, {"drain": True}]
         assert actor.seen == ["ready"]
         assert kept.pid is None
 
@@ -47,6 +48,7 @@ def test_a_process_that_does_not_start_the_first_time_is_not_started_again(says:
     async def story(actor: Actor, kept: Kept) -> None:
         starting = asyncio.ensure_future(kept.start())
         await actor.next()
+        await actor.heard(1)
         if says:
             actor.say(says)
         actor.end(1)
@@ -81,6 +83,7 @@ def test_a_process_that_keeps_dying_is_spoken_of() -> None:
         await begin(actor, kept)
         actor.end(-9)
         await actor.next()
+        await actor.heard(2)
         actor.say({"failed": "no memory"})
         actor.end(1)
         await actor.next()
@@ -107,8 +110,8 @@ def test_who_asked_a_process_that_dies_hears_of_it() -> None:
 def test_a_process_that_does_not_end_is_killed() -> None:
     async def story(actor: Actor, kept: Kept) -> None:
         await begin(actor, kept)
-        assert not await kept.stop({"please": True}, 0.01)
-        assert actor.told[-1] == {"please": True}
+        assert not await kept.stop({"else": True}, 0.01)
+        assert actor.told[-1] == {"else": True}
 
     run(story)
 

@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.abortable import AbortableProtocol
 from service.errors import InvalidSettings
+from service.event_loop import FrontLoop
 from service.tls import Tls, TlsSettings
 
 
@@ -66,7 +67,7 @@ async def hello(_: Scope, receive: Receive, send: Send) -> None:
 
 
 @contextmanager
-def over_http(tls: Tls) -> Iterator[int]:
+def over_http(tls: Tls, handshake_seconds: float = 5.0) -> Iterator[int]:
     """The port of a server in a thread."""
     config = uvicorn.Config(
         hello,
@@ -78,7 +79,12 @@ def over_http(tls: Tls) -> Iterator[int]:
     )
     server = uvicorn.Server(config)
     listener = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
+
+    def serve() -> None:
+        with asyncio.Runner(loop_factory=lambda: FrontLoop(handshake_seconds)) as runner:
+            runner.run(server.serve(sockets=[listener]))
+
+    thread = threading.Thread(target=serve)
     thread.start()
     try:
         yield listener.getsockname()[1]
@@ -144,6 +150,18 @@ def test_certificates_that_were_renewed_are_used_for_new_connections(
         with pytest.raises(InvalidSettings):
             tls.reload()
         assert get(port, client(other)) == "hello"
+
+
+def test_whoever_connects_and_says_nothing_is_left(settings: TlsSettings, authority: trustme.CA) -> None:
+    with (
+        over_http(opened(settings), handshake_seconds=0.1) as port,
+        socket.create_connection(("127.0.0.1", port), timeout=30) as silent,
+        socket.create_connection(("127.0.0.1", port), timeout=30) as slow,
+    ):
+        slow.sendall(b"\x16\x03\x01\x02\x00")
+        assert silent.recv(100) == b""
+        assert slow.recv(100) == b""
+        assert get(port, client(authority)) == "hello"
 
 
 @asynccontextmanager

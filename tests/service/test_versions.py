@@ -1,7 +1,8 @@
 """What is loaded, switched and ended, and when; the processes are played."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+import os
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -36,6 +37,7 @@ class Stage:
         self.metrics = Metrics("supervisor")
         self.routes: list[dict[str, int]] = []
         self.lanes: list[str] = []
+        self.retiring: list[str] = []
         self.abandoned: list[str] = []
         self.retired = asyncio.Event()
         self.retired.set()
@@ -44,8 +46,7 @@ class Stage:
         ours, theirs = lane_pair()
         self.front = Link(ours, lambda *_: None, nothing, lambda: None)
         self.theirs = Link(theirs, self.told, self.front_asked, lambda: None)
-        arena, _ = lane_pair()
-        self.board.add_front(0, self.front, [arena.detach()])
+        self.board.add_front(0, self.front, [os.memfd_create("arena")])
 
     async def steward(self, what: str, arguments: Mapping[str, Any]) -> Any:
         assert what == "table"
@@ -62,7 +63,9 @@ class Stage:
     async def launch(self, reference: Reference) -> Any:
         return await self.actors.setdefault(reference, Actor()).launch()
 
-    def told(self, message: Mapping[str, Any], fds: Any) -> None:
+    def told(self, message: Mapping[str, Any], fds: Sequence[int]) -> None:
+        for fd in fds:
+            os.close(fd)
         if "lane" in message:
             self.lanes.append(message["lane"])
         if "abandon" in message:
@@ -72,6 +75,7 @@ class Stage:
         if what == "route":
             self.routes.append({name: route["main"] for name, route in arguments.items()})
         else:
+            self.retiring.append(arguments["lane"])
             await self.retired.wait()
 
     def mean(self, number: int, **more: Any) -> None:
@@ -144,7 +148,7 @@ def test_an_old_version_ends_only_when_every_front_has_answered_its_requests() -
         stage.mean(2)
         await stage.versions.follow()
         await stage.load(2)
-        await stage.switched(2)
+        await stage.until(lambda: stage.retiring == stage.lanes[:1])
         for _ in range(20):
             await asyncio.sleep(0)
         assert {"drain": True} not in first.told
@@ -175,7 +179,7 @@ def test_a_retired_version_that_dies_is_not_started_again() -> None:
         stage.mean(2)
         await stage.versions.follow()
         await stage.load(2)
-        await stage.switched(2)
+        await stage.until(lambda: stage.retiring == stage.lanes[:1])
         first.end(-9)
         await stage.until(lambda: bool(stage.abandoned))
         stage.retired.set()
@@ -233,8 +237,8 @@ def test_a_canary_that_does_not_load_gets_no_share() -> None:
         await stage.versions.follow()
         await stage.load(3)
         await stage.until(lambda: stage.versions.table == stage.table)
-        page = stage.metrics.render()[0].decode()
-        assert 'mno_alias_weight{alias="",model="darcy",process="supervisor",version="3"} 0.5' in page
+        share = 'mno_alias_weight{alias="",model="darcy",process="supervisor",version="3"} 0.5'
+        await stage.until(lambda: share in stage.metrics.render()[0].decode())
 
     play(story)
 

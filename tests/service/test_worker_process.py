@@ -106,7 +106,9 @@ def test_a_published_version_answers_as_it_does_here(
     source = np.array([1.0, 2.0, 0.5], np.float32)
 
     async def story() -> Solutions:
-        async with model(zygote, store=store_url, model="darcy@2", device="cpu", max_batch=4) as supervised:
+        async with model(
+            zygote, store=store_url, model="darcy@2", device="cpu", max_batch=4, warm_up_seconds=60
+        ) as supervised:
             said = await supervised.says()
             version = ServedVersion.model_validate(said["ready"])
             assert str(version) == "darcy@2"

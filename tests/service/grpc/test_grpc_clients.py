@@ -433,6 +433,15 @@ def test_a_failure_in_the_stream_is_an_error_and_is_not_tried_again(asynchronous
     assert len(seen) == 1
 
 
+def test_a_message_that_the_library_refuses_is_too_large(
+    darcy_service: Addresses, asynchronous: bool
+) -> None:
+    way = way_to(darcy_service, "async-grpc" if asynchronous else "grpc")
+    with pytest.raises(ServiceError) as refused:
+        way.ask("solve", "darcy", np.ones((3, 512, 512), np.float32))
+    assert (refused.value.status, refused.value.type) == (413, "payload-too-large")
+
+
 # --- addresses
 
 

@@ -40,7 +40,10 @@ FINE = {
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 BOUNDED = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 
@@ -145,7 +148,9 @@ def test_any_parameter(channel: grpc.Channel, name: str, kind: str, value: Any) 
         setattr(message.parameters[name], kind, value)
     except (TypeError, ValueError):
         return
-    assert code_of(channel, INFERENCE + "ModelInfer", message.SerializeToString()) in FINE
+    # a timeout of a microsecond is one, too
+    fine = FINE | {grpc.StatusCode.DEADLINE_EXCEEDED}
+    assert code_of(channel, INFERENCE + "ModelInfer", message.SerializeToString()) in fine
 
 
 @pytest.mark.parametrize("size", [100, 20_000, 10**6])
@@ -208,7 +213,7 @@ def test_raw_bytes(grpc_address: str, name: str) -> None:
     send(grpc_address, RAW[name])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, derandomize=True, deadline=None)
 @given(data=st.binary(max_size=200), greeted=st.booleans())
 def test_random_raw_bytes(grpc_address: str, data: bytes, greeted: bool) -> None:
     send(grpc_address, (PREFACE + SETTINGS if greeted else b"") + data)

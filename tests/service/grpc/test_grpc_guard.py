@@ -17,6 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from numpy.typing import NDArray
 
+from service.async_client import AsyncClient
+from service.connection import ServiceError
 from service.gate import Guard
 from service.metrics import Metrics
 from service.pb import inference_pb2, solver_pb2
@@ -136,6 +138,28 @@ async def _answer(method: Any) -> grpc.StatusCode:
         code: grpc.StatusCode = error.code()
         return code
     return grpc.StatusCode.OK
+
+
+def test_calls_at_once_are_bounded(settings: Settings, store_parts: Any, serve_grpc: Any) -> None:
+    async def story() -> None:
+        parts = store_parts(settings)
+        parts = replace(parts, limits=parts.limits.model_copy(update={"connections": 1}))
+        async with serve_grpc(parts) as (_, address), grpc.aio.insecure_channel(address) as channel:
+            waiting = channel.stream_stream("/mno.v1.Solver/SolveStream")()
+            await waiting.write(FIELD)
+            assert await waiting.read()
+            assert await _answer(channel.unary_unary(SOLVE)) is grpc.StatusCode.RESOURCE_EXHAUSTED
+            with pytest.raises(ServiceError, match="overloaded"):
+                async with AsyncClient(f"grpc://{address}", retries=0) as client:
+                    await client.solve("darcy", np.ones((32, 32), np.float32))
+            await waiting.done_writing()
+            assert await waiting.read() is grpc.aio.EOF
+            async with asyncio.timeout(20):
+                # the end of a call is sent before it is counted
+                while await _answer(channel.unary_unary(SOLVE)) is not grpc.StatusCode.OK:
+                    pass
+
+    asyncio.run(story())
 
 
 @pytest.fixture(scope="module")

@@ -144,6 +144,27 @@ def test_a_client_that_does_not_read_holds_the_server_to_a_few_frames(tell: Call
     tell(story)
 
 
+def test_a_client_that_never_reads_is_given_up(
+    evolution_versions: tuple[LoadedVersion, ...], serve_grpc: Any, parts_of: Any
+) -> None:
+    async def story() -> None:
+        worker = SteppedWorker()
+        worker.permit(1000)
+        limits = LIMITS.model_copy(update={"stall_seconds": 0.1})
+        parts = parts_of(worker, evolution_versions, NAMES, limits)
+        async with serve_grpc(parts) as (server, address), grpc.aio.insecure_channel(address) as channel:
+            service = Service(worker, server, channel)
+            call = service.open(grid=WIDE, steps=100)
+            assert (await call.read()).step == 1
+            await until(lambda: 'status="DEADLINE_EXCEEDED"' in parts.guard.metrics.render()[0].decode())
+            # the others are answered, and nothing more is computed for this one
+            assert len([frame async for frame in service.open()]) == 12
+            assert worker.asked <= 3 + 3
+            call.cancel()
+
+    asyncio.run(story())
+
+
 def test_a_slow_reader_does_not_slow_others(tell: Callable[[Story], None]) -> None:
     async def story(service: Service) -> None:
         service.worker.permit(1000)

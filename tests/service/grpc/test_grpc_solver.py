@@ -116,6 +116,18 @@ BROKEN = {
     "not-positive": (broken(data=bytes(4096)), "exclusive_minimum", "permeability"),
     "other-grid": (request(np.ones((31, 32), np.float32)), "grid", "permeability"),
     "no-fields": (pb.SolveRequest(problem="darcy"), "missing", "fields"),
+    "two-fields": (
+        pb.SolveRequest(
+            problem="darcy",
+            fields={
+                "permeability": tensor(np.ones((32, 32), np.float32)),
+                "x": tensor(np.ones(1, np.float32)),
+            },
+        ),
+        "unknown",
+        "x",
+    ),
+    "parameter": (request(np.ones((32, 32), np.float32), parameters={"sauce": 1.0}), "unknown", "sauce"),
     "output-dtype": (broken(method=0), "unknown", "dtype"),
     "method": (broken(method=77), "unknown", "method"),
     "priority": (broken(priority=9), "unknown", "priority"),
