@@ -395,7 +395,8 @@ class AbortableProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self.url, self.headers, self.expect_100_continue = url, headers, expects
         self.scope["headers"] = headers
-        self.scope["extensions"] = {EXTENSION: self.transport.abort}  # type: ignore[typeddict-item]
+        extensions: dict[str, Any] = {EXTENSION: self.transport.abort}
+        self.scope["extensions"] = extensions
         super().on_headers_complete()
         self._bound_pipeline()
 

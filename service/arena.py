@@ -21,8 +21,8 @@ __all__ = ["ALIGNMENT", "Arena"]
 
 # a cache line, and the widest vector of a processor
 ALIGNMENT: Final = 64
-# what stays with the arena below the highest array in use: giving back pages costs, and faulting them in too
-KEPT_BYTES: Final = 16 * 2**20
+# so much may stay when no array is in use at all: giving back pages costs, and faulting them in too
+KEPT_BYTES: Final = 64 * 2**20
 
 
 @final
@@ -31,7 +31,7 @@ class Arena:
 
     An array gives its block back when nothing refers to it or to a view of it any more, in whatever thread
     that happens. Blocks are taken from the lowest address that has room, so that after a burst the high
-    addresses fall free, and their pages go back to the system.
+    addresses fall free; whoever owns the arena trims it from time to time.
     """
 
     def __init__(self, size: int) -> None:
@@ -44,8 +44,10 @@ class Arena:
         self._memory = mmap.mmap(self.fd, size)
         self._address: int = addressof(c_char.from_buffer(self._memory))
         self._free = _FreeList(size - size % ALIGNMENT)
-        # pages beyond this one are not backed by memory
+        # pages beyond this address, and beyond the peak, are not backed by memory
         self._touched = 0
+        # where the highest array since the last trim ended
+        self._peak = 0
         self._lock = threading.Lock()
         # blocks that could not go back to the free list at once
         self._released: deque[tuple[int, int]] = deque()
@@ -66,8 +68,8 @@ class Arena:
         size = max(ALIGNMENT, -(-math.prod(shape) * kind.itemsize // ALIGNMENT) * ALIGNMENT)
         with self._lock:
             offset = self._free.take(size)
-            if offset is not None and offset + size > self._touched:
-                self._touched = offset + size
+            if offset is not None and offset + size > self._peak:
+                self._peak = offset + size
         if self._released:
             self._collect()
         if offset is None:
@@ -91,11 +93,11 @@ class Arena:
                 home = home.obj
         return None
 
-    def trim(self, keep: int = 0) -> None:
-        """Give back the pages beyond the arrays in use, but for the first ``keep`` bytes."""
+    def trim(self) -> None:
+        """Give back the pages that no array has used since the last time; what is used often stays."""
         self._collect()
         with self._lock:
-            self._trim(keep)
+            self._trim(self._peak)
 
     def close(self) -> None:
         """Let go of the memory; it is freed when the last array is."""
@@ -136,16 +138,18 @@ class Arena:
 
     def _put(self, offset: int, size: int) -> None:
         self._free.put(offset, size)
-        if self._touched > KEPT_BYTES and self._touched > max(self._free.top, KEPT_BYTES) + KEPT_BYTES:
-            self._trim(KEPT_BYTES)
+        if self._free.free == self._free.size and max(self._peak, self._touched) > KEPT_BYTES:
+            self._trim(0)
 
-    def _trim(self, keep: int) -> None:
+    def _trim(self, peak: int) -> None:
+        """Give back the pages beyond ``peak``, the end of what is in use or was lately."""
         page = mmap.PAGESIZE
-        begin = -(-max(self._free.top, keep) // page) * page
-        end = min(-(-self._touched // page) * page, self.size)
+        begin = -(-peak // page) * page
+        end = min(-(-max(self._touched, self._peak) // page) * page, self.size)
         if begin < end:
             self._memory.madvise(mmap.MADV_REMOVE, begin, end - begin)
-            self._touched = begin
+        self._touched = begin
+        self._peak = self._free.top
 
 
 @final

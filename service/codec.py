@@ -292,4 +292,4 @@ def encode_npy(array: Array) -> bytes:
 
 def raw_bytes(array: Array) -> memoryview:
     """The numbers of an array in C order; copied only where they are in another."""
-    return memoryview(np.ascontiguousarray(array)).cast("B")
+    return np.ascontiguousarray(array).data.cast("B")

@@ -1,4 +1,4 @@
-"""What every request passes, whichever way it takes: who asks, how much they may ask, and that it is counted."""
+"""What every request passes, whichever way it takes: who asks, how much they may, and that it is counted."""
 
 from __future__ import annotations
 

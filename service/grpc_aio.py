@@ -133,10 +133,13 @@ class AioCall(Call):
         self._budget.take(count, self._held)
         self._held += count
 
+    def let_go(self, count: int) -> None:
+        self._budget.held -= count
+        self._held -= count
+
     def release(self) -> None:
         """The call has ended: what it held is free."""
-        self._budget.held -= self._held
-        self._held = 0
+        self.let_go(self._held)
 
     def stop(self, outcome: Outcome) -> None:
         """End the call before its time."""

@@ -55,15 +55,19 @@ class Call(ABC):
 
     @abstractmethod
     def hold(self, count: int) -> None:
-        """Count so many bytes of memory as this call's until it ends.
+        """Count so many bytes of memory as this call's until it ends, or lets go of them.
 
         Raises:
             Overloaded: with those of other calls they are too many.
         """
 
     @abstractmethod
+    def let_go(self, count: int) -> None:
+        """So many bytes that were held are free: those of a message of a stream that is answered."""
+
+    @abstractmethod
     async def message(self) -> bytes | None:
-        """The next message, None after the last.
+        """The next message, None after the last; its bytes are held.
 
         Raises:
             Overloaded: see ``hold``.

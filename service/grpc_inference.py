@@ -199,6 +199,7 @@ class _Infer:
                         async with turn:
                             await call.send(parts)
             finally:
+                call.let_go(len(message))
                 room.release()
 
         async with asyncio.TaskGroup() as tasks:

@@ -72,6 +72,7 @@ class _Calls:
                 async with turn:
                     await call.send(parts)
             finally:
+                call.let_go(len(message))
                 room.release()
 
         async with asyncio.TaskGroup() as tasks:

@@ -213,8 +213,8 @@ def _text(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
 def _bare_lines(field: str, response: SolveResponse) -> bytes:
     """The header lines of an answer without any word of its error: most of them are always the same."""
     known = _known_lines(field, response.model, response.method, response.operator)
-    iterations, timing = max(response.iterations), timing_header(response.timing)
-    return f"{known}{iterations}\r\nServer-Timing: {timing}\r\nMno-Batch-Size: {response.batch_size}\r\n".encode()
+    iterations, timing, size = max(response.iterations), timing_header(response.timing), response.batch_size
+    return f"{known}{iterations}\r\nServer-Timing: {timing}\r\nMno-Batch-Size: {size}\r\n".encode()
 
 
 @lru_cache(maxsize=256)

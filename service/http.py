@@ -33,7 +33,7 @@ from service.options import Asker
 from service.picture import Pictures, Subject
 from service.repository import Repository
 from service.settings import Limits
-from service.solver import SolveResponse, Solver
+from service.solver import Solver, SolveResponse
 from service.statistics import Statistics
 from service.validate import AT_REST
 

@@ -10,7 +10,6 @@ further outputs, so that a client who asks for none of them does not pay for the
 from __future__ import annotations
 
 import itertools
-import itertools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -30,11 +29,11 @@ from service.options import Asker, Options, Urgency, read_options
 from service.rollout import Rollout, RolloutMethod, RolloutRequest
 from service.served import ServedVersion
 from service.settings import Limits
-from service.solver import SolveRequest, SolveResponse, Solver
+from service.solver import Solver, SolveRequest, SolveResponse
 from service.statistics import Statistics
 from service.timing import Timing
 
-__all__ = ["EXTENSIONS", "NAME", "Inference", "InferRequest", "InferResponse", "Parameter"]
+__all__ = ["EXTENSIONS", "NAME", "InferRequest", "InferResponse", "Inference", "Parameter"]
 
 Parameter = bool | int | float | str
 
@@ -304,8 +303,8 @@ def _solve_request(found: ServedVersion, request: InferRequest) -> SolveRequest:
     names = [spec.name for spec in (*problem.inputs, *problem.parameters)]
     options = read_options(Options, names, rest, strict=True)
     if options.error == "none" and not TRUST.isdisjoint(request.outputs):
-        names = ", ".join(sorted(TRUST.intersection(request.outputs)))
-        raise InvalidField("error", "none", f"the output {names} needs error=bound; leave error out")
+        unknown = ", ".join(sorted(TRUST.intersection(request.outputs)))
+        raise InvalidField("error", "none", f"the output {unknown} needs error=bound; leave error out")
     return SolveRequest(
         problem.name,
         given,

@@ -42,7 +42,7 @@ class Asked:
 
 
 def binary_request(
-    model: str, version: str, body: bytes, header_length: str | None, asker: Asker, most_lists: int = 4096
+    model: str, version: str, body: Buffer, header_length: str | None, asker: Asker, most_lists: int = 4096
 ) -> Asked:
     """The request in a body.
 
@@ -58,7 +58,7 @@ def binary_request(
         InvalidField: it is none.
     """
     end = len(body) if header_length is None else _header_length(header_length, len(body))
-    document = decode_json(body[:end], most_lists)
+    document = decode_json(bytes(body[:end]), most_lists)
     tensors = _inputs(document.pop("inputs", None), memoryview(body)[end:])
     outputs, chosen = _outputs(document.pop("outputs", []))
     parameters = _parameters(document.pop("parameters", {}))

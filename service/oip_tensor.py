@@ -73,7 +73,7 @@ class Tensor:
 
     def raw(self) -> memoryview:
         """The elements as little-endian bytes, without a copy."""
-        return memoryview(np.ascontiguousarray(self.array)).cast("B")
+        return np.ascontiguousarray(self.array).data.cast("B")
 
 
 def tensor_of(name: str, array: Array) -> Tensor:

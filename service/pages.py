@@ -80,7 +80,7 @@ _VJP_OPTIONS: dict[str, Any] = {
     "source": _OPTIONS["source"],
     "wrt": {
         "type": "string",
-        "description": "the input field, or ``log_`` and its name for its logarithm; default: the first field",
+        "description": "the input field, or ``log_`` and its name for its logarithm; default: the first",
     },
     "model": _OPTIONS["model"],
     "method": {"enum": ["auto", "surrogate"], "default": "auto"},

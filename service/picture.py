@@ -1,4 +1,4 @@
-"""A field as a picture: a colour bar with units, axes in metres, y upwards as in the training reports.
+"""A field as a picture: a color bar with units, axes in metres, y upwards as in the training reports.
 
 matplotlib draws it, in a process of its own: that takes a tenth of a second during which nobody else could
 be answered, and as much memory as everything else here. The process is started by the first picture.
@@ -118,7 +118,7 @@ def draw(subject: Subject) -> bytes:
 
 
 def _scale(values: NDArray[Any]) -> tuple[str, Any]:
-    """Colours and their scale: about zero where there are both signs, by powers of ten where one sees less."""
+    """Colors and their scale: about zero where there are both signs, logarithmic where one saw nothing."""
     from matplotlib.colors import LogNorm, Normalize
 
     finite = values[np.isfinite(values)]

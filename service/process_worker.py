@@ -22,8 +22,8 @@ __all__ = ["ProcessWorker"]
 
 log = logging.getLogger("mno.service")
 
-# after so long without a batch the memory of the last burst is given back [s]
-IDLE_SECONDS: Final = 5.0
+# how long memory that no batch needs any more may stay [s]
+TRIM_SECONDS: Final = 3.0
 
 
 @final
@@ -79,7 +79,7 @@ class ProcessWorker(Worker):
 
     def _asked(self, link: _Link, parts: Sequence[Batch], pad_to: int | None) -> asyncio.Future[Solutions]:
         self._runs += 1
-        self._trim_when_idle(link)
+        self._trim_later()
         try:
             return link.ask(place(self._arena, parts, pad_to))
         except LaneClosed:
@@ -112,17 +112,19 @@ class ProcessWorker(Worker):
         if link is self._link:
             self._link = None
 
-    def _trim_when_idle(self, link: _Link) -> None:
+    def _trim_later(self) -> None:
         if self._trimming is None:
             loop = asyncio.get_running_loop()
-            self._trimming = loop.call_later(IDLE_SECONDS, self._trim, link, self._runs)
+            self._trimming = loop.call_later(TRIM_SECONDS, self._trim, self._runs)
 
-    def _trim(self, link: _Link, runs: int) -> None:
+    def _trim(self, runs: int) -> None:
         self._trimming = None
+        self._arena.trim()
         if self._runs == runs:
+            # nothing was asked since then: what was used before goes, too
             self._arena.trim()
         else:
-            self._trim_when_idle(link)
+            self._trim_later()
 
 
 @final

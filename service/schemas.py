@@ -75,7 +75,7 @@ URGENCY: Final[dict[str, Any]] = {
     "reproducible": {
         "type": "boolean",
         "default": False,
-        "description": "the same bits whatever else is computed: batches of one fixed size, which take longer",
+        "description": "the same bits whatever else is computed, in batches of one size; takes longer",
     },
 }
 

@@ -99,7 +99,7 @@ def _refused(route: Route, request: Request) -> str:
     try:
         ask(route, request)
     except Refused as error:
-        return f"refused ({str(error).partition(': ')[2].split()[0][:40]})"
+        return f"refused with {error.reason.split()[0][:40]}"
     return "answered"
 
 
@@ -124,7 +124,7 @@ def _not_a_number(process: Running, routes: Sequence[Route]) -> str:  # noqa: AR
     try:
         reply = ask(route, route.encode(field()))
     except Refused as error:
-        return f"refused: {str(error).partition(': ')[2][:60]}"
+        return f"refused with {error.reason[:60]}"
     try:
         strict_json(reply.body)
     except ValueError as error:

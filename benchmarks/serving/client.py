@@ -18,7 +18,15 @@ TIMEOUT = 30.0
 
 
 class Refused(Exception):
-    """No answer, or one that is no success."""
+    """No answer, or one that is no success.
+
+    Attributes:
+        reason: the status and what came with it, or why there is none.
+    """
+
+    def __init__(self, route: Route, reason: str) -> None:
+        super().__init__(f"{route.title}: {reason}")
+        self.reason = reason
 
 
 def ask(route: Route, request: Request, timeout: float = TIMEOUT) -> Reply:
@@ -33,7 +41,7 @@ def ask(route: Route, request: Request, timeout: float = TIMEOUT) -> Reply:
         else _over_grpc(route, request, timeout)
     )
     if reply.status != 200:
-        raise Refused(f"{route.title}: {reply.status} {reply.body[:300]!r}")
+        raise Refused(route, f"{reply.status} {reply.body[:300]!r}")
     return reply
 
 
@@ -57,7 +65,7 @@ def _over_http(route: Route, request: Request, timeout: float) -> Reply:
             headers = {name.lower(): value for name, value in response.getheaders()}
             return Reply(response.status, response.read(), headers)
     except (OSError, http.client.HTTPException) as error:
-        raise Refused(f"{route.title}: {error!r}") from error
+        raise Refused(route, repr(error)) from error
 
 
 def _over_grpc(route: Route, request: Request, timeout: float) -> Reply:
@@ -66,7 +74,7 @@ def _over_grpc(route: Route, request: Request, timeout: float) -> Reply:
             answer = _unary(channel, request.path)(request.body, timeout=timeout)
             return Reply(200, bytes(answer))
     except grpc.RpcError as error:
-        raise Refused(f"{route.title}: {error}") from error
+        raise Refused(route, f"{error.code().name} {error.details()}") from error
 
 
 def _unary(channel: grpc.Channel, path: str) -> grpc.UnaryUnaryMultiCallable[bytes, bytes]:

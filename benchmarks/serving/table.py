@@ -33,11 +33,10 @@ def _sections(results: Results, verdicts: Iterable[Verdict]) -> Iterator[str]:
     for name, extra in results.extras.items():
         yield f"### {name}"
         yield _extra(extra)
-    yield "### Targets"
-    yield rows(
-        ("#", "target", "measured", "met"),
-        ((each.number, each.text, each.measured, each.word) for each in verdicts),
-    )
+    judged = [(each.number, each.text, each.measured, each.word) for each in verdicts]
+    if judged:
+        yield "### Targets"
+        yield rows(("#", "target", "measured", "met"), judged)
     if results.troubles:
         yield "### Not measured, or wrong"
         yield "\n".join(f"- {' '.join(trouble.split())[:600]}" for trouble in results.troubles)

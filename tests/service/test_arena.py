@@ -131,20 +131,46 @@ def test_offsets_are_known_of_contiguous_arrays_inside_only() -> None:
 
 
 def test_pages_of_a_burst_go_back_to_the_system() -> None:
-    arena = Arena(8 * KEPT_BYTES)
+    arena = Arena(2**26)
     small = arena.allocate((2**20,), np.uint8)
     small[:] = 1
-    burst = arena.allocate((4 * KEPT_BYTES,), np.uint8)
-    burst[:] = 1
-    assert resident(arena) > 4 * KEPT_BYTES
-    del burst
-    assert resident(arena) <= KEPT_BYTES
+    for _ in range(3):
+        large = arena.allocate((2**24,), np.uint8)
+        large[:] = 1
+        del large
+        # what was used since the last time may be used again
+        arena.trim()
+        assert resident(arena) >= 2**24
     arena.trim()
-    assert small.nbytes <= resident(arena) <= small.nbytes + mmap.PAGESIZE
+    assert resident(arena) == small.nbytes
     assert (small == 1).all()
-    again = arena.allocate((4 * KEPT_BYTES,), np.uint8)
     # pages that went come back empty
-    assert not again.any()
+    assert not arena.allocate((2**24,), np.uint8).any()
+
+
+def test_pages_beside_arrays_in_use_stay() -> None:
+    arena = Arena(2**24)
+    arrays = [arena.allocate((1000,), np.uint8) for _ in range(100)]
+    for number, array in enumerate(arrays):
+        array[:] = number
+    del arrays[50:], array
+    arena.trim()
+    arena.trim()
+    for number, array in enumerate(arrays):
+        assert (array == number).all()
+    assert resident(arena) <= 50 * 1024 + mmap.PAGESIZE
+
+
+def test_when_nothing_is_in_use_little_stays_without_being_asked() -> None:
+    arena = Arena(2 * KEPT_BYTES)
+    most = arena.allocate((KEPT_BYTES,), np.uint8)
+    most[:] = 1
+    del most
+    assert resident(arena) == KEPT_BYTES
+    more = arena.allocate((KEPT_BYTES + 1,), np.uint8)
+    more[:] = 1
+    del more
+    assert resident(arena) == 0
 
 
 def test_no_memory_outlives_the_arena_and_its_arrays() -> None:

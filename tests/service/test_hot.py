@@ -1,4 +1,4 @@
-"""The short way for small binary requests: the same answers, refusals, ids, counts and rights as the long one."""
+"""The short way for small binary requests: the same answers, refusals, counts and rights as the long one."""
 
 import asyncio
 import io
@@ -53,7 +53,9 @@ def told(response: httpx.Response) -> tuple[Any, ...]:
     return response.status_code, headers, response.content
 
 
-@pytest.mark.parametrize("query", ["", "?error=none", "?source=2.5&priority=bulk", "?method=solver", "?model=darcy@2"])
+@pytest.mark.parametrize(
+    "query", ["", "?error=none", "?source=2.5&priority=bulk", "?method=solver", "?model=darcy@2"]
+)
 @pytest.mark.parametrize("dtype", ["f4", "f8", ">f4", "f2"])
 def test_both_ways_lead_to_the_same_answer(
     http: httpx.Client, permeability: NDArray[np.float32], query: str, dtype: str
@@ -121,7 +123,9 @@ def test_inference_takes_both_ways(http: httpx.Client, permeability: NDArray[np.
         assert short.headers["content-type"] == "application/octet-stream"
 
 
-@pytest.mark.parametrize("more", [{"id": 7}, {"outputs": [{"name": "heat"}]}, {"parameters": {"a": [1]}}, {"b": 1}])
+@pytest.mark.parametrize(
+    "more", [{"id": 7}, {"outputs": [{"name": "heat"}]}, {"parameters": {"a": [1]}}, {"b": 1}]
+)
 def test_inference_is_refused_on_both_ways(http: httpx.Client, more: dict[str, Any]) -> None:
     body, headers = infer(np.ones((32, 32), "f4"), **more)
     short = http.post("/v2/models/darcy/infer", content=body, headers=headers)
@@ -141,7 +145,8 @@ class Guarded:
 
 def with_tokens(folder: Path) -> tuple[Security, dict[str, str]]:
     """Security for tokens of which each grants one thing."""
-    path, headers = folder / "tokens.toml", {}
+    path = folder / "tokens.toml"
+    headers: dict[str, str] = {}
     scopes: tuple[Scope, ...] = ("solve", "admin", "metrics")
     with edit_tokens(path) as records:
         for scope in scopes:
@@ -236,7 +241,9 @@ def test_what_each_token_may(guarded: Run, tmp_path: Path) -> None:
     async def story() -> None:
         async with guarded() as service:
             for method, path, right in paths:
-                assert (await service.client.request(method, path)).status_code == (401 if right else 200), path
+                assert (await service.client.request(method, path)).status_code == (401 if right else 200), (
+                    path
+                )
                 for name, token in service.tokens.items():
                     answer = await service.client.request(method, path, headers={"Authorization": token})
                     allowed = right in (None, name) or (right == "metrics" and name == "admin")
@@ -272,10 +279,12 @@ def test_both_ways_are_counted_alike(guarded: Run) -> None:
                 await service.client.post(SOLVE, content=b"x", headers=headers | more)
             page = service.guard.metrics.render()[0].decode()
             lines = [line for line in page.splitlines() if SOLVE.replace("darcy", "{problem}") in line]
-            counted = {line.split('status="')[1][:3]: line.rsplit(" ")[-1] for line in lines if 'status="' in line}
+            counted = {
+                line.split('status="')[1][:3]: line.rsplit(" ")[-1] for line in lines if 'status="' in line
+            }
             assert counted == {"200": "3.0", "422": "3.0"}
             assert any(line.startswith("mno_requests_in_flight") and line.endswith(" 0.0") for line in lines)
-            assert 'mno_refused_total{' in page
+            assert "mno_refused_total{" in page
             assert 'reason="invalid-field"' in page
 
     asyncio.run(story())

@@ -69,13 +69,32 @@ def test_gradients_of_a_batch(http: httpx.Client, permeability: NDArray[np.float
         ({"permeability": [[1.0]]}, 422),
         ({"permeability": np.ones((32, 32)).tolist(), "cotangent": 3}, 422),
         ({"permeability": np.ones((32, 32)).tolist(), "cotangent": [[1.0]]}, 422),
-        ({"permeability": np.ones((32, 32)).tolist(), "cotangent": {"heat": np.ones((32, 32)).tolist()}}, 422),
-        ({"permeability": np.ones((32, 32)).tolist(), "cotangent": np.ones((32, 32)).tolist(), "wrt": "heat"}, 422),
-        ({"permeability": np.ones((32, 32)).tolist(), "cotangent": np.ones((32, 32)).tolist(), "method": "solver"}, 501),
+        (
+            {"permeability": np.ones((32, 32)).tolist(), "cotangent": {"heat": np.ones((32, 32)).tolist()}},
+            422,
+        ),
+        (
+            {
+                "permeability": np.ones((32, 32)).tolist(),
+                "cotangent": np.ones((32, 32)).tolist(),
+                "wrt": "heat",
+            },
+            422,
+        ),
+        (
+            {
+                "permeability": np.ones((32, 32)).tolist(),
+                "cotangent": np.ones((32, 32)).tolist(),
+                "method": "solver",
+            },
+            501,
+        ),
         ({"permeability": np.ones((32, 32)).tolist(), "cotangent": np.ones((32, 32)).tolist(), "a": 1}, 422),
     ],
 )
-def test_a_bad_request_for_a_gradient_is_refused(http: httpx.Client, body: dict[str, Any], status: int) -> None:
+def test_a_bad_request_for_a_gradient_is_refused(
+    http: httpx.Client, body: dict[str, Any], status: int
+) -> None:
     answer = http.post(VJP, json=body)
     assert answer.status_code == status, answer.text
     assert answer.json()["detail"]
@@ -93,7 +112,12 @@ def test_json_is_compressed_for_those_who_like_it(
     http: httpx.Client, permeability: NDArray[np.float32]
 ) -> None:
     body = {"permeability": permeability[0].tolist(), "reproducible": True}
-    for accepted, packed in (("gzip", True), ("br, gzip;q=0.5", True), ("identity", False), ("gzip;q=0", False)):
+    for accepted, packed in (
+        ("gzip", True),
+        ("br, gzip;q=0.5", True),
+        ("identity", False),
+        ("gzip;q=0", False),
+    ):
         with http.stream("POST", SOLVE, json=body, headers={"Accept-Encoding": accepted}) as answer:
             raw = b"".join(answer.iter_raw())
         assert ("content-encoding" in answer.headers) == packed, accepted

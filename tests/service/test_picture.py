@@ -1,5 +1,6 @@
 """Fields as pictures, drawn and served."""
 
+import asyncio
 import io
 import sys
 
@@ -24,23 +25,23 @@ def pixels(data: bytes) -> NDArray[np.float64]:
 
 
 def field_of(image: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The part of a picture that shows the field: its widest dark frame is around it."""
+    """The part of a picture that shows the field: what is within the dark frame on the left."""
     dark = image.sum(axis=2) < 60
     rows = np.flatnonzero(dark.mean(axis=1) > 0.5)
-    columns = np.flatnonzero(dark.mean(axis=0) > 0.5)
+    columns = np.flatnonzero(dark[rows[0] : rows[-1], : int(0.8 * image.shape[1])].mean(axis=0) > 0.95)
     return image[rows[0] + 2 : rows[-1] - 1, columns[0] + 2 : columns[-1] - 1]
 
 
 def test_y_points_upwards_and_axes_are_equal() -> None:
     values = np.zeros((16, 32))
-    values[12:, :8] = 1.0  # large y, small x
-    shown = field_of(pixels(draw(Subject(values, "pressure", "Pa", extent=(1.0, 2.0)))))
+    values[12:, :8] = 1.0  # large y, small x: red; the rest is white
+    values[0, -1] = -1.0
+    shown = field_of(pixels(draw(Subject(values, "hu", "m^2/s", extent=(1.0, 2.0)))))
     height, width = shown.shape[:2]
     assert width == pytest.approx(2 * height, rel=0.02)
-    brightness = shown.sum(axis=2)
-    upper_left, lower_left = brightness[5, 5], brightness[-5, 5]
-    assert upper_left > 500 > 100 > lower_left
-    assert brightness[5, -5] < 100
+    upper_left, lower_left, upper_right = shown[5, 5], shown[-5, 5], shown[5, -5]
+    assert upper_left[0] > 80 > upper_left[1:].max()
+    assert min(lower_left.min(), upper_right.min()) > 200
 
 
 @pytest.mark.parametrize(
@@ -81,8 +82,6 @@ async def _draw_without_matplotlib() -> None:
 
 
 def test_a_service_without_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    import asyncio
-
     # what an import system looks at first: None means that there is no such module
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(NotAvailableYet, match="pip install matplotlib"):

@@ -432,7 +432,7 @@ def test_a_full_arena_refuses_and_nothing_stays_behind() -> None:
 def test_the_memory_of_a_burst_is_given_back_when_nothing_is_asked(
     arena: Arena, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process_worker, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(process_worker, "TRIM_SECONDS", 0.0)
     trimmed = asyncio.Event()
     monkeypatch.setattr(arena, "trim", trimmed.set)
 

@@ -147,7 +147,12 @@ def build_app(hot: Echo) -> FastAPI:
 async def running(**limits: Any) -> AsyncIterator[Place]:
     hot = Echo(Limits(**{**SHORT, **limits}))
     config = uvicorn.Config(
-        build_app(hot), http=AbortableProtocol, port=0, log_level="critical", lifespan="off", proxy_headers=False
+        build_app(hot),
+        http=AbortableProtocol,
+        port=0,
+        log_level="critical",
+        lifespan="off",
+        proxy_headers=False,
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
@@ -173,7 +178,7 @@ def story(**limits: Any) -> Callable[[Callable[[Place], Awaitable[None]]], Calla
         def test() -> None:
             asyncio.run(run())
 
-        test.__name__, test.__doc__ = tell.__name__, tell.__doc__  # type: ignore[attr-defined]
+        test.__name__, test.__doc__ = tell.__name__, tell.__doc__
         return test
 
     return told
@@ -189,7 +194,12 @@ def post(path: bytes, body: bytes, *headers: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     "sent",
-    [b"P", b"POST /echo HTTP/1.1\r\n", b"POST /hot HTTP/1.1\r\nHost: x\r\nA: ", b"GET / HTTP/1.1\r\nHost: x\r\n"],
+    [
+        b"P",
+        b"POST /echo HTTP/1.1\r\n",
+        b"POST /hot HTTP/1.1\r\nHost: x\r\nA: ",
+        b"GET / HTTP/1.1\r\nHost: x\r\n",
+    ],
 )
 def test_headers_that_do_not_end_are_refused(sent: bytes) -> None:
     @story()
@@ -545,11 +555,11 @@ def test_an_expectation_is_met_on_the_long_way() -> None:
     @story()
     async def tell(place: Place) -> None:
         line = await place.connect()
-        await line.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        await line.send(
+            b"POST /echo HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+        )
         assert await line.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         await line.send(b"hi")
         assert (await line.answer())[2] == b"hi"
 
     tell()
-
-

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -276,6 +277,54 @@ def test_fronts_share_a_worker_and_one_that_dies_leaves_it_to_the_others(
     runner.run(story())
 
 
+def test_nothing_of_a_front_stays_behind_in_the_worker(
+    runner: asyncio.Runner, zygote: Zygote, arena: Arena
+) -> None:
+    def held(pid: int) -> tuple[int, int]:
+        """Open files, and mapped arenas."""
+        maps = Path(f"/proc/{pid}/maps").read_text("ascii")
+        return len(list(Path(f"/proc/{pid}/fd").iterdir())), maps.count("mno-arena")
+
+    async def story() -> None:
+        staying = ProcessWorker(arena)
+        async with model(zygote, factory="worker_factories:doubles") as supervised:
+            await supervised.says()
+            supervised.serve(staying, arena)
+            await staying.run([part(1)])
+            before = held(supervised.child.pid)
+            for _ in range(20):
+                other = Arena(2**20)
+                worker = ProcessWorker(other)
+                supervised.serve(worker, other)
+                await worker.run([part(2)])
+                worker.close()
+                other.close()
+            # each answer is a turn, in which the worker hears of those who left
+            for _ in range(40):
+                await staying.run([part(1)])
+            assert held(supervised.child.pid) == before
+            staying.close()
+
+    runner.run(story())
+
+
+def test_signals_that_stop_a_whole_group_do_not_stop_a_worker(
+    runner: asyncio.Runner, zygote: Zygote, arena: Arena
+) -> None:
+    async def story() -> None:
+        worker = ProcessWorker(arena)
+        async with model(zygote, factory="worker_factories:doubles") as supervised:
+            await supervised.says()
+            supervised.serve(worker, arena)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                os.kill(supervised.child.pid, number)
+                os.kill(zygote.pid, number)
+                assert (await worker.run([part(4)])).fields["pressure"][0, 0, 0] == 8
+            worker.close()
+
+    runner.run(story())
+
+
 def test_orders_that_mean_nothing_change_nothing(
     runner: asyncio.Runner, zygote: Zygote, arena: Arena
 ) -> None:
@@ -286,6 +335,8 @@ def test_orders_that_mean_nothing_change_nothing(
             supervised.control.send({"dance": True})
             supervised.control.send({"lane": "front 0"}, [arena.fd])
             supervised.control.send({"lane": "front 0", "to": "spam"}, [arena.fd, arena.fd])
+            # no socket
+            supervised.control.send({"lane": "front 0"}, [arena.fd, arena.fd])
             supervised.serve(worker, arena)
             assert (await worker.run([part(4)])).fields["pressure"][0, 0, 0] == 8
             worker.close()

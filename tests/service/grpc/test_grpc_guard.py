@@ -29,6 +29,7 @@ from service.tls import Tls, TlsSettings
 from service.tokens import TokenRecord, edit_tokens, new_token
 
 SOLVE = "/mno.v1.Solver/Solve"
+INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 LOAD = "/inference.GRPCInferenceService/RepositoryModelLoad"
 
 
@@ -138,6 +139,26 @@ async def _answer(method: Any) -> grpc.StatusCode:
         code: grpc.StatusCode = error.code()
         return code
     return grpc.StatusCode.OK
+
+
+def test_a_stream_holds_only_what_is_not_answered(
+    settings: Settings, store_parts: Any, serve_grpc: Any
+) -> None:
+    async def story() -> None:
+        parts = store_parts(settings)
+        parts = replace(parts, limits=parts.limits.model_copy(update={"inflight_bytes": 3 * len(FIELD)}))
+        async with serve_grpc(parts) as (_, address), grpc.aio.insecure_channel(address) as channel:
+            other = channel.unary_unary(SOLVE)
+            for path in ("/mno.v1.Solver/SolveStream", INFER):
+                stream = channel.stream_stream(path)()
+                for _ in range(10):
+                    await stream.write(FIELD)
+                    assert await stream.read()
+                    assert await _answer(other) is grpc.StatusCode.OK
+                await stream.done_writing()
+                assert await stream.read() is grpc.aio.EOF
+
+    asyncio.run(story())
 
 
 def test_calls_at_once_are_bounded(settings: Settings, store_parts: Any, serve_grpc: Any) -> None:
