@@ -44,7 +44,11 @@ FIRST_HALF: Final = secrets.token_hex(10)
 COUNT: Final = itertools.count()
 OK: Final = Outcome(grpc.StatusCode.OK)
 WAY_OUT: Final = "the service is stopping; ask again, and a rollout goes on from its last step"
-STOPPING: Final = Outcome(grpc.StatusCode.UNAVAILABLE, WAY_OUT, (("mno-fault", "not-ready"),))
+STOPPING: Final = Outcome(
+    grpc.StatusCode.UNAVAILABLE, WAY_OUT, (("mno-fault", "not-ready"), ("retry-after", "1"))
+)
+# the library drops calls that it has read and not handed over when it stops: they are told before [s]
+NOTICE: Final = 0.2
 # for the last statuses to leave, after those under way were ended [s]
 LAST_WORDS: Final = 1.0
 
@@ -62,6 +66,7 @@ class GrpcServer:
         self._calls: set[AioCall] = set()
         self._empty = asyncio.Event()
         self._server: grpc.aio.Server | None = None
+        self._leaving = False
 
     async def start(self, address: str, tls: Tls | None = None) -> int:
         """Answer whoever connects to ``host:port``; returns the port, also where 0 was asked for."""
@@ -83,6 +88,10 @@ class GrpcServer:
         self.health.stop()
         if self._server is None:
             return
+        self._leaving = True
+        notice = min(NOTICE, seconds)
+        await asyncio.sleep(notice)
+        seconds -= notice
         stopping = asyncio.ensure_future(self._server.stop(seconds + LAST_WORDS))
         try:
             async with asyncio.timeout(seconds):
@@ -124,6 +133,8 @@ class GrpcServer:
         call.end(outcome)
 
     async def _answer(self, call: AioCall, method: Method) -> Outcome:
+        if self._leaving and method.scope is not None:
+            return STOPPING
         entry: Entry | None = None
         try:
             if method.scope is not None:

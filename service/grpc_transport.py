@@ -454,7 +454,8 @@ def _failure(error: Any) -> Exception:
     """What a status means to the caller."""
     trailing = dict(error.trailing_metadata() or ())
     code = error.code()
-    if "mno-fault" not in trailing and code is grpc.StatusCode.UNAVAILABLE:
+    # a service that stops cancels what it has not begun
+    if "mno-fault" not in trailing and code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return Retryable(Unreachable(f"the service cannot be reached: {error.details()}"))
     found = _service_error(code, str(error.details()), trailing)
     if found.status in RETRIED:

@@ -1,4 +1,4 @@
-"""The process that keeps all others: it takes the addresses, starts the rest, follows the aliases, and drains.
+"""The process that keeps all others: it takes the addresses, starts and restarts, follows the aliases, drains.
 
 It computes nothing and answers nobody, so that nothing a request does can stop it::
 

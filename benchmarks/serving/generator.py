@@ -16,10 +16,12 @@ from typing import cast, final
 import click
 import uvloop
 
-__all__ = ["Connection", "closed_loop", "open_loop"]
+__all__ = ["Connection", "Row", "closed_loop", "open_loop"]
 
 # an open loop's connections; a request that finds none free counts as failed
 MOST_CONNECTIONS = 1000
+# opened before the first is due
+KEPT_OPEN = 32
 # how long answers may take after the last request
 PATIENCE = 20.0
 
@@ -37,14 +39,19 @@ class Connection(asyncio.Protocol):
         self._buffer = bytearray()
         self._missing = -1
         self._status = 0
-        self.lost = False
+        self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def lost(self) -> bool:
+        """Whether it has ended."""
+        return self._gone.done()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's is none by its class
         self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        self.lost = True
+        self._gone.set_result(None)
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(0)
 
@@ -74,10 +81,11 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
         return await self._answer
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Leave, answered or not."""
-        if self._transport is not None:
-            self._transport.abort()
+        assert self._transport is not None
+        self._transport.abort()
+        await self._gone
 
 
 def _length(head: bytes) -> int:
@@ -104,7 +112,7 @@ async def closed_loop(port: int, request: bytes, clients: int, seconds: float) -
             rows.append((start, status, time.perf_counter() - start))
             if connection.lost:
                 connection = await _connect(port)
-        connection.close()
+        await connection.close()
 
     await asyncio.gather(*(client() for _ in range(clients)))
     return rows
@@ -114,12 +122,18 @@ async def open_loop(port: int, request: bytes, rate: float, seconds: float, seed
     """Requests at ``rate`` per second on average for some seconds."""
     draw = random.Random(seed)
     rows: list[Row] = []
-    idle: list[Connection] = [await _connect(port) for _ in range(32)]
+    connections: list[Connection] = []
+    idle: list[Connection] = []
     asked: set[asyncio.Task[None]] = set()
+
+    async def opened() -> Connection:
+        connection = await _connect(port)
+        connections.append(connection)
+        return connection
 
     async def ask(due: float) -> None:
         try:
-            connection = idle.pop() if idle else await _connect(port)
+            connection = idle.pop() if idle else await opened()
             status = await connection.ask(request)
         except OSError:
             status = 0
@@ -128,6 +142,7 @@ async def open_loop(port: int, request: bytes, rate: float, seconds: float, seed
                 idle.append(connection)
         rows.append((due, status, time.perf_counter() - due))
 
+    idle += [await opened() for _ in range(KEPT_OPEN)]
     due = start = time.perf_counter()
     while (due := due + draw.expovariate(rate)) < start + seconds:
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
@@ -140,8 +155,7 @@ async def open_loop(port: int, request: bytes, rate: float, seconds: float, seed
     if asked:
         _, late = await asyncio.wait(asked, timeout=PATIENCE)
         rows += [(due, 0, PATIENCE) for _ in late]
-        for task in late:
-            task.cancel()
+    await asyncio.gather(*(connection.close() for connection in connections))
     return rows
 
 

@@ -5,6 +5,7 @@ Imports nothing but torch, because it runs in the environments of the peers too.
 
 import os
 import time
+import warnings
 from array import array
 from collections.abc import Callable
 from pathlib import Path
@@ -55,7 +56,11 @@ def _patch(frozen: bool) -> Forward:
     module = PatchConv().eval()
     if not frozen:
         return module
-    scripted = torch.jit.freeze(torch.jit.trace(module, torch.ones(2, SIDE, SIDE)))  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        # torch would rather have it exported; TorchScript is what all of these servers can run
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(module, torch.ones(2, SIDE, SIDE))  # type: ignore[no-untyped-call]
+        scripted = torch.jit.freeze(traced)
     for _ in range(3):
         scripted(torch.ones(2, SIDE, SIDE))
     frozen_module: Forward = scripted

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.serving.raw_forward import BATCHES
-from benchmarks.serving.results import Results
+from benchmarks.serving.results import Cell, Results
 from benchmarks.serving.targets import Verdict
 
 __all__ = ["markdown", "rows"]
@@ -70,18 +70,29 @@ def _cells(results: Results, model: str) -> str:
 
 
 def _route(results: Results, model: str, route: str, title: str, clients: Sequence[int]) -> list[str]:
-    cells = [cell for count in clients if (cell := results.cell(model, route, count)) is not None]
+    cells = [results.cell(model, route, count) for count in clients]
+    known = [cell for cell in cells if cell is not None]
     server = route.partition("-")[0]
     memory = results.memory_mb.get(server, {}).get(model)
     return [
         title,
-        *(f"{number(cell.best('rate'))} ({number(cell.median('rate'))})" for cell in cells),
-        *(f"{number(cell.median('p50_ms'))} / {number(cell.median('p99_ms'))}" for cell in cells),
-        *(f"{number(cell.best('cpu_ms'))} ({number(cell.median('cpu_ms'))})" for cell in cells[-1:]),
+        *(_best(cell, "rate") for cell in cells),
+        *(_latencies(cell) for cell in cells),
+        _best(cells[-1], "cpu_ms"),
         "" if memory is None else f"{memory:.0f}",
-        str(sum(burst.failed for cell in cells for burst in cell.good)),
-        str(min((len(cell.good) for cell in cells), default=0)),
+        str(sum(burst.failed for cell in known for burst in cell.good)),
+        str(min((len(cell.good) for cell in known), default=0)),
     ]
+
+
+def _best(cell: Cell | None, quantity: str) -> str:
+    """Best and median."""
+    return "-" if cell is None else f"{number(cell.best(quantity))} ({number(cell.median(quantity))})"
+
+
+def _latencies(cell: Cell | None) -> str:
+    """Median of p50 and of p99."""
+    return "-" if cell is None else f"{number(cell.median('p50_ms'))} / {number(cell.median('p99_ms'))}"
 
 
 def number(value: float) -> str:

@@ -38,7 +38,7 @@ def generate() -> dict[str, str]:
     Raises:
         RuntimeError: the compiler or its version is another than the one that this was written for.
     """
-    from grpc_tools import protoc
+    from grpc_tools import protoc  # type: ignore[import-untyped]
 
     with tempfile.TemporaryDirectory() as folder:
         sources = [f"{path}.proto" for path in MODULES]

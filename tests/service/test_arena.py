@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from service.arena import ALIGNMENT, KEPT_BYTES, Arena
 from service.errors import Overloaded
 
-# allocate so many bytes, or (negative) let go of one of the arrays
-STEPS = st.lists(st.integers(-40, 3000), max_size=80)
+# allocate so many bytes, or (negative) let go of one of the arrays, or (None) trim
+STEPS = st.lists(st.none() | st.integers(-40, 9000), max_size=80)
 
 
 def resident(arena: Arena) -> int:
@@ -33,10 +33,13 @@ def where(arena: Arena, array: NDArray[Any]) -> int:
 
 @settings(deadline=None, max_examples=200)
 @given(STEPS)
-def test_arrays_never_overlap_and_all_memory_comes_back(steps: list[int]) -> None:
-    arena = Arena(16 * 2**10)
+def test_arrays_never_overlap_and_all_memory_comes_back(steps: list[int | None]) -> None:
+    arena = Arena(2**16)
     arrays: list[NDArray[Any]] = []
-    for step in steps:
+    for number, step in enumerate(steps):
+        if step is None:
+            arena.trim()
+            continue
         if step < 0:
             if arrays:
                 del arrays[step % len(arrays)]
@@ -45,13 +48,16 @@ def test_arrays_never_overlap_and_all_memory_comes_back(steps: list[int]) -> Non
             arrays.append(arena.allocate((step,), np.uint8))
         except Overloaded:
             continue
+        arrays[-1][:] = number
         spans = sorted((where(arena, array), array.nbytes) for array in arrays)
         for (offset, size), (following, _) in zip(spans, [*spans[1:], (arena.size, 0)], strict=True):
             assert offset % ALIGNMENT == 0
             assert offset + size <= following
         assert arena.used == sum(max(64, -(-array.nbytes // 64) * 64) for array in arrays)
+    # nobody wrote there since, and no page was taken away
+    assert all((array == array[:1]).all() for array in arrays)
+    assert all(steps[array[0]] == array.size for array in arrays if array.size)
     arrays.clear()
-    array = None  # noqa: F841
     assert arena.used == 0
     # in one piece again
     assert arena.allocate((arena.size,), np.uint8).nbytes == arena.size

@@ -28,7 +28,7 @@ def field_of(image: NDArray[np.float64]) -> NDArray[np.float64]:
     """The part of a picture that shows the field: what is within the dark frame on the left."""
     dark = image.sum(axis=2) < 60
     rows = np.flatnonzero(dark.mean(axis=1) > 0.5)
-    columns = np.flatnonzero(dark[rows[0] : rows[-1], : int(0.8 * image.shape[1])].mean(axis=0) > 0.95)
+    columns = np.flatnonzero(dark[rows[0] : rows[-1], : int(0.84 * image.shape[1])].mean(axis=0) > 0.95)
     return image[rows[0] + 2 : rows[-1] - 1, columns[0] + 2 : columns[-1] - 1]
 
 

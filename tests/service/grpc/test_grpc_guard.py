@@ -243,6 +243,27 @@ def test_health_follows_the_service(settings: Settings, store_parts: Any, serve_
     asyncio.run(story())
 
 
+def test_a_call_that_comes_too_late_is_told_to_come_again(
+    settings: Settings, store_parts: Any, serve_grpc: Any
+) -> None:
+    async def story() -> None:
+        async with (
+            serve_grpc(store_parts(settings)) as (server, address),
+            grpc.aio.insecure_channel(address) as channel,
+        ):
+            method = channel.unary_unary(SOLVE)
+            assert await _answer(method) is grpc.StatusCode.OK
+            draining = asyncio.create_task(server.drain(10.0))
+            await asyncio.sleep(0)
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await method(FIELD)
+            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert dict(refused.value.trailing_metadata())["mno-fault"] == "not-ready"
+            await draining
+
+    asyncio.run(story())
+
+
 def test_reflection_says_what_there_is(grpc_address: str) -> None:
     with grpc.insecure_channel(grpc_address) as channel:
         database = ProtoReflectionDescriptorDatabase(channel)
