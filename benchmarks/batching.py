@@ -1,6 +1,6 @@
 """When a batch should wait for company: the batcher's own code on a clock that is not the wall's.
 
-    python -m benchmarks.batching [--seconds 20] [--seed 0]
+    python -m benchmarks.batching [--seconds 10] [--seed 0] [--costs overhead]
 
 The queue, the rules and the event loop are real; only time and the worker are simulated, so that the table
 is the same on every machine. The worker takes as long as a small network does whose operators cost more to
@@ -278,7 +278,7 @@ def _loads(costs: Mapping[int, float]) -> Iterator[tuple[str, Callable[..., Any]
 
 
 @click.command()
-@click.option("--seconds", default=20.0, help="Simulated time of a cell.")
+@click.option("--seconds", default=10.0, help="Simulated time of a cell; of null, a tenth.")
 @click.option("--seed", default=0)
 @click.option("--costs", default=",".join(COSTS), help="Models, comma-separated.")
 def batching(seconds: float, seed: int, costs: str) -> None:

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from operators import shallow_water_kernel, shallow_water_scheme
+from operators import shallow_water_scheme
 from operators.axial_trunk import AxialTrunk
 from operators.evolution import EvolutionOperator
 from operators.frame_correction import FrameCorrection
@@ -118,6 +118,9 @@ class ShallowWaterMno(EvolutionOperator):
         ratios = interval / hy, interval / hx
         compiled = state.device.type == "cpu" and state.dtype == torch.float32
         if compiled and not (torch.is_grad_enabled() and state.requires_grad):
+            # numba is loaded only where it computes
+            from operators import shallow_water_kernel
+
             marched = shallow_water_kernel.frames(
                 state.detach().numpy(), self.frames, ratios, self.config.walls
             )

@@ -75,8 +75,10 @@ class Answering:
     def __init__(
         self, solver: Solver, models: Models, repository: Repository, settings: Settings, rim: Rim
     ) -> None:
-        """Raises:
-        InvalidSettings: tokens, certificates or an exporter of traces cannot be had.
+        """Read tokens and certificates; nobody is answered yet.
+
+        Raises:
+            InvalidSettings: tokens, certificates or an exporter of traces cannot be had.
         """
         self._tls = Tls.of(settings.tls)
         mutual_tls = settings.tls.client_ca is not None

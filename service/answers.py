@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
+import numpy as np
 from numpy.typing import NDArray
+
+from service.labels import plain
 
 __all__ = ["Answer", "CalibratedEstimate", "ErrorEstimate", "ErrorSummary", "Frame", "Gradient"]
 
@@ -78,7 +81,7 @@ class Answer:
 @final
 @dataclass(frozen=True)
 class Gradient:
-    """Of the sum of cotangent times solution.
+    """Of the sum of cotangent times solution; NumPy takes it as the array that it has.
 
     Attributes:
         gradient: in the shape of the input field.
@@ -95,6 +98,10 @@ class Gradient:
     operator: str
     in_distribution: Any
     timing_ms: Mapping[str, float]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        # of a labelled gradient, its numbers
+        return np.array(plain(self.gradient), dtype, copy=copy)
 
 
 @final

@@ -6,8 +6,8 @@ device memory, so that it exists once for each batch size: 1, 2, 4, ... and the 
 filled up.
 
 The way of a batch: its rows are put together in pinned memory, and the copy stream takes each run of rows to
-the device while the next one is put together; the compute stream replays the graph; the copy stream brings the
-answer back. The arena itself is not pinned: its pages come and go, which pinned pages may not.
+the device while the next one is put together; the compute stream replays the graph; the copy stream brings
+the answer back. The arena itself is not pinned: its pages come and go, which pinned pages may not.
 
 The captures have not run on a device yet; their tests are marked ``gpu``.
 """

@@ -143,4 +143,7 @@ def _live(parent: int, run: Callable[[], int]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(socket.socket(fileno=int(sys.argv[1]))))
+    status = main(socket.socket(fileno=int(sys.argv[1])))
+    logging.shutdown()
+    # to take apart what was imported would only take time
+    os._exit(status)

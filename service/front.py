@@ -11,8 +11,8 @@ Over its control socket FD (see ``service.control``) it is told::
     {"reload": true}                             read tokens and certificates again
     {"stop": {"grace": 30}}                      answer what was accepted, and end
 
-and asked to ``route`` names, to ``retire`` a version and for its ``page`` of metrics. It says ``ready``, with its
-arena, and ``serving``. The end of the control socket means stop, too.
+and asked to ``route`` names, to ``retire`` a version and for its ``page`` of metrics. It says ``ready``, with
+its arena, and ``serving``. The end of the control socket means stop, too.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The process of the reference solvers: ``python -m service.numerics FD``; numba and no torch.
+"""The process of the reference solvers: ``python -m service.numerics FD LOGS``; numba and no torch.
 
 Three threads compute one batch each at a time: ``references`` solves, ``marches`` steps in time, ``bounds``
 bounds errors, so that a long march keeps nobody from a bound.
 
-Over its control socket FD (see ``service.lane``) it says::
+LOGS are the settings of its log as JSON. Over its control socket FD (see ``service.lane``) it says::
 
     {"ready": {"lanes": ["references", "marches", "bounds"]}, "seconds": to warm up}
     {"failed": "why"}                                  instead, and the process ends with status 1
@@ -33,6 +33,7 @@ import numpy as np
 from problems import EVOLUTION_PROBLEMS, STEADY_PROBLEMS, Grid
 from service.lane import BlockingLane, LaneClosed
 from service.lane_server import HostRunner, LaneServer, Watch, obey
+from service.logs import LogSettings, set_up_logs
 from service.reference import advance_reference, bound_errors, solve_reference
 from service.sample import sample
 from service.signals import ignore_stops
@@ -103,6 +104,11 @@ def warm_up() -> None:
 
 if __name__ == "__main__":
     ignore_stops()
+    set_up_logs(LogSettings.model_validate_json(sys.argv[2]), "numerics")
+    status = 0
+    # whoever wanted this process may be gone before it is ready
     with contextlib.suppress(LaneClosed):
-        # whoever wanted this process may be gone before it is ready
-        sys.exit(main(socket.socket(fileno=int(sys.argv[1]))))
+        status = main(socket.socket(fileno=int(sys.argv[1])))
+    logging.shutdown()
+    # to take a compiler apart would take half a second
+    os._exit(status)

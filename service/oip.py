@@ -13,7 +13,7 @@ import itertools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final, Literal, final
 
 import numpy as np
@@ -190,14 +190,12 @@ class Inference:
         """
         # with one key a canary is chosen once, though it is looked for here and by the solver
         key = request.asker.key or next(self._turns)
-        request = replace(request, asker=request.asker._replace(key=key))
         found = self.find(request.model, request.version, key)
-        _refuse_sequences(request.parameters)
         _check_names(request, found)
         infer = self._solve if found.problem in STEADY_PROBLEMS else self._step
         began = request.asker.received
         try:
-            answer = await infer(found, request)
+            answer = await infer(found, request, key)
         except ServiceFault:
             self._statistics.failed(found.name, str(found.version), time.perf_counter() - began)
             raise
@@ -216,13 +214,11 @@ class Inference:
         """
         # with one key a canary is chosen once, though it is looked for here and by the solver
         key = request.asker.key or next(self._turns)
-        request = replace(request, asker=request.asker._replace(key=key))
         found = self.find(request.model, request.version, key)
         if found.problem in STEADY_PROBLEMS:
             raise InvalidField("steps", "unknown", f"steps: {found} solves a steady problem; leave it out")
-        _refuse_sequences(request.parameters)
         _check_names(request, found)
-        block = _rollout_request(found, request)
+        block = _rollout_request(found, request, key)
         wanted = replace(block, steps=block.start_step + steps, every=every)
         return found, await self._solver.roll_out(wanted)
 
@@ -242,13 +238,13 @@ class Inference:
             total=seconds,
         )
 
-    async def _solve(self, found: ServedVersion, request: InferRequest) -> _Answer:
-        response = await self._solver.solve(_solve_request(found, request))
+    async def _solve(self, found: ServedVersion, request: InferRequest, key: str) -> _Answer:
+        response = await self._solver.solve(_solve_request(found, request, key))
         return _Answer(_solved(response), len(response.iterations), response.batch_size, response.timing)
 
-    async def _step(self, found: ServedVersion, request: InferRequest) -> _Answer:
+    async def _step(self, found: ServedVersion, request: InferRequest, key: str) -> _Answer:
         began = time.perf_counter()
-        rollout = await self._solver.roll_out(_rollout_request(found, request))
+        rollout = await self._solver.roll_out(_rollout_request(found, request, key))
         try:
             frames = [frame.fields async for frame in rollout.frames]
         finally:
@@ -265,10 +261,12 @@ class Inference:
 
 def _check_names(request: InferRequest, found: ServedVersion) -> None:
     inputs, outputs = _names_of(found.problem)
+    if inputs.issuperset(request.inputs) and outputs.issuperset(request.outputs):
+        return
     for kind, given, known in (("input", request.inputs, inputs), ("output", request.outputs, outputs)):
         for name in given:
             if name not in known:
-                quoted, expected = name[:LONGEST_QUOTE], ", ".join(known)
+                quoted, expected = name[:LONGEST_QUOTE], ", ".join(sorted(known))
                 message = f"{quoted!r} is no {kind} of {found}: expected {expected}"
                 raise InvalidField(quoted, "unknown", message)
 
@@ -278,55 +276,63 @@ def _wanted(model: str, version: str) -> str:
 
 
 @cache
-def _names_of(problem: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _names_of(problem: str) -> tuple[frozenset[str], frozenset[str]]:
     """Names of the inputs and outputs of every model of a problem."""
     known = PROBLEMS[problem]
-    trust = (UPPER, L2_ESTIMATE) if problem in STEADY_PROBLEMS else ()
-    inputs, outputs = ([spec.name for spec in specs] for specs in (known.inputs, known.outputs))
-    return tuple(inputs), (*outputs, *trust, IN_DISTRIBUTION)
+    trust = TRUST if problem in STEADY_PROBLEMS else {IN_DISTRIBUTION}
+    inputs, outputs = ({spec.name for spec in specs} for specs in (known.inputs, known.outputs))
+    return frozenset(inputs), frozenset(outputs | trust)
 
 
-def _refuse_sequences(parameters: Mapping[str, Parameter]) -> None:
-    if any(parameters.get(name) for name in SEQUENCE):
-        message = "sequence_id: requests are independent; send the last frame of an answer as the next input"
-        raise InvalidField("sequence_id", "sequence", message)
-
-
-def _solve_request(found: ServedVersion, request: InferRequest) -> SolveRequest:
-    problem = STEADY_PROBLEMS[found.problem]
+def _solve_request(found: ServedVersion, request: InferRequest, key: str) -> SolveRequest:
+    numbers, options = _solve_options(found.problem, _hashable(request.parameters), request.outputs)
+    asker = request.asker
     given: dict[str, Any] = {name: tensor.array for name, tensor in request.inputs.items()}
-    rest = _parameters(request)
-    given |= {
-        spec.name: _number(spec.name, rest.pop(spec.name)) for spec in problem.parameters if spec.name in rest
-    }
-    rest.setdefault("error", "bound" if _wants_trust(request) else "none")
-    names = [spec.name for spec in (*problem.inputs, *problem.parameters)]
-    options = read_options(Options, names, rest, strict=True)
-    if options.error == "none" and not TRUST.isdisjoint(request.outputs):
-        unknown = ", ".join(sorted(TRUST.intersection(request.outputs)))
-        raise InvalidField("error", "none", f"the output {unknown} needs error=bound; leave error out")
     return SolveRequest(
-        problem.name,
-        given,
+        found.problem,
+        {**given, **numbers} if numbers else given,
         _precision(request),
-        model=_wanted(request.model, request.version),
-        method=options.method,
-        error=options.error,
-        tolerance=options.tolerance,
-        ticket=request.asker.ticket(options),
-        key=request.asker.key,
-        received=request.asker.received,
+        _wanted(request.model, request.version),
+        options.method,
+        options.error,
+        options.tolerance,
+        asker.ticket(options, request.timeout_ms),
+        key,
+        asker.received,
     )
 
 
-def _wants_trust(request: InferRequest) -> bool:
-    return not request.outputs or not TRUST.isdisjoint(request.outputs)
+# the value's type beside it: True is 1 to a dictionary, and not to us
+Given = tuple[tuple[str, type, Parameter], ...]
 
 
-def _rollout_request(found: ServedVersion, request: InferRequest) -> RolloutRequest:
-    rest = _parameters(request)
+def _hashable(parameters: Mapping[str, Parameter]) -> Given:
+    return tuple([(name, type(value), value) for name, value in parameters.items()])
+
+
+# clients ask for the same again and again
+@lru_cache(maxsize=512)
+def _solve_options(
+    name: str, parameters: Given, outputs: tuple[str, ...]
+) -> tuple[Mapping[str, float], Options]:
+    problem = STEADY_PROBLEMS[name]
+    rest = _renamed(parameters)
+    numbers = {
+        spec.name: _number(spec.name, rest.pop(spec.name)) for spec in problem.parameters if spec.name in rest
+    }
+    wants_trust = not outputs or not TRUST.isdisjoint(outputs)
+    rest.setdefault("error", "bound" if wants_trust else "none")
+    names = [spec.name for spec in (*problem.inputs, *problem.parameters)]
+    options = read_options(Options, names, rest, strict=True)
+    if options.error == "none" and not TRUST.isdisjoint(outputs):
+        unknown = ", ".join(sorted(TRUST.intersection(outputs)))
+        raise InvalidField("error", "none", f"the output {unknown} needs error=bound; leave error out")
+    return numbers, options
+
+
+def _rollout_request(found: ServedVersion, request: InferRequest, key: str) -> RolloutRequest:
     names = [spec.name for spec in EVOLUTION_PROBLEMS[found.problem].inputs]
-    options = read_options(_FrameOptions, names, rest, strict=True)
+    options = read_options(_FrameOptions, names, _renamed(_hashable(request.parameters)), strict=True)
     return RolloutRequest(
         found.problem,
         {name: tensor.array for name, tensor in request.inputs.items()},
@@ -336,28 +342,31 @@ def _rollout_request(found: ServedVersion, request: InferRequest) -> RolloutRequ
         model=_wanted(request.model, request.version),
         method=options.method,
         walls=options.walls,
-        ticket=request.asker.ticket(options),
-        key=request.asker.key,
+        ticket=request.asker.ticket(options, request.timeout_ms),
+        key=key,
         received=request.asker.received,
     )
 
 
-def _parameters(request: InferRequest) -> dict[str, Any]:
-    """The parameters by the names that they have in this service, without those that mean nothing here."""
-    rest: dict[str, Any] = {
-        name: value
-        for name, value in request.parameters.items()
-        if name not in SEQUENCE and not name.startswith("triton_")
-    }
+def _renamed(parameters: Given) -> dict[str, Any]:
+    """The parameters by the names that they have in this service, without those that mean nothing here.
+
+    Raises:
+        InvalidField: one that says that requests belong together, or a bad timeout.
+    """
+    rest = {name: value for name, _, value in parameters if not name.startswith("triton_")}
+    sequence = [rest.pop(name, False) for name in SEQUENCE]
+    if any(sequence):
+        message = "sequence_id: requests are independent; send the last frame of an answer as the next input"
+        raise InvalidField("sequence_id", "sequence", message)
     # microseconds there, milliseconds here; 0 is none
     own = rest.pop("timeout", 0)
-    if isinstance(own, bool | str) or own < 0:
+    if isinstance(own, bool | str) or not own >= 0:
         raise InvalidField(
             "timeout", "minimum", f"timeout: expected microseconds, got {own!r}"[:LONGEST_QUOTE]
         )
-    deadlines = [*([own / 1000] if own else []), *([request.timeout_ms] if request.timeout_ms else [])]
-    if deadlines:
-        rest["timeout_ms"] = min(deadlines)
+    if own:
+        rest["timeout_ms"] = own / 1000
     urgency = rest.get("priority")
     if isinstance(urgency, int) and not isinstance(urgency, bool):
         rest["priority"] = "interactive" if urgency <= LEAST_URGENT_INTERACTIVE else "bulk"

@@ -6,15 +6,17 @@ of them how many bytes it has, in their order.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, final
 
 from service.abortable import Buffer
 from service.codec import array_from_lists, decode_json, encode_json
 from service.errors import LONGEST_QUOTE, InvalidField
 from service.oip import InferRequest, InferResponse, Parameter
-from service.oip_tensor import Tensor, tensor_from_bytes, tensor_from_numbers
+from service.oip_tensor import Described, Tensor, described, size_of, tensor_from_numbers
 from service.options import Asker
 from service.wire import timing_header
 
@@ -22,6 +24,8 @@ __all__ = ["HEADER_LENGTH", "Asked", "binary_answer", "binary_request"]
 
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 OCTETS: Final = "application/octet-stream"
+# up to this length what the JSON of a request says is remembered [B]
+USUAL_HEAD: Final = 1024
 MOST_TENSORS: Final = 64
 MOST_PARAMETERS: Final = 64
 
@@ -58,8 +62,30 @@ def binary_request(
         InvalidField: it is none.
     """
     end = len(body) if header_length is None else _header_length(header_length, len(body))
-    document = decode_json(bytes(body[:end]), most_lists)
-    tensors = _inputs(document.pop("inputs", None), memoryview(body)[end:])
+    begin = bytes(body[:end])
+    head = _known_head(begin) if end <= USUAL_HEAD else _read_head(begin, most_lists)
+    request = InferRequest(
+        model, version, head.id, _filled(head, memoryview(body)[end:]), head.outputs, head.parameters, asker
+    )
+    return Asked(request, head.binary, head.chosen)
+
+
+@final
+@dataclass(frozen=True)
+class _Head:
+    """What the JSON of a request says; inputs are tensors already, or wait for their bytes."""
+
+    id: str
+    inputs: tuple[Tensor | Described, ...]
+    outputs: tuple[str, ...]
+    parameters: Mapping[str, Parameter]
+    binary: bool
+    chosen: Mapping[str, bool]
+
+
+def _read_head(head: bytes, most_lists: int = USUAL_HEAD) -> _Head:
+    document = decode_json(head, most_lists)
+    inputs = _inputs(document.pop("inputs", None))
     outputs, chosen = _outputs(document.pop("outputs", []))
     parameters = _parameters(document.pop("parameters", {}))
     request_id = document.pop("id", "")
@@ -67,8 +93,11 @@ def binary_request(
     if not isinstance(request_id, str):
         raise InvalidField("id", "type", f"id: expected a string, got {_quote(request_id)}")
     binary = parameters.pop("binary_data_output", False) is True
-    request = InferRequest(model, version, request_id, tensors, outputs, parameters, asker)
-    return Asked(request, binary, chosen)
+    return _Head(request_id, inputs, outputs, parameters, binary, chosen)
+
+
+# clients send the same again and again, and other bytes after it
+_known_head = lru_cache(maxsize=256)(_read_head)
 
 
 def _header_length(text: str, most: int) -> int:
@@ -80,8 +109,8 @@ def _header_length(text: str, most: int) -> int:
     return int(text)
 
 
-def _inputs(given: object, data: memoryview) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
+def _inputs(given: object) -> tuple[Tensor | Described, ...]:
+    tensors: dict[str, Tensor | Described] = {}
     for entry in _objects("inputs", given):
         name, size = _name(entry), _parameters(entry.pop("parameters", {})).get("binary_data_size")
         if name in tensors:
@@ -93,14 +122,30 @@ def _inputs(given: object, data: memoryview) -> dict[str, Tensor]:
             numbers = array_from_lists(name, entry.pop("data", None))
             tensors[name] = tensor_from_numbers(name, datatype, shape, numbers)
         else:
-            if type(size) is not int or not 0 <= size <= len(data):
-                message = f"binary_data_size: expected at most the {len(data)} bytes left, got {_quote(size)}"
-                raise InvalidField(name, "bytes", f"{name}: {message}")
-            tensors[name] = tensor_from_bytes(name, datatype, shape, data[:size])
-            data = data[size:]
+            tensors[name] = _of_size(described(name, datatype, shape), size)
         _refuse_unknown(entry, name, ("name", "datatype", "shape", "parameters", "data"))
-    if len(data):
-        message = f"expected no bytes after those of the inputs, got {len(data)}"
+    return tuple(tensors.values())
+
+
+def _of_size(tensor: Described, size: Parameter) -> Described:
+    if type(size) is not int or size != tensor.size:
+        message = f"{tensor.name}: expected a binary_data_size of {tensor.size}, got {_quote(size)}"
+        raise InvalidField(tensor.name, "bytes", message)
+    return tensor
+
+
+def _filled(head: _Head, data: memoryview) -> dict[str, Tensor]:
+    """The inputs, which take their bytes in their order."""
+    tensors: dict[str, Tensor] = {}
+    start = 0
+    for each in head.inputs:
+        if isinstance(each, Described):
+            tensors[each.name] = each.filled(data[start : start + each.size])
+            start += each.size
+        else:
+            tensors[each.name] = each
+    if len(data) != start:
+        message = f"expected {start} bytes after the JSON, got {len(data)}"
         raise InvalidField("body", "bytes", f"{message}; {HEADER_LENGTH} says where they begin")
     return tensors
 
@@ -155,25 +200,13 @@ def _quote(value: object) -> str:
 
 def binary_answer(response: InferResponse, asked: Asked) -> tuple[dict[str, str], list[Buffer]]:
     """Headers and body of an answer; the body comes in parts, which are not copied."""
-    entries, data = [], []
-    for tensor in response.outputs:
-        entry: dict[str, Any] = {
-            "name": tensor.name,
-            "datatype": tensor.datatype,
-            "shape": tensor.shape,
-        }
-        if asked.chosen.get(tensor.name, asked.binary):
-            raw = tensor.raw()
-            entry["parameters"] = {"binary_data_size": len(raw)}
-            data.append(raw)
-        else:
-            entry["data"] = tensor.array.ravel()
-        entries.append(entry)
-    document: dict[str, Any] = {"model_name": response.model, "model_version": response.version}
-    if response.id:
-        document["id"] = response.id
-    document["outputs"] = entries
-    head = encode_json(document)
+    chosen, binary = asked.chosen, asked.binary
+    if all(chosen.get(tensor.name, binary) for tensor in response.outputs):
+        data = [tensor.raw() for tensor in response.outputs]
+        said = tuple([(tensor.name, tensor.datatype, tensor.shape) for tensor in response.outputs])
+        head = _binary_head(response.model, response.version, response.id, said)
+    else:
+        head, data = _mixed_answer(response, asked)
     headers = {"Content-Type": OCTETS if data else "application/json"}
     if data:
         headers[HEADER_LENGTH] = str(len(head))
@@ -181,3 +214,41 @@ def binary_answer(response: InferResponse, asked: Asked) -> tuple[dict[str, str]
         headers["Server-Timing"] = timing_header(response.timing)
     headers["Mno-Batch-Size"] = str(response.batch_size)
     return headers, [head, *data]
+
+
+def _mixed_answer(response: InferResponse, asked: Asked) -> tuple[bytes, list[memoryview]]:
+    entries, data = [], []
+    for tensor in response.outputs:
+        entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+        if asked.chosen.get(tensor.name, asked.binary):
+            raw = tensor.raw()
+            entry["parameters"] = {"binary_data_size": len(raw)}
+            data.append(raw)
+        else:
+            entry["data"] = tensor.array.ravel()
+        entries.append(entry)
+    return _document(response.model, response.version, response.id, entries), data
+
+
+@lru_cache(maxsize=256)
+def _binary_head(
+    model: str, version: str, request_id: str, tensors: tuple[tuple[str, str, tuple[int, ...]], ...]
+) -> bytes:
+    """The JSON of an answer of which all tensors are bytes."""
+    entries = [
+        {
+            "name": name,
+            "datatype": datatype,
+            "shape": shape,
+            "parameters": {"binary_data_size": math.prod(shape) * size_of(datatype)},
+        }
+        for name, datatype, shape in tensors
+    ]
+    return _document(model, version, request_id, entries)
+
+
+def _document(model: str, version: str, request_id: str, outputs: Sequence[Mapping[str, Any]]) -> bytes:
+    document: dict[str, Any] = {"model_name": model, "model_version": version}
+    if request_id:
+        document["id"] = request_id
+    return encode_json({**document, "outputs": outputs})

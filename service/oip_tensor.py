@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 
 from service.errors import LONGEST_QUOTE, InvalidField
 
-__all__ = ["DATATYPES", "Datatype", "Tensor", "tensor_from_bytes", "tensor_from_numbers", "tensor_of"]
+__all__ = [
+    "DATATYPES",
+    "Datatype",
+    "Described",
+    "Tensor",
+    "described",
+    "size_of",
+    "tensor_from_bytes",
+    "tensor_from_numbers",
+    "tensor_of",
+]
 
 Array = NDArray[Any]
 
@@ -76,6 +86,11 @@ class Tensor:
         return np.ascontiguousarray(self.array).data.cast("B")
 
 
+def size_of(datatype: str) -> int:
+    """Size of an element [B]."""
+    return BOOL.wire.itemsize if datatype == BOOL.name else DATATYPES[datatype].wire.itemsize
+
+
 def tensor_of(name: str, array: Array) -> Tensor:
     """An array of an answer as a tensor."""
     return Tensor(name, _BY_DTYPE[array.dtype].name, array)
@@ -87,14 +102,39 @@ def tensor_from_bytes(name: str, datatype: str, shape: Sequence[object], data: A
     Raises:
         InvalidField: an unknown datatype, a forged shape, or bytes that do not fit them.
     """
+    return described(name, datatype, shape).filled(data)
+
+
+@final
+@dataclass(frozen=True)
+class Described:
+    """A tensor without its elements: a datatype and a shape that it may have."""
+
+    name: str
+    datatype: str
+    wire: np.dtype[Any]
+    shape: tuple[int, ...]
+    size: int
+
+    def filled(self, data: Any) -> Tensor:
+        """The tensor whose elements are in a buffer, which is not copied."""
+        if len(data) != self.size:
+            kind = f"{self.datatype} of shape {list(self.shape)}"
+            message = f"{self.name}: expected {self.size} bytes for {kind}, got {len(data)}"
+            raise InvalidField(self.name[:LONGEST_QUOTE], "bytes", message)
+        array = np.frombuffer(data, self.wire).reshape(self.shape)
+        return Tensor(self.name, self.datatype, _widened(array) if self.datatype == "BF16" else array)
+
+
+def described(name: str, datatype: str, shape: Sequence[object]) -> Described:
+    """What a client says of a tensor.
+
+    Raises:
+        InvalidField: an unknown datatype, or a forged shape.
+    """
     kind = _known(name, datatype)
     sides = checked_shape(name, shape)
-    expected, found = math.prod(sides) * kind.wire.itemsize, len(data)
-    if found != expected:
-        message = f"{name}: expected {expected} bytes for {datatype} of shape {list(sides)}, got {found}"
-        raise InvalidField(name[:LONGEST_QUOTE], "bytes", message)
-    array = np.frombuffer(data, kind.wire).reshape(sides)
-    return Tensor(name, datatype, _widened(array) if datatype == "BF16" else array)
+    return Described(name, datatype, kind.wire, sides, math.prod(sides) * kind.wire.itemsize)
 
 
 def tensor_from_numbers(name: str, datatype: str, shape: Sequence[object], numbers: Array) -> Tensor:

@@ -51,10 +51,11 @@ class Asker(NamedTuple):
     key: str
     received: float
 
-    def ticket(self, urgency: Urgency) -> Ticket:
-        """What the queues need to know."""
-        deadline = deadline_at(self.received, urgency.timeout_ms)
-        return Ticket(self.client, urgency.priority, urgency.reproducible, deadline)
+    def ticket(self, urgency: Urgency, timeout_ms: float | None = None) -> Ticket:
+        """What the queues need to know; ``timeout_ms`` is a deadline that came otherwise [ms]."""
+        own = urgency.timeout_ms
+        least = own if timeout_ms is None else timeout_ms if own is None else min(own, timeout_ms)
+        return Ticket(self.client, urgency.priority, urgency.reproducible, deadline_at(self.received, least))
 
 
 def read_options(

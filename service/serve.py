@@ -1,7 +1,7 @@
 """Puts the service together from its settings, and runs it until it is asked to stop.
 
-With ``processes="workers"`` that is ``supervisor.py``'s work; here is the service of one process, whose models
-compute in threads: for tests, for small machines, and for the commands that solve files.
+With ``processes="workers"`` that is ``supervisor.py``'s work; here is the service of one process, whose
+models compute in threads: for tests, for small machines, and for the commands that solve files.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Service:
             runner.run(self._answer(announce))
 
     def stop(self) -> None:
-        """Take no more requests, and return from ``run`` when those accepted are answered; from any thread."""
+        """Let nobody in, and return from ``run`` when those accepted are answered; from any thread."""
         self._stop.set()
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._stopped.set)

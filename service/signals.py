@@ -1,4 +1,4 @@
-"""Signals of a service of several processes: the supervisor alone is stopped, and says what becomes of the others."""
+"""Signals of a service of several processes: only its supervisor is stopped, and stops the others."""
 
 from __future__ import annotations
 

@@ -71,13 +71,11 @@ class Statistics:
         known.compute.add(compute)
         known.rows += rows
         known.last = time.time()
-        batch = max(batch, 1)
-        share = rows / batch
+        batches = known.batches
+        size = batch if batch in batches or len(batches) < MOST_BATCH_SIZES else max(batches)
+        share = rows / max(batch, 1)
         known.executions += share
-        size = (
-            batch if batch in known.batches or len(known.batches) < MOST_BATCH_SIZES else max(known.batches)
-        )
-        known.batches[size] = known.batches.get(size, 0.0) + share
+        batches[size] = batches.get(size, 0.0) + share
         known.batch_seconds[size] = known.batch_seconds.get(size, 0.0) + share * compute
 
     def failed(self, name: str, version: str, total: float) -> None:
@@ -85,7 +83,10 @@ class Statistics:
         self._of(name, version).fail.add(total)
 
     def _of(self, name: str, version: str) -> _Version:
-        return self._versions.setdefault((name, version), _Version())
+        known = self._versions.get((name, version))
+        if known is None:
+            known = self._versions[name, version] = _Version()
+        return known
 
     def document(self, name: str, version: str) -> dict[str, Any]:
         """One entry of ``model_stats``."""

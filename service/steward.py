@@ -1,4 +1,4 @@
-"""The process that reads the model stores, so that nobody who answers requests waits for a disk or a network."""
+"""The process that reads the model stores: nobody who answers requests waits for a disk or a network."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from model_store.errors import StoreError
 from service import stores
 from service.control import answer_questions
 from service.lane import BlockingLane, LaneClosed
+from service.logs import LogSettings, set_up_logs
 from service.routing import Route
 
 __all__ = ["main"]
@@ -20,6 +21,7 @@ __all__ = ["main"]
 def main(control: socket.socket, spec: Mapping[str, Any]) -> int:
     """Answer questions about the store ``spec["store"]`` and the built-in models; returns the exit status."""
     began = time.perf_counter()
+    set_up_logs(LogSettings.model_validate(spec.get("logs", {})), "steward")
     lane = BlockingLane(control)
     try:
         catalog = open_catalog(spec["store"])

@@ -47,7 +47,7 @@ class Events:
 
 
 def pause_before_start(deaths: int) -> float:
-    """How long to wait before the next start, after so many deaths in a row [s]: not at all after the first."""
+    """How long to wait before the next start after so many deaths in a row [s]: after one, not at all."""
     return 0.0 if deaths <= 1 else float(min(LONGEST_PAUSE, SHORTEST_PAUSE * 2 ** (deaths - 2)))
 
 
@@ -109,7 +109,7 @@ class Kept:
         return await self.link.ask(what, arguments)
 
     async def stop(self, order: Mapping[str, Any], seconds: float) -> bool:
-        """Send ``order``, wait until the process ends, and end it by force after ``seconds``; False: so it was."""
+        """Send ``order``, wait for the end, and kill it after ``seconds``; whether it ended well."""
         self._stopping = True
         child = self._child
         if child is None:

@@ -1,4 +1,4 @@
-"""The process that keeps all others: it takes the addresses, starts and restarts, follows the aliases, drains.
+"""The process that keeps all others: takes the addresses, starts and restarts, follows the aliases, drains.
 
 It computes nothing and answers nobody, so that nothing a request does can stop it::
 
@@ -195,9 +195,10 @@ class _Supervisor:
         settings, board = self._settings, self._board
         self._forker = _Forker(self._zygote)
         self._forker.start()
-        spec = {"store": settings.store}
+        logs = settings.logs.model_dump_json()
+        spec = {"store": settings.store, "logs": settings.logs.model_dump(mode="json")}
         self._steward = Kept("steward", lambda: self._forker.fork("steward", spec), _silent())
-        self._numerics = Kept("numerics", partial(spawn, "service.numerics"), self._numerics_events())
+        self._numerics = Kept("numerics", partial(spawn, "service.numerics", logs), self._numerics_events())
         self._versions = Versions(
             settings, self._steward.ask, self._fork_worker, board, self._metrics, self._audit
         )
@@ -309,6 +310,7 @@ class _Supervisor:
             "threads": threads,
             "scan_backend": settings.scan_backend,
             "max_batch": settings.batching.max_batch,
+            "logs": settings.logs.model_dump(mode="json"),
         }
         return await self._forker.fork("model", {**what, **common})
 

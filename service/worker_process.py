@@ -38,6 +38,7 @@ from service.errors import InvalidSettings
 from service.lane import BlockingLane
 from service.lane_server import HostRunner, LaneServer, Runner, Watch, obey
 from service.loading import load_version, served_version
+from service.logs import LogSettings, set_up_logs
 from service.sample import batch_sizes, sample
 from service.served import ServedVersion
 from service.worker import Bucket
@@ -75,6 +76,7 @@ class ModelSpec(BaseModel):
     scan_backend: str | None = None
     max_batch: PositiveInt = 32
     warm_up_seconds: NonNegativeFloat = 0.1
+    logs: LogSettings = LogSettings()
 
     @model_validator(mode="after")
     def _names_one_source(self) -> Self:
@@ -107,6 +109,7 @@ def main(control: socket.socket, spec: Mapping[str, Any]) -> int:
 
 
 def _prepared(spec: ModelSpec) -> tuple[ServedVersion, Runner, list[Cost]]:
+    set_up_logs(spec.logs, f"worker {spec.model or spec.factory}")
     torch.set_num_threads(spec.threads)
     set_default_backend(spec.scan_backend)
     version, runner = _loaded(spec) if spec.factory is None else _made(spec.factory, spec.arguments)

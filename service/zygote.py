@@ -97,7 +97,7 @@ def launch(module: str, *arguments: str, environment: Mapping[str, str] | None =
 
 
 def launch_zygote() -> Launched:
-    """Start what a :class:`Zygote` can take over: whoever will need one need not wait to know all about it."""
+    """Start what a :class:`Zygote` can take over: it need not wait until all is known."""
     # a fork takes along only the thread that forks: libraries must not start any on import
     return launch("service.forking", environment={"OPENBLAS_NUM_THREADS": "1"})
 

@@ -37,14 +37,24 @@ def behavior_table(plan: Plan, report: Report) -> list[dict[str, Any]]:
 
 
 def _row(server: Server, plan: Plan) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    for title, model, test in TESTS:
+    row: dict[str, Any] = {title: "not measured" for title, _, _ in TESTS}
+    for model in dict.fromkeys(model for _, model, _ in TESTS):
         try:
             with started(server, plan, (model,)) as process:
-                row[title] = test(process, process.server.routes(process.place, model))
-        except (ServerFailed, Refused, OSError) as error:
-            row[title] = f"not measured: {' '.join(str(error).split())[:80]}"
+                routes = server.routes(process.place, model)
+                for title in (title for title, wanted, _ in TESTS if wanted == model):
+                    row[title] = _outcome(title, process, routes)
+        except (ServerFailed, OSError) as error:
+            row["trouble"] = " ".join(str(error).split())[:200]
     return row
+
+
+def _outcome(title: str, process: Running, routes: Sequence[Route]) -> str:
+    test = next(test for name, _, test in TESTS if name == title)
+    try:
+        return test(process, routes)
+    except (Refused, OSError) as error:
+        return f"not measured: {' '.join(str(error).split())[:80]}"
 
 
 def _health(process: Running, routes: Sequence[Route]) -> str:
@@ -176,6 +186,7 @@ def _terminated(process: Running, routes: Sequence[Route]) -> str:
 
 Test = Callable[[Running, Sequence[Route]], str]
 
+# the one that ends its process goes last
 TESTS: Final[Sequence[tuple[str, str, Test]]] = (
     ("health while a forward runs", "slow", _health),
     ("7 good beside 1 malformed", "slow", _poison),

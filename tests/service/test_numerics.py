@@ -14,6 +14,7 @@ import pytest
 from problems import EVOLUTION_PROBLEMS, STEADY_PROBLEMS, Grid, variation
 from service.arena import Arena
 from service.lane import Lane, lane_pair
+from service.logs import LogSettings
 from service.process_worker import ProcessWorker
 from service.reference import advance_reference, bound_errors, solve_reference
 from service.sample import sample
@@ -61,7 +62,7 @@ class Numerics:
 @pytest.fixture(scope="module")
 def numerics(runner: asyncio.Runner) -> Iterator[Numerics]:
     async def start() -> Numerics:
-        numerics = Numerics(await spawn("service.numerics"))
+        numerics = Numerics(await spawn("service.numerics", LogSettings().model_dump_json()))
         assert (await numerics.heard.get())["ready"] == {"lanes": list(LANES)}
         return numerics
 

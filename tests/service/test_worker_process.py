@@ -170,6 +170,8 @@ def test_frames_of_a_published_version_come_in_blocks(
         ({"model": "darcy@1", "store": "ftp:/nowhere"}, "ftp"),
         ({"factory": "worker_factories:broken"}, "FileNotFoundError: no such weights"),
         ({"factory": "worker_factories:nothing"}, "nothing"),
+        ({"factory": "worker_factories:log_format"}, "logs by TextFormatter"),
+        ({"factory": "worker_factories:log_format", "logs": {"format": "json"}}, "logs by JsonFormatter"),
         ({"factory": "worker_factories:infinite"}, r"not finite .* leave it out"),
         ({"factory": "worker_factories:doubles", "scan_backend": "spam"}, "spam"),
         ({"model": "darcy@1", "device": "cuda"}, "--device cpu"),

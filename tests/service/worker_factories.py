@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from pathlib import Path
@@ -40,6 +41,11 @@ def infinite() -> tuple[ServedVersion, Compute]:
     """Has no finite answer."""
     version, _ = doubles()
     return version, lambda batch: Solutions({"pressure": batch.fields["permeability"] + np.inf}, (0,))
+
+
+def log_format() -> tuple[ServedVersion, Compute]:
+    """Says how this process logs."""
+    raise ValueError(f"logs by {type(logging.getLogger().handlers[0].formatter).__name__}")
 
 
 def broken() -> tuple[ServedVersion, Compute]:

@@ -121,6 +121,7 @@ def test_gradients_are_the_same(
         assert (got.wrt, got.model, got.in_distribution) == (same.wrt, same.model, same.in_distribution)
     default: Gradient = way.ask("vjp", "darcy", permeability[0], cotangent)
     assert default.wrt == "permeability"
+    assert np.array_equal(2 * np.asarray(default), 2 * default.gradient)
 
 
 def test_errors_are_the_same(way: Way, permeability: NDArray[np.float32]) -> None:
