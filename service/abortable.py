@@ -78,16 +78,29 @@ class HotHead:
         target: what the application made of the path.
         headers: by name, in lower case.
         length: of the body [B].
+        weight: how many bytes of memory a byte of the body counts for.
         keep_alive: whether the connection goes on after the answer.
     """
 
-    __slots__ = ("headers", "keep_alive", "length", "target")
+    __slots__ = ("headers", "keep_alive", "length", "target", "weight")
 
-    def __init__(self, target: Any, headers: Mapping[bytes, bytes], length: int) -> None:
+    def __init__(self, target: Any, headers: Mapping[bytes, bytes], length: int, weight: int = 1) -> None:
         self.target = target
         self.headers = headers
         self.length = length
+        self.weight = weight
         self.keep_alive = True
+
+
+@final
+class _Over:
+    """What a request that was answered has in the place of its own event."""
+
+    def set(self) -> None:
+        """Nobody waits."""
+
+
+_OVER: Final = _Over()
 
 
 @final
@@ -131,7 +144,7 @@ class HotRequest:
         self.disconnected = self.response_complete = self.response_started = False
         self.keep_alive = head.keep_alive
         self.more_body = True
-        self.message_event = self
+        self.message_event: HotRequest | _Over = self
 
     @property
     def body(self) -> Buffer:
@@ -144,7 +157,7 @@ class HotRequest:
         self.missing -= len(chunk)
         if self.fault is None:
             try:
-                self.hold.take(len(chunk))
+                self.hold.take(self.head.weight * len(chunk))
             except Exception as fault:  # the answer will say it
                 self.fault = fault
                 self.chunks.clear()
@@ -187,6 +200,9 @@ class HotRequest:
                 raise
         finally:
             self.hold.release()
+            # while it refers to itself it waits for the garbage collector, and its body with it
+            self.message_event = _OVER
+            self.chunks.clear()
             connection.hot_ended(self)
 
 

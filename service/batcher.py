@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, final
+from typing import Any, Final, NamedTuple, Protocol, final
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -39,8 +39,7 @@ _MOST_BUCKETS: Final = 256
 
 
 @final
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """Solutions of one submission, and how long they waited and took.
 
     Attributes:
@@ -190,6 +189,8 @@ class Batcher:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+            # its cancellation refers to the batch, and that to those who asked: a version is held by them
+            self._task = None
         if self._run is not None:
             for waiting in self._run.taken:
                 _refuse_closed(waiting)

@@ -232,7 +232,8 @@ def early_refusal(status: int, slug: str, detail: str) -> tuple[bytes, bytes]:
     """Header lines and body that refuse what is no request yet."""
     request_id = new_request_id(None)
     body = orjson.dumps(_document(request_id, slug, status, detail))
-    return f"content-type: {PROBLEM}\r\nx-request-id: {request_id}\r\n".encode(), body
+    later = "retry-after: 1\r\n" if status == HTTPStatus.SERVICE_UNAVAILABLE else ""
+    return f"content-type: {PROBLEM}\r\nx-request-id: {request_id}\r\n{later}".encode(), body
 
 
 def _document(request_id: str, slug: str, status: int, detail: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from service.abortable import abort_of
 from service.faults import describe_fault
 from service.rollout import Rollout
 from service.rollout_wire import StreamForm, rollout_headers
+from service.written import computed
 
 __all__ = ["FrameStream"]
 
@@ -68,7 +69,11 @@ class FrameStream(Response):
         async with aclosing(self._rollout.frames) as frames:
             try:
                 async for frame in frames:
-                    yield await asyncio.to_thread(self._form.frame, frame, self._rollout), True
+                    numbers = sum(values.size for values in frame.fields.values())
+                    yield (
+                        await computed(numbers > self._form.few, self._form.frame, frame, self._rollout),
+                        True,
+                    )
             except Exception as fault:  # the status is sent: whatever broke has its place in the stream
                 yield self._form.failure(describe_fault(scope, fault)), False
             else:

@@ -18,6 +18,7 @@ its arena, and ``serving``. The end of the control socket means stop, too.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import logging
 import os
@@ -52,6 +53,9 @@ log = logging.getLogger("mno.service")
 
 # of a front whose supervisor is gone [s]
 ORPHAN_GRACE: Final = 5
+# glibc returns by itself only what lies at the end of its heap
+TRIM_SECONDS: Final = 1.0
+_malloc_trim = ctypes.CDLL(None).malloc_trim
 
 
 @final
@@ -188,7 +192,15 @@ class Front:
         # what is there by now stays: the collector need not look at it again and again
         gc.collect()
         gc.freeze()
+        self._give_back()
         self._link.tell({"serving": {}})
+
+    def _give_back(self) -> None:
+        """Return what bodies took to the system, now and then."""
+        # connections refer to their requests and these to them; what is frozen is not looked at
+        gc.collect()
+        _malloc_trim(0)
+        asyncio.get_running_loop().call_later(TRIM_SECONDS, self._give_back)
 
     async def stop(self, grace: float) -> None:
         """Let nobody in, and return when everybody is answered."""

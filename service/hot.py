@@ -28,13 +28,26 @@ from service.options import Asker
 from service.settings import Limits
 from service.solver import Solver, SolveResponse
 from service.timing import Timing
-from service.wire import NPY, answer_headers, npy_request, timing_header
+from service.wire import (
+    JSON,
+    JSON_WEIGHT,
+    NPY,
+    accepts_gzip,
+    answer_headers,
+    npy_request,
+    read_request,
+    timing_header,
+)
+from service.written import SMALL_BODY, computed, written_json
 
 __all__ = ["HotRoutes"]
 
 # what is decoded on the event loop; larger bodies take the long way, and threads [B]
 MOST_BYTES: Final = 2**20
 NPY_BYTES: Final = NPY.encode()
+JSON_BYTES: Final = JSON.encode()
+JSON_HEADERS: Final = {"content-type": JSON}
+ANY_OR_JSON: Final = (b"*/*", JSON_BYTES)
 INFER: Final = re.compile(rb"/v2/models/([A-Za-z0-9@_.-]{1,130})(?:/versions/([A-Za-z0-9_-]{1,64}))?/infer")
 LENGTH_OF_JSON: Final = b"inference-header-content-length"
 MOST_JSON_BYTES: Final = 2**13
@@ -92,6 +105,31 @@ class SolveRoute(Route):
 
 
 @final
+class JsonRoute(Route):
+    """JSON in, JSON out; what takes long is done in a thread."""
+
+    template = "/v1/problems/{problem}/solve"
+    open_inference = False
+
+    def __init__(
+        self, problem: SteadyProblem, solver: Solver, limits: Limits, *, query: str, gzip: bool
+    ) -> None:
+        self._problem = problem
+        self._solver = solver
+        self._limits = limits
+        self._query = query
+        self._gzip = gzip
+
+    async def answer(self, request: HotRequest, asker: Asker) -> Answer:
+        body = bytes(request.body)
+        given = (self._problem, JSON_HEADERS, self._query, body, self._limits, asker)
+        wanted = await computed(len(body) > SMALL_BODY, read_request, *given)
+        response = await self._solver.solve(wanted)
+        headers, written = await written_json(response, gzip=self._gzip)
+        return Answer(_lines(headers, JSON), (written,), len(written), response.timing)
+
+
+@final
 class InferRoute(Route):
     """A request of the Open Inference Protocol with binary tensors."""
 
@@ -129,7 +167,7 @@ class HotRoutes(HotPath):
         self._inference = inference
         self._guard = guard
         self._budget = budget
-        self._most_bytes = min(MOST_BYTES, limits.body_bytes)
+        self._most_bytes = min(MOST_BYTES, limits.body_bytes, limits.json_bytes)
 
     def accept(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> HotHead | None:
         """See ``HotPath``."""
@@ -140,7 +178,10 @@ class HotRoutes(HotPath):
         if not ELSEWHERE.isdisjoint(named):
             return None
         route = self._route(url, named)
-        return None if route is None else HotHead(route, named, int(length))
+        if route is None:
+            return None
+        weight = JSON_WEIGHT if isinstance(route, JsonRoute) else 1
+        return HotHead(route, named, int(length), weight)
 
     def hold(self) -> Share:
         """See ``HotPath``."""
@@ -150,14 +191,23 @@ class HotRoutes(HotPath):
         path, _, query = url.partition(b"?")
         problem = self._solving.get(path)
         if problem is not None:
-            if headers.get(b"content-type") == headers.get(b"accept") == NPY_BYTES:
-                return SolveRoute(problem, self._solver, query.decode("latin-1"))
-            return None
+            return self._solve_route(problem, query.decode("latin-1"), headers)
         found = INFER.fullmatch(path) if _is_short(headers.get(LENGTH_OF_JSON, b"")) else None
         if found is None:
             return None
         model, version = (each.decode() if each else "" for each in found.groups())
         return InferRoute(self._inference, model, version)
+
+    def _solve_route(
+        self, problem: SteadyProblem, query: str, headers: Mapping[bytes, bytes]
+    ) -> Route | None:
+        media, accept = headers.get(b"content-type"), headers.get(b"accept", b"*/*")
+        if media == accept == NPY_BYTES:
+            return SolveRoute(problem, self._solver, query)
+        if media == JSON_BYTES and accept in ANY_OR_JSON:
+            gzip = accepts_gzip({"accept-encoding": _text(headers, b"accept-encoding") or ""})
+            return JsonRoute(problem, self._solver, self.limits, query=query, gzip=gzip)
+        return None
 
     async def answer(self, request: HotRequest) -> None:
         """See ``HotPath``."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NoReturn, final
 
 from fastapi import FastAPI, Request
@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from problems import PROBLEMS, EvolutionProblem, FieldSpec, Problem
 from service import oip_routes, pages, rollout_wire, schemas, vjp_wire, wire
 from service.body import read_body, unless_client_leaves
-from service.codec import encode_npy, gzipped
+from service.codec import encode_npy
 from service.errors import NotAvailableYet, Overloaded, ServiceFault
 from service.faults import RequestScope, answer_fault, answer_http_exception, answer_nobody, answer_not_ready
 from service.frame_stream import FrameStream
@@ -36,14 +36,9 @@ from service.settings import Limits
 from service.solver import Solver, SolveResponse
 from service.statistics import Statistics
 from service.validate import AT_REST
+from service.written import SMALL_ANSWER, SMALL_BODY, computed, packed, written_json
 
 __all__ = ["create_app"]
-
-# what takes longer to read or to write than the way to a thread and back does so in one [B]
-SMALL_BODY = 2**15
-SMALL_ANSWER = 2**14
-# shorter answers are not worth compressing [B]
-SHORT = 2**10
 
 
 def create_app(
@@ -114,7 +109,7 @@ class _Desk:
         found = find_steady(problem)
         body = await read_body(request, self.limits)
         given = (found, request.headers, request.url.query, body, self.limits, asker_of(request, received))
-        wanted = await _computed(len(body) > SMALL_BODY, wire.read_request, *given)
+        wanted = await computed(len(body) > SMALL_BODY, wire.read_request, *given)
         response = await unless_client_leaves(request, self.solver.solve(wanted))
         visit_of(request.scope).timing = response.timing
         headers = wire.answer_headers(response, form)
@@ -125,8 +120,8 @@ class _Desk:
             # a problem with several output fields would need a container; none has
             ((_, values),) = response.fields.items()
             return Response(encode_npy(values), headers=headers, media_type=form)
-        large = sum(values.size for values in response.fields.values()) > SMALL_ANSWER
-        return await _json(request, headers, large, wire.json_answer, response)
+        named, written = await written_json(response, gzip=wire.accepts_gzip(request.headers))
+        return Response(written, headers=named, media_type=wire.JSON)
 
     async def differentiate(self, problem: str, request: Request) -> Response:
         received = time.perf_counter()
@@ -136,29 +131,15 @@ class _Desk:
         found = find_steady(problem)
         body = await read_body(request, self.limits)
         given = (found, request.headers, request.url.query, body, self.limits, asker_of(request, received))
-        wanted = await _computed(len(body) > SMALL_BODY, vjp_wire.read_vjp, *given)
+        wanted = await computed(len(body) > SMALL_BODY, vjp_wire.read_vjp, *given)
         response = await unless_client_leaves(request, self.solver.differentiate(wanted))
         visit_of(request.scope).timing = response.timing
         headers = vjp_wire.vjp_headers(response, form)
         if form == wire.NPY:
             return Response(encode_npy(response.gradient), headers=headers, media_type=form)
-        large = response.gradient.size > SMALL_ANSWER
-        return await _json(request, headers, large, vjp_wire.json_gradient, response)
-
-
-async def _computed(long: bool, function: Callable[..., Any], *arguments: Any) -> Any:
-    return await asyncio.to_thread(function, *arguments) if long else function(*arguments)
-
-
-async def _json(
-    request: Request, headers: Mapping[str, str], large: bool, write: Callable[[Any], bytes], answer: Any
-) -> Response:
-    """A JSON answer, compressed for those who like that."""
-    body = await _computed(large, write, answer)
-    named = {**headers, "Vary": "Accept-Encoding"}
-    if len(body) > SHORT and wire.accepts_gzip(request.headers):
-        body, named["Content-Encoding"] = await asyncio.to_thread(gzipped, body), "gzip"
-    return Response(body, headers=named, media_type=wire.JSON)
+        body = await computed(response.gradient.size > SMALL_ANSWER, vjp_wire.json_gradient, response)
+        named, written = await packed(body, headers, gzip=wire.accepts_gzip(request.headers))
+        return Response(written, headers=named, media_type=wire.JSON)
 
 
 def asker_of(request: Request, received: float) -> Asker:
@@ -200,7 +181,7 @@ def _add_rollouts(app: FastAPI, desk: _Desk) -> None:
         state = find_evolution(problem)
         body = await read_body(request, limits)
         given = (state, request.headers, request.url.query, body, limits, asker_of(request, received))
-        wanted = await _computed(len(body) > SMALL_BODY, rollout_wire.read_rollout, *given)
+        wanted = await computed(len(body) > SMALL_BODY, rollout_wire.read_rollout, *given)
         found = await unless_client_leaves(request, desk.solver.roll_out(wanted))
         share: Share = request.state.share
         try:

@@ -245,6 +245,10 @@ pre{{background:#f2f2f2;padding:1rem;overflow:auto}}</style>
 <code>Mno-Error-Estimate</code> is {estimate}.</p>
 <pre>curl -H 'Content-Type: application/x-npy' --data-binary @permeability.npy \\
      -H 'Accept: application/x-npy' -o pressure.npy '{address}/v1/problems/darcy/solve?source=1.0'</pre>
+<p>The gradient of the sum of <code>cotangent</code> times solution with respect to the input field
+(<code>vjp</code>) is asked for in the same ways. As <code>application/x-npy</code> the body is {pair}. It has
+the options</p>
+<table>{vjp_options}</table>
 <p>A rollout starts from one state. It has, in JSON or as query parameters of an
 <code>application/x-npy</code> body (channel, y, x):</p>
 <table>{rollout_options}</table>
@@ -274,6 +278,8 @@ def docs(openapi: dict[str, Any], address: str) -> str:
         rows=rows,
         options=_table({"permeability": _FIELD, **_OPTIONS}),
         estimate=escape(_ESTIMATE),
+        pair=escape(_PAIR["description"]),
+        vjp_options=_table({"cotangent": _FIELD, **_VJP_OPTIONS}),
         rollout_options=_table({"state": _STATE, "fields": _CHANNELS, **_ROLLOUT_OPTIONS}),
         frames=escape(_FRAMES),
         rollout_headers=_table({name: {"description": text} for name, text in _ROLLOUT_HEADERS.items()}),

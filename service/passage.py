@@ -49,8 +49,11 @@ def placed(fields: Mapping[str, NDArray[Any]], queue: Batcher, dtype: str) -> di
     """
     found = {}
     for name, values in fields.items():
-        found[name] = queue.allocate(values.shape, dtype)
-        np.copyto(found[name], values, casting="same_kind")
+        if values.ndim == 1:  # a number a row travels as it is
+            found[name] = values.astype(dtype, copy=False)
+        else:
+            found[name] = queue.allocate(values.shape, dtype)
+            np.copyto(found[name], values, casting="same_kind")
     return found
 
 

@@ -56,6 +56,8 @@ class StreamForm(ABC):
 
     media_type: str
     end: bytes
+    # numbers of a frame that are written faster than handed to a thread and back
+    few: int
 
     @abstractmethod
     def frame(self, frame: Frame, rollout: Rollout) -> bytes:
@@ -72,6 +74,7 @@ class Lines(StreamForm):
 
     media_type = NDJSON
     end = b""
+    few = 2**13
 
     def frame(self, frame: Frame, rollout: Rollout) -> bytes:
         """See ``StreamForm``."""
@@ -89,6 +92,7 @@ class Records(StreamForm):
 
     media_type = NPY_STREAM
     end = struct.pack("<Q", 0)
+    few = 2**17
 
     def frame(self, frame: Frame, rollout: Rollout) -> bytes:
         """See ``StreamForm``."""

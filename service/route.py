@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal, final
+from typing import Final, Literal, NamedTuple, final
 
 from model_store.reference import Reference
 from problems import Grid, SteadyProblem
@@ -22,8 +21,7 @@ _BUCKETS: Final = 256
 
 
 @final
-@dataclass(frozen=True)
-class Chosen:
+class Chosen(NamedTuple):
     """A queue and a bucket.
 
     Attributes:

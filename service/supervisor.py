@@ -47,6 +47,12 @@ log = logging.getLogger("mno.service")
 END_SECONDS: Final = 5.0
 # a signal to all processes of a group comes a second time from whoever passes it on, such as make [s]
 SAME_SECONDS: Final = 1.0
+# glibc keeps what large bodies took, each thread for itself, unless it is told how much to keep
+FRONT_MEMORY: Final[Mapping[str, str]] = {
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": str(256 * 2**10),
+    "MALLOC_TRIM_THRESHOLD_": str(2 * 2**20),
+}
 # how long the other fronts may take for their page of metrics [s]
 PAGE_SECONDS: Final = 1.0
 
@@ -204,9 +210,9 @@ class _Supervisor:
         )
         self._versions.when_changed(self._tell_status)
         self._serving = [asyncio.Event() for _ in range(settings.fronts)]
+        front = partial(spawn, "service.front", environment=FRONT_MEMORY)
         self._fronts = [
-            Kept(f"front {number}", partial(spawn, "service.front"), self._front_events(number))
-            for number in range(settings.fronts)
+            Kept(f"front {number}", front, self._front_events(number)) for number in range(settings.fronts)
         ]
 
     @contextlib.contextmanager

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final, final
+from typing import Any, Final, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +24,7 @@ FLOAT32_TINY: Final = float(np.finfo(np.float32).tiny)
 
 
 @final
-@dataclass(frozen=True)
-class Inputs:
+class Inputs(NamedTuple):
     """Checked inputs: fields [batch y x] as they came and parameters [batch] in float64, by name.
 
     Attributes:
@@ -45,7 +43,7 @@ class Inputs:
     @property
     def nbytes(self) -> int:
         """What they take in memory [B]."""
-        return sum(values.nbytes for values in self.fields.values())
+        return sum([values.nbytes for values in self.fields.values()])
 
 
 def validate_inputs(problem: Problem, given: Mapping[str, Any], limits: Limits) -> Inputs:
@@ -94,7 +92,7 @@ def _is_plain(spec: FieldSpec, values: NDArray[Any]) -> bool:
     if values.dtype.kind not in "fiu" or not values.size:
         return False
     # a NaN among the values is one of the extremes, and no comparison with it holds
-    low, high = float(values.min()), float(values.max())
+    low, high = float(np.minimum.reduce(values, axis=None)), float(np.maximum.reduce(values, axis=None))
     if not (low >= -FLOAT32_MAX and high <= FLOAT32_MAX):
         return False
     return (

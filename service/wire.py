@@ -22,6 +22,7 @@ from service.timing import Timing
 
 __all__ = [
     "JSON",
+    "JSON_WEIGHT",
     "NPY",
     "PNG",
     "Form",

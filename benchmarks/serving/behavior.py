@@ -134,7 +134,7 @@ def _not_a_number(process: Running, routes: Sequence[Route]) -> str:  # noqa: AR
     try:
         reply = ask(route, route.encode(field()))
     except Refused as error:
-        return f"refused with {error.reason[:60]}"
+        return f"refused with {error.reason.split()[0]}"
     try:
         strict_json(reply.body)
     except ValueError as error:

@@ -12,9 +12,11 @@ import numpy as np
 
 from benchmarks.serving.request import Array, Reply, Request, Route
 
-__all__ = ["Abandonable", "Refused", "ask", "check", "fetch"]
+__all__ = ["Abandonable", "Refused", "ask", "check", "fetch", "refusal"]
 
 TIMEOUT = 30.0
+# statuses of servers whose model is not loaded
+NOT_THERE = {"404", "502", "503", "NOT_FOUND", "UNAVAILABLE"}
 
 
 class Refused(Exception):
@@ -92,6 +94,15 @@ def check(route: Route, field: Array, expected: Array) -> str | None:
         return f"{route.title}: expected {expected.dtype}{expected.shape}, got {answer.dtype}{answer.shape}"
     if not np.array_equal(answer, expected, equal_nan=True):
         return f"{route.title}: differs by {np.abs(answer - expected).max():.1e} at most"
+    return None
+
+
+def refusal(route: Route, field: Array) -> str | None:
+    """Why a server is not there yet; None: it does something with a request, if only to fail it."""
+    try:
+        ask(route, route.encode(field))
+    except Refused as error:
+        return str(error) if error.reason.split()[0] in NOT_THERE or "Error(" in error.reason else None
     return None
 
 

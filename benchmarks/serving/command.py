@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from benchmarks.serving.rounds import Plan, measure_rounds
 from benchmarks.serving.server import Server
 from benchmarks.serving.servers import OURS, PEERS
 from benchmarks.serving.streaming import measure_streaming
-from benchmarks.serving.table import markdown
+from benchmarks.serving.table import inserted, markdown
 from benchmarks.serving.targets import verdicts
 
 __all__ = ["bench_serve"]
@@ -75,7 +76,12 @@ def _counts(context: click.Context, parameter: click.Parameter, value: str) -> t
     "--behavior", "--behaviour", is_flag=True, help="What the servers do when something goes wrong."
 )
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="File for the raw results.")
-@click.option("--markdown", "markdown_path", type=click.Path(path_type=Path), help="File for the tables.")
+@click.option(
+    "--markdown",
+    "markdown_path",
+    type=click.Path(path_type=Path),
+    help="File for the tables; in a document they go between its <!-- load --> or <!-- behavior --> marks.",
+)
 @click.option("--from-json", type=click.Path(exists=True, path_type=Path), help="Print the tables of a run.")
 def bench_serve(
     folder: Path,
@@ -105,7 +111,8 @@ def bench_serve(
             json_path.write_text(json.dumps(results.to_json(), indent=1) + "\n")
     report = markdown(results, [] if behavior else verdicts(results))
     if markdown_path is not None:
-        markdown_path.write_text(report)
+        before = markdown_path.read_text() if markdown_path.exists() else ""
+        markdown_path.write_text(inserted(before, report, "behavior" if behavior else "load"))
     click.echo(report)
     return None
 
@@ -154,6 +161,7 @@ def _measure(
         clients,
         1 if quick else bursts,
         0.5 if quick else seconds,
+        warm_up=0.1 if quick else 0.3,
         frozen=frozen,
         server_cores=cores[:-1],
         load_cores=cores[-1:] if len(cores) > 1 else (),
@@ -177,7 +185,7 @@ def _measure(
 
 def _about(plan: Plan) -> dict[str, str]:
     return {
-        "command": f"mno bench serve {shlex.join(sys.argv[3:])}".strip(),
+        "command": _command_line(sys.argv[3:]),
         "commit": _commit(),
         "machine": f"{os.cpu_count()} cores, {_processor()}; {platform.system()}",
         "software": f"Python {platform.python_version()}, torch {version('torch')}",
@@ -192,6 +200,16 @@ def _about(plan: Plan) -> dict[str, str]:
             for server in plan.servers
         ),
     }
+
+
+def _command_line(arguments: Sequence[str]) -> str:
+    """What was typed, without the files that it writes."""
+    kept = list(arguments)
+    for option in ("--json", "--markdown", "--peers"):
+        if option in kept:
+            position = kept.index(option)
+            del kept[position : position + 2]
+    return " ".join(["mno bench serve", *map(shlex.quote, kept)])
 
 
 def _commit() -> str:

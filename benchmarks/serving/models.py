@@ -90,7 +90,12 @@ def read_journal(path: Path) -> set[float]:
 
 
 def _nan(frozen: bool) -> Forward:  # noqa: ARG001
-    return lambda x: torch.full_like(x, torch.nan)
+    def forward(x: Tensor) -> Tensor:
+        # constant inputs pass, with which a server may warm up
+        uneven = x[:, 0, 0] != x[:, 0, 1]
+        return torch.where(uneven[:, None, None], torch.nan, x)
+
+    return forward
 
 
 # slow and nan serve the table of behavior; slow keeps a journal of the fields that it has computed

@@ -10,7 +10,7 @@ from benchmarks.serving.raw_forward import BATCHES
 from benchmarks.serving.results import Cell, Results
 from benchmarks.serving.targets import Verdict
 
-__all__ = ["markdown", "rows"]
+__all__ = ["inserted", "markdown", "rows"]
 
 
 def rows(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
@@ -22,6 +22,18 @@ def rows(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
 def markdown(results: Results, verdicts: Iterable[Verdict]) -> str:
     """The whole report."""
     return "\n\n".join(_sections(results, verdicts)) + "\n"
+
+
+def inserted(document: str, report: str, name: str) -> str:
+    """A document with the report between its ``<!-- name -->`` and ``<!-- end name -->``.
+
+    A document without them becomes the report.
+    """
+    begin, end = f"<!-- {name} -->\n", f"<!-- end {name} -->"
+    if begin not in document or end not in document:
+        return report
+    head, _, rest = document.partition(begin)
+    return f"{head}{begin}\n{report}\n{end}{rest.partition(end)[2]}"
 
 
 def _sections(results: Results, verdicts: Iterable[Verdict]) -> Iterator[str]:

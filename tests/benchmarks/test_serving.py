@@ -39,7 +39,7 @@ from benchmarks.serving.results import Cell, Results, paired_ratio
 from benchmarks.serving.rounds import field
 from benchmarks.serving.server import Place, Server, stage
 from benchmarks.serving.servers import OURS, PEERS
-from benchmarks.serving.table import markdown, number
+from benchmarks.serving.table import inserted, markdown, number
 from benchmarks.serving.targets import verdicts
 from problems import Grid
 from service.pb import inference_pb2, solver_pb2
@@ -144,6 +144,14 @@ def test_the_table() -> None:
     assert [number(value) for value in (0.12345, 9.8765, 98.765, 9876.5)] == ["0.123", "9.88", "98.8", "9876"]
 
 
+def test_the_report_goes_into_a_document() -> None:
+    document = "before\n<!-- load -->\nold\n<!-- end load -->\nafter\n"
+    assert inserted(document, "new\n", "load") == (
+        "before\n<!-- load -->\n\nnew\n\n<!-- end load -->\nafter\n"
+    )
+    assert inserted(document, "new\n", "behavior") == "new\n"
+
+
 def test_the_tables_of_a_run_can_be_printed_again(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     path.write_text(json.dumps(canned().to_json()))
@@ -201,6 +209,7 @@ def test_the_weights_are_the_same_every_time() -> None:
     assert torch.equal(first(inputs), again(inputs))
     assert torch.equal(build("null")(inputs), inputs)
     assert bool(build("nan")(inputs).isnan().all())
+    assert bool(build("nan")(torch.ones(2, 8, 8)).isfinite().all())
     torch.testing.assert_close(build("patch", frozen=True)(inputs), first(inputs), rtol=1e-4, atol=1e-5)
     assert {"null", "patch", "slow", "nan"} == MODELS.keys()
 

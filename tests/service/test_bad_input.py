@@ -5,6 +5,8 @@ import io
 import json
 import pickle
 import socket
+import zlib
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -326,3 +328,42 @@ def test_the_form_that_is_liked_best_is_sent(http: httpx.Client) -> None:
 )
 def test_bad_words_in_a_query_are_refused(http: httpx.Client, query: str) -> None:
     problem(http.post(f"{SOLVE}?{query}", content=npy(np.ones((32, 32))), headers=NPY), 422, "invalid-field")
+
+
+INFER = "/v2/models/darcy/infer"
+
+
+@pytest.mark.parametrize(
+    "path", [SOLVE, "/v1/problems/darcy/vjp", "/v1/problems/shallow_water/rollout", INFER]
+)
+def test_json_ten_thousand_deep_is_refused_everywhere(http: httpx.Client, path: str) -> None:
+    for opening, closing in ((b"[", b"]"), (b'{"a":', b"}")):
+        for body in (opening * 10_000 + b"1" + closing * 10_000, b'{"permeability": ' + opening * 10_000):
+            assert http.post(path, content=body, headers=JSON).status_code in (400, 422)
+
+
+@pytest.mark.parametrize(("coding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+def test_bombs_are_refused_by_the_open_inference_protocol(
+    http: httpx.Client, coding: str, compress: Callable[[bytes], bytes]
+) -> None:
+    headers = {"Content-Encoding": coding}
+    bomb = http.post(INFER, content=compress(b" " * 2**26), headers=headers)
+    assert (bomb.status_code, list(bomb.json())) == (413, ["error"])
+    half = http.post(INFER, content=compress(b'{"inputs": []}')[:-3], headers=headers)
+    assert half.status_code == 400
+
+
+@pytest.mark.parametrize(
+    "shape", [[-1, -1024], [2**32, 2**32], [2**62, 4], [0], [1024] * 9, [32, 33], ["32", 32], []]
+)
+def test_forged_shapes_are_refused_by_the_open_inference_protocol(
+    http: httpx.Client, shape: list[Any]
+) -> None:
+    data = np.ones((32, 32), "f4").tobytes()
+    parameters = {"binary_data_size": len(data)}
+    tensor = {"name": "permeability", "datatype": "FP32", "shape": shape, "parameters": parameters}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    for more in ({}, {"Content-Encoding": "identity"}):
+        headers = {"Inference-Header-Content-Length": str(len(head)), **more}
+        answer = http.post(INFER, content=head + data, headers=headers)
+        assert (answer.status_code, list(answer.json())) == (400, ["error"]), answer.text

@@ -72,6 +72,28 @@ def test_both_ways_lead_to_the_same_answer(
         assert len({short.headers["x-request-id"], long.headers["x-request-id"]}) == 2
 
 
+def test_json_takes_both_ways(http: httpx.Client, permeability: NDArray[np.float32]) -> None:
+    json = {"Content-Type": "application/json"}
+    for given in (
+        {"permeability": permeability.tolist(), "reproducible": True},
+        {"permeability": np.ones((32, 32)).tolist(), "error": "none", "reproducible": True},
+        {"permeability": [[True]]},
+        {"permeability": [[1.0]], "sorce": 1},
+        [1],
+    ):
+        body = orjson.dumps(given)
+        for accepted in ("gzip", "identity"):
+            headers = json | {"Accept-Encoding": accepted}
+            short, long = (http.post(SOLVE, content=body, headers=headers | more) for more in ({}, LONG))
+            ours, theirs = told(short), told(long)
+            for answer in (ours, theirs):
+                answer[2].pop("timing_ms", None)
+                answer[1].pop("content-length", None)
+            assert ours == theirs
+    assert http.post(f"{SOLVE}?source=2", content=b"{}", headers=json).status_code == 422
+    assert http.post(SOLVE, content=b"", headers=json).status_code == 422
+
+
 @pytest.mark.parametrize(
     ("body", "query"),
     [

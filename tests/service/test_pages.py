@@ -19,6 +19,13 @@ def test_page_names_every_option_of_a_request() -> None:
     assert [name for name in properties if f"<code>{name}</code>" not in page] == []
 
 
+def test_page_says_how_a_gradient_is_asked_for() -> None:
+    page = pages.docs(OPENAPI, "")
+    properties = pages.VJP_BODY["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    assert [name for name in properties if f"<code>{name}</code>" not in page] == []
+    assert "(2, ny, nx)" in page
+
+
 def test_page_says_how_a_rollout_is_asked_for_and_read() -> None:
     page = pages.docs(OPENAPI, "http://localhost:1234")
     properties = pages.ROLLOUT_BODY["requestBody"]["content"]["application/json"]["schema"]["properties"]

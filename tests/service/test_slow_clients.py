@@ -398,7 +398,7 @@ def test_more_connections_than_allowed_are_refused_and_room_is_found_again() -> 
         assert (await first.answer())[2] == b"1"
         third = await place.connect()
         status, headers, _ = await third.answer()
-        assert (status, headers["connection"]) == (503, "close")
+        assert (status, headers["connection"], headers["retry-after"]) == (503, "close", "1")
         second.writer.transport.abort()
         await place.until(lambda: len(place.server.server_state.connections) == 1)
         fourth = await place.connect()

@@ -56,7 +56,7 @@ class Doubling(Worker):
         batch = joined(parts)
         self.batches.append(batch)
         # its own memory comes without another copy
-        for values in (values for part in parts for values in part.fields.values()):
+        for values in (values for part in parts for values in part.fields.values() if values.ndim > 1):
             assert any(values is given or values.base is given for given in self.given)
         permeability = batch.fields["permeability"]
         answers = {"pressure": self.factor * permeability}
