@@ -50,6 +50,12 @@ class Actor:
     def say(self, message: Mapping[str, Any]) -> None:
         self.children[-1][1].tell(message)
 
+    def close(self) -> None:
+        """Leave nothing behind."""
+        for child, link in self.children:
+            link.close()
+            child.control.close()
+
     async def heard(self, count: int) -> None:
         """Wait for so many messages: one that is never read turns into an error of the socket."""
         while len(self.told) < count:

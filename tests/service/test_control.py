@@ -113,7 +113,8 @@ def test_a_process_that_may_wait_answers_one_question_after_another() -> None:
     async def story() -> None:
         one, other = lane_pair()
         link = Link(one, lambda *_: None, answer, lambda: None)
-        thread = threading.Thread(target=answer_questions, args=(BlockingLane(other), blocking))
+        lane = BlockingLane(other)
+        thread = threading.Thread(target=answer_questions, args=(lane, blocking))
         thread.start()
         assert await link.ask("echo", {"value": 1}) == {"value": 1}
         with pytest.raises(UnknownModel):
@@ -121,6 +122,7 @@ def test_a_process_that_may_wait_answers_one_question_after_another() -> None:
         assert await link.ask("echo", {"value": 2}) == {"value": 2}
         link.close()
         await asyncio.to_thread(thread.join, 30)
+        lane.close()
         assert not thread.is_alive()
 
     asyncio.run(story())

@@ -18,6 +18,9 @@ def run(story: Callable[[Actor, Kept], Any]) -> None:
         kept = Kept("actor", actor.launch, actor.events)
         async with asyncio.timeout(30):
             await story(actor, kept)
+        kept.kill()
+        await kept.stop({}, 10)
+        actor.close()
 
     asyncio.run(told())
 

@@ -115,6 +115,8 @@ def play(story: Callable[[Stage], Coroutine[Any, Any, None]], **settings: Any) -
         stage.versions.kill()
         await stage.versions.close(10)
         stage.board.remove_front(0)
+        for actor in stage.actors.values():
+            actor.close()
         stage.front.close()
         stage.theirs.close()
         await asyncio.sleep(0)
