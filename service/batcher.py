@@ -186,6 +186,7 @@ class Batcher:
         for waiting in list(self._line):
             self._line.discard(waiting)
             _refuse_closed(waiting)
+        self._observer.on_queue(0, 0)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -302,7 +303,7 @@ class Batcher:
     def _forget(self, waiting: Waiting[Outcome]) -> None:
         # whoever was answered is not in the line any more
         if self._line.discard(waiting):
-            self._observer.on_queue(self._line.rows, self._held_bytes)
+            self._observer.on_queue(self._line.rows, self._line.nbytes)
             self._observer.on_evicted(waiting.rows, "left")
 
     def _hold(self, rows: int, nbytes: int) -> None:
@@ -327,7 +328,7 @@ class Batcher:
 
     def _look(self) -> None:
         """See what to compute, once whoever is awake has submitted."""
-        self._observer.on_queue(self._line.rows, self._held_bytes)
+        self._observer.on_queue(self._line.rows, self._line.nbytes)
         if self._run is None and self._soon is None and not self._closed:
             self._soon = asyncio.get_running_loop().call_soon(self._serve)
 
@@ -338,7 +339,7 @@ class Batcher:
             return
         now = self._clock()
         taken = self._next(now)
-        self._observer.on_queue(self._line.rows, self._held_bytes)
+        self._observer.on_queue(self._line.rows, self._line.nbytes)
         if taken:
             kind, rows = taken[0].kind, sum([waiting.rows for waiting in taken])
             size = self._rules.padded(rows, reproducible=kind.bucket.reproducible)

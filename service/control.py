@@ -66,7 +66,7 @@ class Link:
         try:
             self._lane.send(message, fds)
         except LaneClosed:
-            log.debug("told a process that is gone: %s", next(iter(message)))
+            log.debug("told a process that is gone: %s", list(message))
 
     async def ask(self, what: str, arguments: Mapping[str, Any] | None = None) -> Any:
         """The other process' answer.

@@ -187,6 +187,7 @@ class Line(Generic[Result]):
         self._bulk: _Class[Result] = _Class()
         self._alone: dict[Waiting[Result], None] = {}
         self.rows = 0
+        self.nbytes = 0
 
     def __iter__(self) -> Iterator[Waiting[Result]]:
         yield from self._alone
@@ -197,6 +198,7 @@ class Line(Generic[Result]):
     def add(self, waiting: Waiting[Result]) -> None:
         """Put it where it belongs."""
         self.rows += waiting.rows
+        self.nbytes += waiting.nbytes
         if waiting.alone:
             self._alone[waiting] = None
         else:
@@ -213,6 +215,7 @@ class Line(Generic[Result]):
         else:
             return False
         self.rows -= waiting.rows
+        self.nbytes -= waiting.nbytes
         return True
 
     def rows_of(self, kind: Kind) -> int:
@@ -272,6 +275,7 @@ class Line(Generic[Result]):
             urgent = any(waiting.ticket.priority == "interactive" for waiting in taken)
             rows = self._fill(taken, self._bulk, kind, passengers(rows) if urgent else kind.most)
         self.rows -= rows
+        self.nbytes -= sum([waiting.nbytes for waiting in taken])
         return taken
 
     def _of(self, priority: Priority) -> _Class[Result]:

@@ -67,7 +67,8 @@ class Tls:
         self._cert = cert
         self._key = key
         self._client_ca = settings.client_ca
-        self._http = self._context(MINIMUM[settings.minimum_version])
+        self._minimum = MINIMUM[settings.minimum_version]
+        self._http = _Renewable(self._context())
         self._files = self._read()
         self._renewed = False
 
@@ -101,15 +102,13 @@ class Tls:
         Raises:
             InvalidSettings: they are broken; those read before stay.
         """
-        # tried on a context of its own: a failed load would leave half a pair behind
-        self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
-        self._files = self._read()
-        self._load(self._http)
+        context, files = self._context(), self._read()
+        self._http.present, self._files = context, files
         self._renewed = True
 
-    def _context(self, minimum: ssl.TLSVersion) -> ssl.SSLContext:
+    def _context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = minimum
+        context.minimum_version = self._minimum
         # a client that asks for new keys again and again keeps a server busy
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
         context.set_alpn_protocols(["http/1.1"])
@@ -127,8 +126,11 @@ class Tls:
             _named(self._client_ca, lambda: context.load_verify_locations(self._client_ca))
 
     def _read(self) -> tuple[bytes, bytes, bytes | None]:
-        ca = None if self._client_ca is None else self._client_ca.read_bytes()
-        return self._key.read_bytes(), self._cert.read_bytes(), ca
+        try:
+            ca = None if self._client_ca is None else self._client_ca.read_bytes()
+            return self._key.read_bytes(), self._cert.read_bytes(), ca
+        except OSError as error:
+            raise InvalidSettings(f"{error.filename}: expected a PEM file: {error.strerror}") from error
 
     def _grpc_configuration(self) -> Any:
         import grpc
@@ -140,6 +142,32 @@ class Tls:
         """Asked for at each new connection; None: as before."""
         renewed, self._renewed = self._renewed, False
         return self._grpc_configuration() if renewed else None
+
+
+@final
+class _Renewable(ssl.SSLContext):
+    """What a listener keeps; each connection begins with the context that is ``present`` then.
+
+    One context that loads again would go on to trust every client authority that it ever read, and would
+    resume the sessions of clients that only an earlier one had signed.
+    """
+
+    def __new__(cls, present: ssl.SSLContext) -> Self:  # noqa: ARG004
+        return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
+
+    def __init__(self, present: ssl.SSLContext) -> None:
+        self.present = present
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """See ``ssl.SSLContext``: asyncio calls it for each connection."""
+        return self.present.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
 
 def _no_passphrase() -> str:

@@ -208,3 +208,54 @@ def test_sigterm_loses_nothing(log: Path) -> None:
         assert len(before) >= 4
         # and nobody is left behind
         assert server.tree() == {}
+
+
+@pytest.mark.slow
+def test_sigterm_under_load_answers_whatever_was_accepted(log: Path) -> None:
+    """Clients ask one request after the other until they are turned away: what was computed was answered."""
+    answers: list[float] = []
+    refused: list[int] = []
+
+    async def ask_on(server: Server, number: int) -> None:
+        async with client_of(server) as client:
+            for turn in range(1000):
+                source = 1000.0 * (number + 1) + turn
+                try:
+                    answer = await solve(client, field(32), source)
+                except httpx.TransportError:
+                    # nobody accepts any more, or the connection was closed before the request was read
+                    return
+                if answer.status_code == 200:
+                    answers.append(source)
+                else:
+                    refused.append(answer.status_code)
+
+    async def run(server: Server) -> int:
+        clients = [asyncio.create_task(ask_on(server, number)) for number in range(32)]
+        while len(answers) < 100:
+            await asyncio.sleep(0.01)
+        server.process.terminate()
+        await asyncio.gather(*clients)
+        return await asyncio.to_thread(server.process.wait, 60)
+
+    arguments = {"seconds": 0.02, "log": str(log)}
+    model = json.dumps({"slow": {"function": "served_models:slow", "arguments": arguments}})
+    with running(MNO_IMPORTED=model, MNO_MODELS="darcy") as server:
+        assert asyncio.run(run(server)) == 0
+    lost = {source for source in computed(log) if source >= 1000} - set(answers)
+    assert lost == set()
+    # who came too late may be told to come again, but nothing broke
+    assert set(refused) <= {429, 503}
+
+
+@pytest.mark.slow
+def test_only_what_computes_with_models_has_loaded_pytorch(server: Server) -> None:
+    def has_pytorch(pid: int) -> bool:
+        return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+
+    commands = server.tree()
+    found = {command.split("-m ")[-1].split()[0] for pid, command in commands.items() if has_pytorch(pid)}
+    assert found == {"service.forking"}
+    assert {"service", "service.front", "service.numerics"} <= {
+        command.split("-m ")[-1].split()[0] for command in commands.values()
+    }

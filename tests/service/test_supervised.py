@@ -19,7 +19,7 @@ def run(story: Callable[[Actor, Kept], Any]) -> None:
         async with asyncio.timeout(30):
             await story(actor, kept)
         kept.kill()
-        await kept.stop({}, 10)
+        await kept.stop({"drain": True}, 10)
         actor.close()
 
     asyncio.run(told())

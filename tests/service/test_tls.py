@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 import threading
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -112,16 +113,23 @@ def test_a_client_that_trusts_the_authority_is_answered_and_another_is_not(
 
 
 def test_old_versions_of_tls_are_not_spoken(settings: TlsSettings, authority: trustme.CA) -> None:
-    twelve = client(authority)
+    eleven, twelve = client(authority), client(authority)
+    eleven.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    with warnings.catch_warnings():
+        # the client may not speak it either, unless it is asked to
+        warnings.simplefilter("ignore", DeprecationWarning)
+        eleven.maximum_version = ssl.TLSVersion.TLSv1_1
+    eleven.set_ciphers("ALL:@SECLEVEL=0")
     twelve.maximum_version = ssl.TLSVersion.TLSv1_2
     with over_http(opened(settings)) as port:
         assert get(port, twelve) == "hello"
+        with pytest.raises(httpx.HTTPError):
+            get(port, eleven)
     with (
         over_http(opened(settings.model_copy(update={"minimum_version": "1.3"}))) as port,
         pytest.raises(httpx.HTTPError),
     ):
         get(port, twelve)
-    assert opened(settings).for_uvicorn().minimum_version is ssl.TLSVersion.TLSv1_2
 
 
 def test_with_a_client_authority_only_those_it_signed_are_answered(
@@ -150,6 +158,42 @@ def test_certificates_that_were_renewed_are_used_for_new_connections(
         with pytest.raises(InvalidSettings):
             tls.reload()
         assert get(port, client(other)) == "hello"
+
+
+@pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_an_authority_of_clients_that_was_replaced_is_trusted_no_more(
+    mutual: TlsSettings, authority: trustme.CA, tmp_path: Path, newest: ssl.TLSVersion
+) -> None:
+    tls, other = opened(mutual), trustme.CA()
+    before, after = (client(authority, each.issue_cert("client")) for each in (authority, other))
+    before.maximum_version = after.maximum_version = newest
+    with over_http(tls) as port:
+        assert get(port, before) == "hello"
+        with pytest.raises(httpx.HTTPError):
+            get(port, after)
+        session = session_of(port, before)
+        other.cert_pem.write_to_path(tmp_path / "ca.pem")
+        tls.reload()
+        assert get(port, after) == "hello"
+        with pytest.raises(httpx.HTTPError):
+            get(port, before)
+        # a session of before is no way around it
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            session_of(port, before, session)
+
+
+def session_of(
+    port: int, context: ssl.SSLContext, session: ssl.SSLSession | None = None
+) -> ssl.SSLSession | None:
+    """What a connection that was answered may be resumed by."""
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=30) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1", session=session) as wrapped,
+    ):
+        wrapped.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        if not wrapped.recv(1):
+            raise ConnectionError("closed without an answer")
+        return wrapped.session
 
 
 def test_whoever_connects_and_says_nothing_is_left(settings: TlsSettings, authority: trustme.CA) -> None:
