@@ -23,6 +23,7 @@ from typing import Any, Final, final
 
 import click
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from problems import Grid
 from service.batcher import Batcher, BatchRules, Outcome
@@ -167,6 +168,15 @@ class SimulatedWorker(Worker):
         seconds = float(np.interp(pad_to or rows, self._rows, self._seconds))
         await asyncio.sleep(seconds * self._rng.uniform(0.95, 1.1))
         return Solutions({"y": np.empty(rows)}, (0,) * rows)
+
+    @property
+    def available(self) -> bool:
+        """See ``Worker``."""
+        return True
+
+    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """See ``Worker``."""
+        return np.empty(shape, dtype)
 
     def close(self) -> None:
         """See ``Worker``."""

@@ -32,6 +32,7 @@ Action = Literal["load", "unload", "alias", "reload", "start", "drain", "refused
 Outcome = Literal["done", "failed", "refused"]
 
 LONGEST_REASON: Final = 200
+LONGEST_SUBJECT: Final = 400
 
 log = logging.getLogger("mno.audit")
 
@@ -62,13 +63,14 @@ class Audit:
 
         Args:
             action: what was done.
-            subject: to what: a version, a model, an alias, a file.
+            subject: to what: a version, a model, an alias, a file; what of it cannot be printed is escaped.
             principal: by whom: the name of a token; empty is somebody without one, or the service itself.
             outcome: whether it worked.
             request_id: of the request that asked for it; default: of the present one.
             reason: why it did not work.
         """
         asked = REQUEST_ID.get() if request_id is None else request_id
+        subject = _printable(subject)
         entry = {"action": action, "subject": subject, "principal": principal, "outcome": outcome}
         if reason:
             entry["reason"] = reason[:LONGEST_REASON]
@@ -106,6 +108,12 @@ class Audit:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def _printable(text: str) -> str:
+    """A client may have written it."""
+    shown = (char if char.isprintable() else repr(char)[1:-1] for char in text[:LONGEST_SUBJECT])
+    return "".join(shown)[:LONGEST_SUBJECT]
 
 
 def _asked(entry: dict[str, Any], request_id: str) -> dict[str, Any]:

@@ -54,6 +54,7 @@ class ComputationFailed(Exception):
     """The computation broke in the worker process, which goes on; the text says how."""
 
 
+@final
 class Placed(NamedTuple):
     """A batch in the arena.
 

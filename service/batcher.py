@@ -36,6 +36,8 @@ _LATE: Final = 0.25
 _LARGE: Final = 2**20
 # buckets whose costs are remembered
 _MOST_BUCKETS: Final = 256
+# when to come back while a worker that does not start is tried again and again [s]
+ABSENT_RETRY: Final = 5
 
 
 @final
@@ -171,6 +173,15 @@ class Batcher:
     def rules(self) -> BatchRules:
         """How requests are put together."""
         return self._rules
+
+    @property
+    def available(self) -> bool:
+        """Whether there is somebody to compute."""
+        return not self._closed and self._worker.available
+
+    def learn(self, bucket: Bucket, rows: int, seconds: float) -> None:
+        """A batch was computed elsewhere, and took so long: who would wait in vain is refused from now on."""
+        self._kind(bucket).cost.learn(rows, seconds)
 
     def start(self) -> None:
         """Nothing has to be started; the queue serves from its first submission on."""
@@ -450,6 +461,8 @@ def _failure(error: Exception) -> errors.ServiceFault:
     """What a caller gets; each gets one of its own, since it gains a traceback when it is raised."""
     failure: errors.ServiceFault
     match error:
+        case WorkerLost(absent=True):
+            failure = errors.WorkerLost(f"{error}; another is being started, send it again", ABSENT_RETRY)
         case WorkerLost():
             failure = errors.WorkerLost(
                 "the worker died twice over this request; send it again, or send less"

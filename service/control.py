@@ -119,6 +119,10 @@ class Link:
                 self.tell(reply)
         except errors.ServiceFault as error:
             self.tell(_fault(number, error))
+        except asyncio.CancelledError:
+            # where only the work was given up, whoever asked is still there
+            self.tell(_fault(number, errors.WorkerLost("it was given up; ask again")))
+            raise
         except Exception as error:  # the edge of a process: whoever asks gets an answer
             log.exception("no answer to %s", message["what"])
             self.tell(_fault(number, error))
@@ -167,6 +171,6 @@ def _fault(number: int, error: Exception) -> Message:
 
 
 def _raised(name: str, text: str) -> Exception:
-    kinds = {"UnknownModel": errors.UnknownModel, "LoadFailed": errors.LoadFailed}
+    kinds = {kind.__name__: kind for kind in (errors.UnknownModel, errors.LoadFailed, errors.WorkerLost)}
     # a fault of a kind that nobody expects has no words for a client
     return kinds[name](text) if name in kinds else errors.WorkFailed(f"{name}: {text}")

@@ -9,7 +9,7 @@ The way of a batch: its rows are put together in pinned memory, and the copy str
 the device while the next one is put together; the compute stream replays the graph; the copy stream brings
 the answer back. The arena itself is not pinned: its pages come and go, which pinned pages may not.
 
-The captures have not run on a device yet; their tests are marked ``gpu``.
+This has not run on a GPU yet; the tests that would show it are marked ``gpu``.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ class GraphRunner(Runner):
             return None
 
 
+@final
 class _Streams(NamedTuple):
     compute: torch.cuda.Stream
     copy: torch.cuda.Stream

@@ -110,7 +110,16 @@ class Unauthenticated(ServiceFault):
 
 
 class Forbidden(ServiceFault):
-    """It is known who asks, and they may not."""
+    """It is known who asks, and they may not.
+
+    Args:
+        message: what they may, and what this needs.
+        principal: the name of their token; empty: they have none.
+    """
+
+    def __init__(self, message: str, principal: str = "") -> None:
+        super().__init__(message)
+        self.principal = principal
 
 
 class Overloaded(ServiceFault):

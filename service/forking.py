@@ -7,7 +7,7 @@ thread, and never touches a device. Its children share what it has read, copy on
     {"fork": 7, "kind": "model", "spec": {...}}  + 1 descriptor, the child's end of its control socket
 
 whereupon it says ``{"forked": 7, "pid": 4711}``, and ``{"exited": 4711, "status": 0}`` when that child ended
-(minus a signal's number, if one ended it). When FD ends it has its children answer what they have, and goes
+(minus a signal's number, if one ended it); or ``{"fork": 7, "failed": "why"}`` instead. When FD ends it has its children answer what they have, and goes
 with all of them; when it dies, so do they.
 """
 
@@ -83,7 +83,15 @@ class _Forker:
         except LaneClosed:
             self._watch.stop()
         else:
-            self._fork(order["fork"], self._mains[order["kind"]], order["spec"], *fds)
+            try:
+                self._fork(order["fork"], self._mains[order["kind"]], order["spec"], *fds)
+            except (OSError, KeyError, TypeError) as error:
+                # the other children live on, and a fork may be possible later
+                log.exception("no child can be forked")
+                self._say({"fork": order.get("fork"), "failed": f"{type(error).__name__}: {error}"})
+            finally:
+                for fd in fds:
+                    os.close(fd)
 
     def _fork(self, number: int, run: Main, spec: Mapping[str, Any], fd: int) -> None:
         parent = os.getpid()
@@ -92,7 +100,6 @@ class _Forker:
             self._watch.close()
             self._lane.close()
             _live(parent, lambda: run(socket.socket(fileno=fd), spec))
-        os.close(fd)
         self._children.add(pid)
         self._say({"forked": number, "pid": pid})
 

@@ -4,7 +4,8 @@ Over its control socket FD (see ``service.control``) it is told::
 
     {"start": {"number": 0, "settings": {...}}}  + 1 descriptor: what all fronts count together
     {"lane": "references"}                       + 1 descriptor: a lane to a process of reference solvers
-    {"lane": "darcy@3#7", "version": {...}}      + 1 descriptor: a lane to a process that holds a version
+    {"lane": "darcy@3#7", "version": {...},      + 1 descriptor: a lane to a process that holds a version,
+     "costs": [[ny, nx, rows, seconds], ...]}    and what its batches took
     {"status": {"draining": false, "problems": []}}
     {"listen": {"grpc": "127.0.0.1:8081"}}       + 1 descriptor: a socket for HTTP
     {"abandon": "darcy@3#7"}                     its process is gone for good, or will be
@@ -12,7 +13,8 @@ Over its control socket FD (see ``service.control``) it is told::
     {"stop": {"grace": 30}}                      answer what was accepted, and end
 
 and asked to ``route`` names, to ``retire`` a version and for its ``page`` of metrics. It says ``ready``, with
-its arena, and ``serving``. The end of the control socket means stop, too.
+its arena, ``serving``, and ``{"hung": "darcy@3#7"}`` of a process that does not answer. The end of the control
+socket means stop, too.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, final
 
 from model_store.reference import Reference
@@ -33,15 +36,16 @@ from service.answering import Answering, Rim, batch_rules
 from service.arena import Arena
 from service.batcher import Batcher
 from service.control import Link, LinkLost
-from service.errors import LoadFailed
+from service.errors import WorkerLost
 from service.event_loop import FrontLoop
 from service.logs import set_up_logs
 from service.metrics import Metrics
 from service.models import Models, Retired
-from service.process_worker import ProcessWorker
+from service.process_worker import Patience, ProcessWorker
 from service.rate import Ledger
 from service.repository import ModelEntry, Readiness, Repository
 from service.routing import Route
+from service.sample import Cost, plain_bucket
 from service.served import ServedVersion
 from service.settings import Settings
 from service.signals import ignore_stops
@@ -55,6 +59,8 @@ log = logging.getLogger("mno.service")
 ORPHAN_GRACE: Final = 5
 # glibc returns by itself only what lies at the end of its heap
 TRIM_SECONDS: Final = 1.0
+# a reference solver may take minutes for one request
+NUMERICS_PATIENCE: Final = Patience(silent=600.0)
 _malloc_trim = ctypes.CDLL(None).malloc_trim
 
 
@@ -95,7 +101,7 @@ class RemoteRepository(Repository):
         try:
             return await self._link.ask(what, arguments)
         except LinkLost as error:
-            raise LoadFailed("the service is stopping; ask another one") from error
+            raise WorkerLost("the service is stopping; ask another one") from error
 
 
 @final
@@ -122,29 +128,39 @@ class Front:
         self._retired: dict[str, Retired] = {}
         self.repository = RemoteRepository(link)
         lanes = ("references", "marches", "bounds")
-        self._numerics = {lane: ProcessWorker(self._arena, lane) for lane in lanes}
+        self._numerics = {lane: self._worker(lane, lane, NUMERICS_PATIENCE) for lane in lanes}
         queues = {lane: self._queue(worker, lane) for lane, worker in self._numerics.items()}
         self._solver = Solver(self._models, Queues(**queues), settings.limits, self._metrics)
         rim = Rim(self._metrics, ledger, f"front-{number}", lambda: not self.repository.status.ready)
         self._answering = Answering(self._solver, self._models, self.repository, settings, rim)
         link.tell({"ready": {}}, [self._arena.fd])
 
+    def _worker(self, lane: str, name: str, patience: Patience | None = None) -> ProcessWorker:
+        on_hung = partial(self._link.tell, {"hung": lane})
+        return ProcessWorker(self._arena, name, patience=patience, on_hung=on_hung)
+
     def _queue(self, worker: ProcessWorker, model: str, version: str = "") -> Batcher:
         return Batcher(worker, batch_rules(self._settings), self._metrics.queue(model, version))
 
-    def attach(self, lane: str, version: Mapping[str, Any] | None, end: socket.socket) -> None:
+    def attach(
+        self, lane: str, version: Mapping[str, Any] | None, end: socket.socket, costs: Sequence[Cost] = ()
+    ) -> None:
         """Send what comes to a process: a new one, or the next one in the place of one that died."""
         if version is None:
             self._numerics[lane].attach(end)
         else:
-            self._seat(lane, ServedVersion.model_validate(version)).worker.attach(end)
+            self._seat(lane, ServedVersion.model_validate(version), costs).worker.attach(end)
 
-    def _seat(self, lane: str, version: ServedVersion) -> _Seat:
+    def _seat(self, lane: str, version: ServedVersion, costs: Sequence[Cost]) -> _Seat:
         known = self._seats.get(lane)
         if known is None:
-            worker = ProcessWorker(self._arena, str(version))
+            worker = self._worker(lane, str(version))
+            queue = self._queue(worker, version.name, str(version.version))
+            for ny, nx, rows, seconds in costs:
+                worker.learn(rows, seconds)
+                queue.learn(plain_bucket(version, (ny, nx)), rows, seconds)
             known = self._seats[lane] = _Seat(version.reference, worker)
-            self._models.add(version, self._queue(worker, version.name, str(version.version)))
+            self._models.add(version, queue)
         return known
 
     def route(self, table: Mapping[str, Any]) -> None:
@@ -234,7 +250,8 @@ class _Process:
             case {"start": {"number": int(number), "settings": settings}}:
                 self._start(number, Settings.model_validate(settings), fds[0])
             case {"lane": str(lane)}:
-                self._started.attach(lane, message.get("version"), socket.socket(fileno=fds[0]))
+                end = socket.socket(fileno=fds[0])
+                self._started.attach(lane, message.get("version"), end, message.get("costs", ()))
             case {"status": status}:
                 self._started.status(status)
             case {"listen": {"grpc": grpc_address}}:

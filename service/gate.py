@@ -157,7 +157,9 @@ class Passage:
             self._guard.refused(fault)
             # whoever has no token is counted only: nobody may fill the audit log from outside
             if right == "admin" and isinstance(fault, Forbidden):
-                self._guard.audit.note("refused", visit.route, outcome="refused", reason=slug_of(fault))
+                # the path, not its template: it names the model
+                subject = f"{scope['method']} {scope['path']}"
+                self._guard.audit.note("refused", subject, fault.principal, "refused", reason=slug_of(fault))
             await answer_fault(Request(scope), fault)(scope, receive, send)
             return
         with entry:

@@ -98,9 +98,11 @@ class Method:
         path: ``/package.Service/Method``.
         scope: what a client's token has to allow; None: anybody may call.
         kind: how many messages come and go: one and one, one and many, many and many.
+        subject: of a message, what the call is about, in words for the audit log.
     """
 
     path: str
     handler: Callable[[Call], Awaitable[None]]
     scope: Literal["solve", "admin", "metrics"] | None = "solve"
     kind: Literal["unary", "answers", "stream"] = "unary"
+    subject: Callable[[bytes], str] = lambda _: ""

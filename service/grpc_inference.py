@@ -6,7 +6,7 @@ What the protocol means is in `oip.py`; here its messages are read and written.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Final, final
 
@@ -37,6 +37,8 @@ SERVICE: Final = "inference.GRPCInferenceService"
 MOST_AT_ONCE: Final = 64
 # larger messages are read off the event loop
 LARGE: Final = 2**21
+# a message that names a model is no longer, unless somebody plays with it [B]
+NAMES: Final = 2**16
 
 # where a message has the elements of a datatype, if not as raw bytes
 CONTENTS: Final = {"FP32": "fp32_contents", "FP64": "fp64_contents"}
@@ -59,8 +61,8 @@ def inference_methods(
     def free(name: str, handler: Any) -> Method:
         return Method(f"/{SERVICE}/{name}", handler, scope=None)
 
-    def guarded(name: str, handler: Any) -> Method:
-        return Method(f"/{SERVICE}/{name}", handler, scope="admin")
+    def guarded(name: str, handler: Any, subject: Callable[[bytes], str]) -> Method:
+        return Method(f"/{SERVICE}/{name}", handler, scope="admin", subject=subject)
 
     return [
         free("ServerLive", facts.server_live),
@@ -73,11 +75,18 @@ def inference_methods(
         Method(f"/{SERVICE}/ModelInfer", infer.infer),
         Method(f"/{SERVICE}/ModelStreamInfer", infer.stream, kind="stream"),
         Method(f"/{SERVICE}/RepositoryIndex", changes.index),
-        guarded("RepositoryModelLoad", changes.load),
-        guarded("RepositoryModelUnload", changes.unload),
-        guarded("TraceSetting", facts.trace_setting),
-        guarded("LogSettings", facts.log_settings),
+        guarded("RepositoryModelLoad", changes.load, _model_of(pb.RepositoryModelLoadRequest)),
+        guarded("RepositoryModelUnload", changes.unload, _model_of(pb.RepositoryModelUnloadRequest)),
+        guarded("TraceSetting", facts.trace_setting, _model_of(pb.TraceSettingRequest)),
+        Method(f"/{SERVICE}/LogSettings", facts.log_settings, scope="admin"),
     ]
+
+
+def _model_of(kind: type[Any]) -> Callable[[bytes], str]:
+    def name(message: bytes) -> str:
+        return str(decode(kind, message).model_name) if len(message) <= NAMES else ""
+
+    return name
 
 
 @final

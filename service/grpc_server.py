@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import re
 import secrets
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final, final
 import grpc
 import grpc.aio
 
-from service.errors import DeadlineExceeded, Forbidden
+from service.errors import DeadlineExceeded, Forbidden, ServiceFault
 from service.gate import Guard
 from service.grpc_aio import AioCall, Budget, Handlers, options
 from service.grpc_call import Method, Outcome
@@ -148,12 +149,20 @@ class GrpcServer:
             outcome = outcome_of(fault, call.request_id)
             self._guard.metrics.refuse(PROTOCOL, str(outcome.metadata[0][1]))
             if method.scope == "admin" and isinstance(fault, Forbidden):
-                self._guard.audit.note("refused", method.path[1:], outcome="refused", reason="forbidden")
+                await self._note_refused(call, method, fault)
             return outcome
         finally:
             if entry is not None:
                 entry.release()
         return OK
+
+    async def _note_refused(self, call: AioCall, method: Method, fault: Forbidden) -> None:
+        about = ""
+        # nobody has looked at the message: it may be none, or too much
+        with contextlib.suppress(ServiceFault):
+            about = method.subject(await call.message() or b"")
+        subject = f"{method.path[1:]} {about}".rstrip()
+        self._guard.audit.note("refused", subject, fault.principal, "refused", reason="forbidden")
 
     def _begin_trace(self, call: AioCall, method: Method) -> Trace | None:
         if not self._guard.tracer.on:

@@ -87,8 +87,18 @@ class Lane:
         while packets and not self._waiting and self._went(packets[0]):
             del packets[0]
         if packets:
-            self._waiting.extend(packet.kept() for packet in packets)
+            self._keep(packets)
             self._loop.add_writer(self._end.fileno(), self._write)
+
+    def _keep(self, packets: Sequence[_Packet]) -> None:
+        for packet in packets:
+            try:
+                self._waiting.append(packet.kept())
+            except OSError as error:
+                # half a message is worse than none: both ends hear that this one is over
+                log.exception("a message cannot wait: this process has too many open files")
+                self._end.shutdown(socket.SHUT_RDWR)
+                raise LaneClosed from error
 
     def finish(self) -> None:
         """Say that nothing more will come; what the other end still sends is received."""
@@ -183,6 +193,7 @@ class BlockingLane:
         self._end.close()
 
 
+@final
 class _Packet(NamedTuple):
     data: bytes
     fds: tuple[int, ...] = ()
@@ -195,7 +206,15 @@ class _Packet(NamedTuple):
 
     def kept(self) -> _Packet:
         """The packet with descriptors of its own."""
-        return _Packet(self.data, tuple(map(os.dup, self.fds)))
+        fds: list[int] = []
+        try:
+            for fd in self.fds:
+                fds.append(os.dup(fd))  # noqa: PERF401
+        except OSError:
+            for fd in fds:
+                os.close(fd)
+            raise
+        return _Packet(self.data, tuple(fds))
 
     def dispose(self) -> None:
         """Close the descriptors of a kept packet."""
@@ -232,7 +251,7 @@ class _Reader:
     def read(self) -> tuple[dict[str, Any], list[int]] | None:
         """The message that the next packet ends; None: it goes on."""
         try:
-            size, ancillary, _, _ = self._end.recvmsg_into(
+            size, ancillary, flags, _ = self._end.recvmsg_into(
                 [self._buffer], _ANCILLARY, socket.MSG_CMSG_CLOEXEC
             )
         except ConnectionError as error:
@@ -240,6 +259,12 @@ class _Reader:
         if not size:
             raise LaneClosed
         fds = _descriptors(ancillary) if ancillary else []
+        if flags & socket.MSG_CTRUNC:
+            # what was sent did not arrive and comes no more: whoever hangs up is started again, with room
+            for fd in fds:
+                os.close(fd)
+            log.error("a message came without its descriptors: this process has too many open files")
+            raise LaneClosed
         if self._buffer[0] or self._begun:
             return self._put_together(bytes(self._view[:size]), fds)
         return _decoded(self._view[1:size], fds), fds

@@ -259,21 +259,25 @@ def obey(watch: Watch, control: BlockingLane, servers: Mapping[str, LaneServer])
                 # a supervisor that is gone is noticed at the next turn
                 with contextlib.suppress(LaneClosed):
                     control.send({"memory": held_memory()})
-            else:
-                _open_lane(order, fds, servers)
+            elif not _open_lane(order, fds, servers):
+                # a front that is not served here would be served nowhere: another process is to serve it
+                drain()
 
     watch.add(control, hear)
     signal.signal(DRAIN, drain)
 
 
-def _open_lane(order: Mapping[str, Any], fds: Sequence[int], servers: Mapping[str, LaneServer]) -> None:
+def _open_lane(order: Mapping[str, Any], fds: Sequence[int], servers: Mapping[str, LaneServer]) -> bool:
+    """Serve a front; False: it cannot be."""
     server = servers.get(order.get("to", ""))
     if "lane" in order and server is not None and len(fds) == 2:
         try:
             server.add(order["lane"], socket.socket(fileno=fds[0]), fds[1])
         except OSError:
             log.exception("%s cannot be served", order["lane"])
-        return
+            return False
+        return True
     log.error("the supervisor ordered something unknown: %.200r, %d descriptors", order, len(fds))
     for fd in fds:
         os.close(fd)
+    return True

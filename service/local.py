@@ -13,7 +13,8 @@ from service.batcher import Batcher
 from service.errors import LoadFailed, UnknownModel
 from service.loading import load_version, served_version
 from service.models import Models
-from service.repository import ModelEntry, Readiness, Repository, without_places
+from service.places import without_places
+from service.repository import ModelEntry, Readiness, Repository
 from service.routing import Route, Table, mentioned
 from service.settings import InvalidSettings
 

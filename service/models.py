@@ -14,8 +14,8 @@ from typing import Any, final
 
 from model_store.reference import Reference
 from service.batcher import Batcher
-from service.errors import LONGEST_QUOTE, InvalidField, UnknownModel, UnsupportedGrid
-from service.routing import Route, Table, goes_to_canary
+from service.errors import LONGEST_QUOTE, InvalidField, UnknownModel, UnsupportedGrid, WorkerLost
+from service.routing import Route, Table, goes_to_canary, mentioned
 from service.served import ServedVersion
 
 __all__ = ["Models", "Retired", "Served", "require_tested"]
@@ -104,9 +104,11 @@ class Models:
         return self._table
 
     def add(self, version: ServedVersion, queue: Batcher) -> None:
-        """Serve a version under its number; :meth:`route` gives it other names."""
+        """Serve a version under its number, and under the names that mean it."""
         self._loaded[version.reference] = _Loaded(version, queue, _Hold())
         self._numbered[str(version)] = self._served(version.reference)
+        # whoever starts while a worker is down gets to know the names first
+        self.route(self._table)
 
     def remove(self, reference: Reference) -> Retired:
         """Serve a version no more; requests that have found it go on."""
@@ -116,7 +118,7 @@ class Models:
         return Retired(loaded.queue, loaded.hold)
 
     def route(self, table: Table) -> None:
-        """Let the names mean what ``table`` says, all of them at once; what is not loaded is left out."""
+        """Let the names mean what ``table`` says, all of them at once; what is not here yet has to wait."""
         choices = {}
         for name, route in table.items():
             main = Reference(route.name, route.main)
@@ -145,6 +147,7 @@ class Models:
 
         Raises:
             UnknownModel: nothing of that name is loaded.
+            WorkerLost: its worker is not here yet.
             InvalidField: it solves another problem.
         """
         found = self._default(problem, key) if wanted is None else self._named(wanted, key)
@@ -160,6 +163,7 @@ class Models:
 
         Raises:
             UnknownModel: nothing of that name is loaded.
+            WorkerLost: its worker is not here yet.
         """
         return self._named(wanted, key)
 
@@ -172,11 +176,16 @@ class Models:
             return canary if goes_to_canary(choice.route, key or secrets.token_hex(8)) else choice.main
         if wanted in self._numbered:
             return self._numbered[wanted]
+        if wanted in self._table or wanted in map(str, mentioned(self._table)):
+            raise _not_here(wanted)
         loaded = sorted({*self._choices, *self._numbered}) or "none at all"
         raise UnknownModel(f"{wanted[:LONGEST_QUOTE]!r} is not loaded; expected one of {loaded}")
 
     def _default(self, problem: str, key: str) -> Served:
         own = self._choices.get(problem)
+        if own is None and problem in self._table:
+            # nobody else answers in its place
+            raise _not_here(problem)
         if own is not None and own.main.version.problem == problem:
             return self._named(problem, key)
         for name, choice in self._choices.items():
@@ -185,6 +194,8 @@ class Models:
         for served in self._numbered.values():
             if served.version.problem == problem:
                 return served
+        if self._table.keys() - self._choices.keys():
+            raise _not_here(f"a model for {problem}")
         raise UnknownModel(f"no model for {problem} is loaded; publish one, or ask for method=solver")
 
     def identify(self, problem: str, wanted: str | None, *, solver: bool) -> dict[str, Any] | None:
@@ -211,6 +222,10 @@ def require_tested(version: ServedVersion, field: str, grid: tuple[int, int]) ->
         got = "x".join(map(str, grid))
         message = f"{version} was tested on grids {supported}, got {got}; or ask for method=solver"
         raise UnsupportedGrid(field, "grid", message)
+
+
+def _not_here(wanted: str) -> WorkerLost:
+    return WorkerLost(f"the worker of {wanted} is being started; send the request again")
 
 
 def _tell(loop: asyncio.AbstractEventLoop, free: asyncio.Event) -> None:

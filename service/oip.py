@@ -144,10 +144,9 @@ class Inference:
     def is_ready(self, model: str, version: str = "") -> bool:
         """Whether the model answers."""
         try:
-            self.find(model, version)
+            return self._models.named(_wanted(model, version)).queue.available
         except ServiceFault:
             return False
-        return True
 
     def metadata(self, model: str, version: str = "") -> ModelMetadata:
         """Names, datatypes and shapes of a model's tensors.

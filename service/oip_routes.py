@@ -89,6 +89,8 @@ def _add_health(
 
     def answers(model: str, version: str) -> dict[str, Any]:
         found = inference.find(model, version)
+        if not inference.is_ready(model, version):
+            raise WorkerLost(f"the worker of {found} is being started; ask again")
         return {"name": found.name, "version": str(found.version), "ready": True}
 
     @router.get("/models/{model}/ready")

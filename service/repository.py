@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
-from typing import Any, Final, Literal, final
+from typing import Any, Literal, final
 
 from pydantic import BaseModel, ConfigDict
 
 from model_store.alias import AliasTarget
 from model_store.reference import Reference
 
-__all__ = ["AliasTarget", "ModelEntry", "Readiness", "Repository", "VersionState", "without_places"]
-
-# an absolute path, or a URL
-_PLACE: Final = re.compile(r"(?<![\w/.])(?:[a-z][a-z0-9+]*:)?/[^\s,;:'\"]+")
+__all__ = ["AliasTarget", "ModelEntry", "Readiness", "Repository", "VersionState"]
 
 State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
 
@@ -140,8 +136,3 @@ class Repository(ABC):
         Args:
             accept: the formats that the reader knows, as in the header of this name.
         """
-
-
-def without_places(text: str) -> str:
-    """The text without the names of files and stores, which are nobody's business."""
-    return _PLACE.sub("...", text)

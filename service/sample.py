@@ -7,14 +7,39 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from problems import Problem
+from problems import EVOLUTION_PROBLEMS, Grid, Problem
+from service.served import ServedVersion
+from service.worker import Bucket
 
-__all__ = ["batch_sizes", "sample"]
+__all__ = ["Cost", "batch_sizes", "plain_bucket", "sample"]
+
+# (ny, nx, rows, seconds): how long a batch took
+Cost = tuple[int, int, int, float]
 
 
 def batch_sizes(most: int) -> tuple[int, ...]:
     """Numbers of rows that are tried out: 1, 2, 4, ... and ``most``."""
     return (*(1 << power for power in range((most - 1).bit_length())), most)
+
+
+def plain_bucket(version: ServedVersion, grid: tuple[int, int]) -> Bucket:
+    """What most requests to a version ask for."""
+    evolution = EVOLUTION_PROBLEMS.get(version.problem)
+    if evolution is None:
+        where, walls = Grid(grid, version.extent), None
+    else:
+        where = Grid(grid, version.extent, evolution.grid.origin)
+        walls = version.walls or evolution.walls[0]
+    return Bucket(
+        problem=version.problem,
+        version=version.reference,
+        scheme=version.scheme,
+        grid=where,
+        dtype="float32",
+        walls=walls,
+        task="advance" if evolution else "solve",
+        frames=version.frames or 1,
+    )
 
 
 def sample(

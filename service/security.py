@@ -144,7 +144,10 @@ class Security:
             raise Unauthenticated(f"expected a token for {scope}, got none; {WAY_OUT}")
         if scope not in principal.scopes:
             allowed = ", ".join(sorted(principal.scopes))
-            raise Forbidden(f"the token {principal.client} is for {allowed}; {scope} needs one of its own")
+            raise Forbidden(
+                f"the token {principal.client} is for {allowed}; {scope} needs one of its own",
+                principal.client,
+            )
         return principal
 
     def refuse_foreign_page(self, host: str | None, origin: str | None) -> None:

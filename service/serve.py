@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from operators.scan import set_default_backend
 from service.answering import Answering, Rim, batch_rules
 from service.batcher import Batcher
 from service.compute import Surrogates, choose_device
+from service.cores import model_threads
 from service.event_loop import FrontLoop
 from service.local import LocalRepository, MakeQueue, load_models
 from service.metrics import Metrics
@@ -71,8 +71,7 @@ def _catalog(settings: Settings) -> Catalog:
 def _make_queue(settings: Settings, metrics: Metrics) -> MakeQueue:
     device = choose_device(settings.device)
     _choose_scan_backend(settings.scan_backend)
-    # threads of the model that have to wait for a core spin: one core stays for everything else
-    threads = settings.threads or max(1, (os.cpu_count() or 1) - 1)
+    threads = settings.threads or model_threads()
     prepare = functools.partial(torch.set_num_threads, threads)
 
     def make(version: LoadedVersion) -> Batcher:

@@ -123,6 +123,9 @@ class Settings(BaseSettings):
     alias_poll_seconds: float = Field(
         default=10.0, gt=0, description="how often the aliases are read; SIGHUP reads them at once"
     )
+    load_seconds: float = Field(
+        default=300.0, gt=0, description="how long a process may take to be ready; then it is started again"
+    )
     retire_seconds: float = Field(
         default=600.0, gt=0, description="how long a version that was replaced finishes its rollouts"
     )

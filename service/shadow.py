@@ -113,12 +113,21 @@ class Shadows:
 
 
 def _differences(answers: Mapping[str, NDArray[Any]], others: Mapping[str, NDArray[Any]]) -> list[float]:
-    """``||other - answer||_2 / ||answer||_2`` of each row, over all fields."""
+    """``||other - answer||_2 / ||answer||_2`` of each row, over all fields and the frames that both have."""
     squares, norms = 0.0, 0.0
     for name, values in answers.items():
         axes = tuple(range(1, values.ndim))
-        answer = values.astype(np.float64)
-        squares = squares + np.sum((others[name] - answer) ** 2, axis=axes)
+        ours, theirs = _comparable(values, others[name])
+        answer = ours.astype(np.float64)
+        squares = squares + np.sum((theirs - answer) ** 2, axis=axes)
         norms = norms + np.sum(answer**2, axis=axes)
     found = np.sqrt(squares) / np.maximum(np.sqrt(norms), np.finfo(np.float64).tiny)
     return [float(value) for value in np.atleast_1d(found)]
+
+
+def _comparable(values: NDArray[Any], other: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """[batch y x] as they are; [batch frame y x]: the frames that both have, as the first ones of each are."""
+    if values.ndim < 4:
+        return values, other
+    frames = min(values.shape[1], other.shape[1])
+    return values[:, :frames], other[:, :frames]

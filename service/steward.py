@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from model_store import Catalog, open_catalog
-from model_store.errors import StoreError
+from model_store.errors import StoreError, UnknownModel
 from service import stores
 from service.control import answer_questions
 from service.lane import BlockingLane, LaneClosed
 from service.logs import LogSettings, set_up_logs
 from service.routing import Route
 
-__all__ = ["main"]
+__all__ = ["main", "table"]
 
 
 def main(control: socket.socket, spec: Mapping[str, Any]) -> int:
@@ -39,7 +39,7 @@ def main(control: socket.socket, spec: Mapping[str, Any]) -> int:
 def _answer(catalog: Catalog, what: str, arguments: Mapping[str, Any]) -> Any:
     match what:
         case "table":
-            return _table(catalog, **arguments)
+            return table(catalog, **arguments)
         case "index":
             return [entry.model_dump(mode="json") for entry in stores.index(catalog)]
         case "describe":
@@ -48,7 +48,13 @@ def _answer(catalog: Catalog, what: str, arguments: Mapping[str, Any]) -> Any:
     raise ValueError(f"expected table, index or describe, got {what!r}")
 
 
-def _table(catalog: Catalog, wanted: Iterable[str], others: bool, without: Iterable[str]) -> dict[str, Any]:
+def table(
+    catalog: Catalog,
+    wanted: Iterable[str],
+    others: bool,
+    without: Iterable[str],
+    stores_of: Mapping[str, str],
+) -> dict[str, Any]:
     """What names mean now; models that cannot be resolved are told apart.
 
     Args:
@@ -56,14 +62,31 @@ def _table(catalog: Catalog, wanted: Iterable[str], others: bool, without: Itera
         wanted: ``darcy`` or ``darcy@3``.
         others: all other models of the stores are wanted too.
         without: names of models that are not.
+        stores_of: where models came from. One that is not there any more does not turn into its namesake
+            of another store: whoever unmounts a store does not mean that.
     """
     found: dict[str, Route] = {}
     broken: dict[str, str] = {}
-    for each in dict.fromkeys([*wanted, *(catalog.models() if others else ())]):
-        if each in without or each.partition("@")[0] in without:
+    found_in: dict[str, str] = {}
+    for each in dict.fromkeys([*wanted, *((*catalog.models(), *stores_of) if others else ())]):
+        model = each.partition("@")[0]
+        if each in without or model in without:
             continue
         try:
+            store = _store_of(catalog, model, stores_of.get(model))
             found |= stores.table_of(catalog, (each,))
+            found_in[model] = store
         except StoreError as error:
             broken[each] = str(error)
-    return {"table": {name: route.model_dump() for name, route in found.items()}, "broken": broken}
+    return {
+        "table": {name: route.model_dump() for name, route in found.items()},
+        "broken": broken,
+        "stores_of": found_in,
+    }
+
+
+def _store_of(catalog: Catalog, model: str, known: str | None) -> str:
+    has = [store.url for store in catalog.stores if store.versions(model)]
+    if known is not None and known not in has:
+        raise UnknownModel(f"{known} has {model} no more; unload it to serve what other stores have")
+    return catalog.store_of(model).url

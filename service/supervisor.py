@@ -17,7 +17,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, final
@@ -28,6 +28,7 @@ from service.check import check_files
 from service.control import Link, LinkLost
 from service.errors import LoadFailed, ServiceFault
 from service.metrics import Metrics
+from service.places import without_places
 from service.ports import Ports, bracketed
 from service.rate import Ledger
 from service.repository import ModelEntry
@@ -116,6 +117,7 @@ class _Forker:
 
         Raises:
             LinkLost: that ended, too.
+            ForkFailed: it goes on, but cannot fork now.
         """
         with contextlib.suppress(LinkLost):
             return await self._fork(kind, spec)
@@ -166,6 +168,7 @@ class _Supervisor:
         self._board = Switchboard()
         # what the fronts count together
         self._ledger = Ledger.shared(settings.fronts)
+        self._numerics_lanes: Mapping[str, str] = {}
         self._draining = False
         self._look = asyncio.Event()
         self._stop = asyncio.Event()
@@ -325,7 +328,7 @@ class _Supervisor:
 
         def ready(link: Link, message: Mapping[str, Any], _: Sequence[int]) -> None:
             recorder.ready(True)
-            lanes = {lane: lane for lane in message["ready"]["lanes"]}
+            lanes = self._numerics_lanes = {lane: lane for lane in message["ready"]["lanes"]}
             self._board.add_worker("numerics", Plug(link, lanes))
             self._tell_status()
 
@@ -355,11 +358,20 @@ class _Supervisor:
         def told(message: Mapping[str, Any]) -> None:
             if "serving" in message:
                 self._serving[number].set()
+            elif "hung" in message:
+                self._end_hung(message["hung"])
 
         def died() -> None:
             self._board.remove_front(number)
 
         return Events(began, ready, told, partial(self._answer, number), died)
+
+    def _end_hung(self, lane: str) -> None:
+        log.error("the process of %s does not answer and is ended", lane)
+        if lane in self._numerics_lanes:
+            self._numerics.end()
+        else:
+            self._versions.end_hung(lane)
 
     # --- while it runs
 
@@ -411,12 +423,7 @@ class _Supervisor:
         own, _ = await asyncio.to_thread(self._metrics.render, arguments["accept"])
         pages = [own.decode()]
         self._ask_memory()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(PAGE_SECONDS):
-                questions = (each.ask("page", arguments) for each in others)
-                answers = await asyncio.gather(*questions, return_exceptions=True)
-                pages += [answer for answer in answers if isinstance(answer, str)]
-        return pages
+        return pages + await in_time((each.ask("page", arguments) for each in others), PAGE_SECONDS)
 
     def _ask_memory(self) -> None:
         self._versions.ask_memory()
@@ -426,7 +433,9 @@ class _Supervisor:
     def _tell_status(self, link: Link | None = None) -> None:
         """Let the fronts know what their ``/healthz/ready`` is to say."""
         kept = [self._steward, self._numerics, *self._fronts]
-        troubles = [*self._versions.troubles, *(each.trouble for each in kept if each.trouble)]
+        dying = [each.trouble for each in kept if each.trouble]
+        shown = (without_places(trouble, self._settings.store) for trouble in dying)
+        troubles = [*self._versions.troubles, *shown]
         status = {"status": {"draining": self._draining, "problems": troubles}}
         for each in self._board.fronts if link is None else (link,):
             each.tell(status)
@@ -455,6 +464,18 @@ class _Supervisor:
         for kept in (self._steward, self._numerics, *self._fronts):
             kept.kill()
         self._versions.kill()
+
+
+async def in_time(questions: Iterable[Coroutine[Any, Any, str]], seconds: float) -> list[str]:
+    """The answers that come within so many seconds; nobody who is slow, or gone, holds those of others up."""
+    tasks = [asyncio.ensure_future(question) for question in questions]
+    if not tasks:
+        return []
+    done, late = await asyncio.wait(tasks, timeout=seconds)
+    for task in late:
+        task.cancel()
+    await asyncio.gather(*late, return_exceptions=True)
+    return [task.result() for task in tasks if task in done and task.exception() is None]
 
 
 def _ignore(*_: object) -> None:

@@ -20,7 +20,7 @@ from service.audit import Audit
 from service.control import Link, LinkLost
 from service.errors import LoadFailed, UnknownModel
 from service.metrics import Metrics
-from service.repository import without_places
+from service.places import without_places
 from service.routing import Route, Table, available, mentioned
 from service.served import ServedVersion
 from service.settings import Settings
@@ -115,8 +115,11 @@ class Versions:
         self._retiring: dict[asyncio.Task[None], _Holder] = {}
         self._failures: dict[Reference, _Failure] = {}
         self._unreadable: dict[str, str] = {}
+        # which store each model came from
+        self._stores_of: dict[str, str] = {}
         self._generations = itertools.count(1)
         self._switching = asyncio.Lock()
+        self._settling: set[asyncio.Task[None]] = set()
         self._changed: Callable[[], None] = lambda: None
 
     @property
@@ -132,7 +135,7 @@ class Versions:
     @property
     def troubles(self) -> tuple[str, ...]:
         """What is wrong, in words for everybody."""
-        return tuple(map(without_places, self._troubles()))
+        return tuple(map(self._for_clients, self._troubles()))
 
     def _troubles(self) -> tuple[str, ...]:
         unreadable = [f"{name} cannot be read: {why}" for name, why in self._unreadable.items()]
@@ -144,10 +147,13 @@ class Versions:
         dying = [trouble for holder in self._holders.values() if (trouble := holder.kept.trouble)]
         return (*unreadable, *failed, *dying)
 
+    def _for_clients(self, text: str) -> str:
+        return without_places(text, self._settings.store)
+
     @property
     def reasons(self) -> dict[Reference, str]:
         """Why versions are not served."""
-        failed = {each: without_places(failure.text) for each, failure in self._failures.items()}
+        failed = {each: self._for_clients(failure.text) for each, failure in self._failures.items()}
         return failed | dict.fromkeys(self._loading, "is being loaded")
 
     def when_changed(self, call: Callable[[], None]) -> None:
@@ -177,13 +183,19 @@ class Versions:
             "wanted": names,
             "others": not settings.models,
             "without": [*wish.unloaded, *settings.imported],
+            "stores_of": self._stores_of,
         }
         answer = await self._ask_steward("table", arguments)
+        self._stores_of |= answer["stores_of"]
         self._want({name: Route(**route) for name, route in answer["table"].items()}, answer["broken"])
         for reference in mentioned(self._wanted):
             if reference not in self._holders and self._may_try(reference, retry=retry):
                 self._begin(reference)
-        await self._settle()
+        # whoever asked may leave in the middle of it
+        settling = asyncio.get_running_loop().create_task(self._settle())
+        self._settling.add(settling)
+        settling.add_done_callback(self._settling.discard)
+        await asyncio.shield(settling)
 
     def _want(self, found: dict[str, Route], unreadable: dict[str, str]) -> None:
         # what cannot be read means what it meant
@@ -224,9 +236,12 @@ class Versions:
                 return
             if holder.retired:
                 return
+            if holder.served is not None and holder.served.digests != served.digests:
+                # another store answers in the place of the one that is gone
+                raise StartFailed(f"{reference} has other files than when it was loaded")
             holder.served = served
             recorder.ready(True)
-            self._board.add_worker(name, Plug(link, {name: None}, message["ready"]))
+            self._board.add_worker(name, Plug(link, {name: None}, message["ready"], message.get("costs", ())))
             self._changed()
 
         def died() -> None:
@@ -242,13 +257,13 @@ class Versions:
             if "memory" in message:
                 recorder.memory(**message["memory"])
 
-        events = Events(lambda _: None, ready, told, _asks_nothing, died)
-        kept = Kept(str(reference), lambda: self._launch(reference), events)
+        events = Events(lambda _: None, ready, told, _asks_nothing, died, lambda: self._changed())
+        kept = Kept(str(reference), lambda: self._launch(reference), events, self._settings.load_seconds)
         holder = _Holder(name, kept)
         return holder
 
     async def _load(self, reference: Reference, holder: _Holder) -> None:
-        began = time.monotonic()
+        began, loaded = time.monotonic(), False
         try:
             await holder.kept.start()
             if holder.served is None:
@@ -256,17 +271,20 @@ class Versions:
                 raise StartFailed(f"expected {reference} from its function, got another version")
         except StartFailed as error:
             log.error("%s does not load: %s", reference, error)
-            del self._holders[reference]
             self._failures[reference] = _Failure.after(self._failures.get(reference), str(error))
             self._metrics.loaded(reference.name, "failed", time.monotonic() - began)
             self._audit.note("load", str(reference), outcome="failed", reason=str(error))
         else:
+            loaded = True
             log.info("%s is loaded and warm", reference)
             self._failures.pop(reference, None)
             self._metrics.loaded(reference.name, "ok", time.monotonic() - began)
             self._audit.note("load", str(reference))
         finally:
             del self._loading[reference]
+            if not loaded:
+                del self._holders[reference]
+                holder.kept.kill()
         await self._settle()
 
     async def _settle(self) -> None:
@@ -284,9 +302,7 @@ class Versions:
     async def _switch(self, table: Table) -> None:
         before, self._table = self._table, table
         message = {name: route.model_dump() for name, route in table.items()}
-        await asyncio.gather(
-            *(front.ask("route", message) for front in self._board.fronts), return_exceptions=True
-        )
+        await self._board.route(message)
         moved = {route.name for name, route in table.items() if name in before and before[name] != route}
         for model in moved:
             log.info("%s is answered by %s", model, [str(each) for each in mentioned(table)])
@@ -335,27 +351,46 @@ class Versions:
 
     async def load(self, name: str) -> None:
         """See ``Repository.load``."""
-        self._wish.unloaded.pop(name, None)
+        model = name.partition("@")[0]
+        # a version of a model that is unloaded as a whole would be, too
+        for each in (name, model):
+            self._wish.unloaded.pop(each, None)
         if name not in self._settings.imported and name not in self._settings.models:
             self._wish.loaded[name] = None
         await self.follow(retry=True)
         if name in self._unreadable:
+            if any(route.name == model for route in self._wanted.values()):
+                raise LoadFailed(self._for_clients(self._unreadable[name]))
             self._wish.loaded.pop(name, None)
-            raise UnknownModel(without_places(self._unreadable.pop(name)))
-        model = name.partition("@")[0]
+            raise UnknownModel(self._for_clients(self._unreadable.pop(name)))
         routes = [route for wanted, route in self._wanted.items() if wanted == name or route.name == model]
         needed = [reference for route in routes for reference in route.versions]
-        await asyncio.gather(*(self._loading[each] for each in needed if each in self._loading))
+        if not needed:
+            raise LoadFailed(f"{name} means no version that could be loaded")
+        # others may wait for the same, and go on when this one leaves
+        if loading := [self._loading[each] for each in needed if each in self._loading]:
+            await asyncio.wait(loading)
         if failed := [f"{each}: {self._failures[each].text}" for each in needed if each in self._failures]:
-            raise LoadFailed(without_places("; ".join(failed)))
+            raise LoadFailed(self._for_clients("; ".join(failed)))
 
     async def unload(self, name: str) -> None:
         """See ``Repository.unload``."""
-        if not any(name in (wanted, route.name) for wanted, route in self._wanted.items()):
-            raise UnknownModel(f"{name} is not served; nothing to unload")
+        models = {route.name for route in self._wanted.values()}
+        named = {*self._settings.models, *self._wish.loaded} & self._wanted.keys()
+        model = name.partition("@")[0]
+        if name not in models | named:
+            also = f"; {model} goes with all its names" if model in models else ""
+            raise UnknownModel(f"{name} is no model that is served by itself: nothing to unload{also}")
         self._wish.loaded.pop(name, None)
         self._wish.unloaded[name] = None
+        self._stores_of.pop(name, None)
         await self.follow()
+
+    def end_hung(self, lane: str) -> None:
+        """End the process of a lane that does not answer; another is started, where it is still wanted."""
+        for holder in [*self._holders.values(), *self._retiring.values()]:
+            if holder.name == lane:
+                holder.kept.end()
 
     def ask_memory(self) -> None:
         """Let the workers say what they hold; it is on the next page of metrics."""

@@ -48,6 +48,7 @@ BOUND_FIELDS: Final = ("lower", "upper", "l2_estimate", "steps", "contrast", "ju
 Task = Literal["solve", "advance", "bound", "vjp"]
 
 
+@final
 @dataclass(frozen=True)
 class Bucket:
     """What may be computed together: everything with the same version, scheme, grid and dtype.
@@ -72,6 +73,7 @@ class Bucket:
     reproducible: bool = False
 
 
+@final
 @dataclass(frozen=True)
 class Batch:
     """Inputs of one bucket: fields [batch y x] and numbers [batch] by name, in physical units."""
@@ -90,6 +92,7 @@ class Batch:
         return sum(field.nbytes for field in self.fields.values())
 
 
+@final
 @dataclass(frozen=True)
 class Solutions:
     """Output fields by name, in the order of the inputs, and the iterations of each sample.
@@ -132,7 +135,16 @@ def joined(parts: Sequence[Batch]) -> Batch:
 
 
 class WorkerLost(Exception):
-    """The process that computed the batch is gone, and another will come."""
+    """The process that computed the batch is gone, and another will come.
+
+    Args:
+        text: which one, and how.
+        absent: the batch was not computed at all, since no other has come so far.
+    """
+
+    def __init__(self, text: str, *, absent: bool = False) -> None:
+        super().__init__(text)
+        self.absent = absent
 
 
 def computed(compute: Compute, batch: Batch, pad_to: int | None) -> Solutions:
@@ -169,6 +181,12 @@ class Worker(ABC):
             WorkerLost: its process died; the batch may be tried again.
         """
 
+    @property
+    @abstractmethod
+    def available(self) -> bool:
+        """Whether it could begin a batch now, if it were idle."""
+
+    @abstractmethod
     def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """Memory for inputs, uninitialised, from where this worker reads without another copy.
 
@@ -177,7 +195,6 @@ class Worker(ABC):
         Raises:
             Overloaded: there is none left for now.
         """
-        return np.empty(shape, dtype)
 
     @abstractmethod
     def close(self) -> None:
@@ -201,6 +218,13 @@ class ThreadWorker(Worker):
         began = time.perf_counter()
         solutions = computed(self._compute, batch, pad_to)
         return replace(solutions, seconds=time.perf_counter() - began)
+
+    @property
+    def available(self) -> bool:
+        return True
+
+    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        return np.empty(shape, dtype)
 
     def close(self) -> None:
         self._thread.shutdown(wait=True)

@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 
 from model_store import StoreError, open_catalog
 from operators.scan import set_default_backend
-from problems import EVOLUTION_PROBLEMS, PROBLEMS, Grid
+from problems import PROBLEMS
 from service.batch_token import Job
 from service.compute import Surrogates, choose_device
 from service.cuda_graphs import GraphRunner
@@ -39,16 +39,12 @@ from service.lane import BlockingLane
 from service.lane_server import HostRunner, LaneServer, Runner, Watch, obey
 from service.loading import load_version, served_version
 from service.logs import LogSettings, set_up_logs
-from service.sample import batch_sizes, sample
+from service.sample import Cost, batch_sizes, plain_bucket, sample
 from service.served import ServedVersion
-from service.worker import Bucket
 
-__all__ = ["Cost", "ModelSpec", "main", "warm_up"]
+__all__ = ["ModelSpec", "main", "warm_up"]
 
 log = logging.getLogger("mno.service")
-
-# (ny, nx, rows, seconds): how long a batch took
-Cost = tuple[int, int, int, float]
 
 
 @final
@@ -174,17 +170,7 @@ def _timed(version: ServedVersion, runner: Runner, grid: tuple[int, int], rows: 
 
 
 def _sample_job(version: ServedVersion, grid: tuple[int, int], rows: int) -> Job:
-    problem = PROBLEMS[version.problem]
-    evolution = EVOLUTION_PROBLEMS.get(version.problem)
-    bucket = Bucket(
-        problem=version.problem,
-        version=version.reference,
-        scheme=version.scheme,
-        grid=Grid(grid, version.extent, evolution.grid.origin if evolution else (0.0, 0.0)),
-        dtype="float32",
-        walls=version.walls,
-        task="advance" if evolution else "solve",
-        frames=version.frames or 1,
+    inputs = sample(PROBLEMS[version.problem], grid, "float32", rows)
+    return Job(
+        plain_bucket(version, grid), rows, None, {name: [values] for name, values in inputs.items()}, {}
     )
-    inputs = sample(problem, grid, "float32", rows)
-    return Job(bucket, rows, None, {name: [values] for name, values in inputs.items()}, {})

@@ -17,7 +17,7 @@ from typing import Any, Literal, final
 from service.lane import Lane, LaneClosed, lane_pair
 from service.signals import DRAIN
 
-__all__ = ["Child", "Kind", "Launched", "Zygote", "ZygoteLost", "launch_zygote", "spawn"]
+__all__ = ["Child", "ForkFailed", "Kind", "Launched", "Zygote", "ZygoteLost", "launch_zygote", "spawn"]
 
 # what a zygote can become; see ``forking.KINDS``
 Kind = Literal["model", "steward"]
@@ -25,6 +25,11 @@ Kind = Literal["model", "steward"]
 
 class ZygoteLost(Exception):
     """The zygote ended, and its children with it; start another."""
+
+
+@final
+class ForkFailed(OSError):
+    """The zygote goes on, but cannot fork now, as when there is no memory or there are too many processes."""
 
 
 @final
@@ -86,9 +91,10 @@ class Launched:
 def launch(module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Launched:
     """Start ``python -m module FD arguments``, FD being the number of its end of the control socket."""
     ours, theirs = lane_pair()
+    # -P: the folder in which somebody happens to start a service holds none of its modules
     with theirs:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, str(theirs.fileno()), *arguments],
+            [sys.executable, "-P", "-m", module, str(theirs.fileno()), *arguments],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             env={**os.environ, **(environment or {})},
@@ -156,6 +162,7 @@ class Zygote:
         """A child that runs ``main(control, spec)`` of the module of this kind; ``spec`` is a JSON object.
 
         Raises:
+            ForkFailed: it cannot be forked now.
             ZygoteLost: the zygote ended.
         """
         if self._lane is None:
@@ -198,6 +205,10 @@ class Zygote:
             os.close(fd)
         if "forked" in report:
             self._forked(report["forked"], report["pid"])
+        elif "failed" in report:
+            future, _ = self._forks.pop(report["fork"], (None, None))
+            if future is not None and not future.done():
+                future.set_exception(ForkFailed(report["failed"]))
         elif "exited" in report:
             child = self._children.pop(report["exited"], None)
             if child is not None:

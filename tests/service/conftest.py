@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import torch
 import uvicorn
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from model_store import Card, Catalog, FieldRecord, LoadedVersion, Reference, open_store
@@ -138,6 +139,13 @@ class GatedWorker(Worker):
         if self.POISON in batch.fields["source"]:
             raise ArithmeticError("poisoned")
         return Solutions({"pressure": 2 * batch.fields["permeability"]}, (0,) * batch.rows)
+
+    @property
+    def available(self) -> bool:
+        return True
+
+    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        return np.empty(shape, dtype)
 
     def close(self) -> None:
         self.closed = True

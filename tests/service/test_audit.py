@@ -52,6 +52,17 @@ def test_what_failed_is_noted_with_its_reason_and_still_fails(tmp_path: Path) ->
     audit.close()
 
 
+def test_a_subject_that_a_client_wrote_is_printable_and_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    audit = Audit(path)
+    audit.note("refused", "a\nb\x1b[2Jc\udc80ä")
+    audit.note("refused", 1000 * "\n")
+    first, second = lines(path)
+    assert first["subject"] == "a\\nb\\x1b[2Jc\\udc80ä"
+    assert second["subject"] == 200 * "\\n"
+    audit.close()
+
+
 def test_the_present_request_is_named(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     audit = Audit(path)

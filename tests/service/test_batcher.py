@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import DTypeLike, NDArray
 
 from problems import Grid
 from service import errors
@@ -563,6 +564,13 @@ class MortalWorker(Worker):
             raise WorkerLost("it died")
         return Solutions({"pressure": 2 * batch.fields["permeability"]}, (0,) * batch.rows)
 
+    @property
+    def available(self) -> bool:
+        return True
+
+    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        return np.empty(shape, dtype)
+
     def close(self) -> None:
         pass
 
@@ -609,6 +617,13 @@ class PaddingWorker(Worker):
         batch = joined(parts)
         self.asked.append((batch.rows, pad_to))
         return Solutions({"pressure": 2 * batch.fields["permeability"]}, (0,) * batch.rows)
+
+    @property
+    def available(self) -> bool:
+        return True
+
+    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        return np.empty(shape, dtype)
 
     def close(self) -> None:
         pass
@@ -685,6 +700,13 @@ class WhimsicalWorker(Worker):
             raise ArithmeticError("it broke")
         batch = joined(parts)
         return Solutions({"pressure": 2 * batch.fields["permeability"]}, (0,) * batch.rows)
+
+    @property
+    def available(self) -> bool:
+        return True
+
+    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        return np.empty(shape, dtype)
 
     def close(self) -> None:
         pass

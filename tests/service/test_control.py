@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service.control import PIECE, Link, LinkLost, answer_questions
-from service.errors import LoadFailed, UnknownModel, WorkFailed
+from service.errors import LoadFailed, UnknownModel, WorkerLost, WorkFailed
 from service.lane import BlockingLane, lane_pair
 
 
@@ -20,6 +20,8 @@ async def answer(what: str, arguments: Mapping[str, Any]) -> Any:
             raise UnknownModel("no such model")
         case "failed":
             raise LoadFailed("it does not load")
+        case "given up":
+            raise asyncio.CancelledError
         case "never":
             await asyncio.Event().wait()
     raise ZeroDivisionError(what)
@@ -71,7 +73,8 @@ def test_both_sides_may_ask_at_the_same_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "kind"), [("unknown", UnknownModel), ("failed", LoadFailed), ("else", WorkFailed)]
+    ("what", "kind"),
+    [("unknown", UnknownModel), ("failed", LoadFailed), ("given up", WorkerLost), ("else", WorkFailed)],
 )
 def test_a_fault_arrives_as_what_it_was(what: str, kind: type[Exception]) -> None:
     async def story(asking: Link, _: Link) -> None:

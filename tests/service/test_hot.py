@@ -276,7 +276,11 @@ def test_what_each_token_may(guarded: Run, tmp_path: Path) -> None:
     done = {(entry["action"], entry["subject"], entry["principal"], entry["outcome"]) for entry in noted}
     assert ("load", "nobody", "the-admin", "failed") in done
     assert ("unload", "nobody", "the-admin", "failed") in done
-    assert any(entry["action"] == "refused" for entry in noted)
+    refused = {(each["subject"], each["principal"]) for each in noted if each["action"] == "refused"}
+    load, unload = (f"POST /v2/repository/models/nobody/{what}" for what in ("load", "unload"))
+    assert {(load, "the-solve"), (load, "the-metrics"), (unload, "the-solve")} <= refused
+    # whoever has no token is not noted
+    assert all(principal for _, principal in refused)
 
 
 @pytest.mark.parametrize("way", [{}, LONG])

@@ -8,7 +8,7 @@ import pytest
 
 from model_store import Reference
 from service.batcher import Batcher
-from service.errors import InvalidField, UnknownModel, UnsupportedGrid
+from service.errors import InvalidField, UnknownModel, UnsupportedGrid, WorkerLost
 from service.models import Models, Served, require_tested
 from service.routing import Route
 from service.served import ServedVersion
@@ -56,6 +56,20 @@ def test_a_name_means_another_version_from_one_moment_to_the_next() -> None:
     before = served.find("darcy", None)
     served.route({"darcy": Route(name="darcy", main=2)})
     assert [str(each.version) for each in (before, served.find("darcy", None))] == ["darcy@1", "darcy@2"]
+
+
+def test_names_whose_worker_is_down_come_back_with_it() -> None:
+    table = {"darcy": Route(name="darcy", main=1), "darcy@production": Route(name="darcy", main=1)}
+    served = models(version(2, name="other"))
+    served.route(table)
+    for name in (None, "darcy", "darcy@production", "darcy@1"):
+        with pytest.raises(WorkerLost, match="send the request again"):
+            served.find("darcy", name)
+    with pytest.raises(UnknownModel):
+        served.find("darcy", "darcy@2")
+    served.add(version(1), Batcher(ThreadWorker(lambda _: pytest.fail("nobody asked"))))
+    for name in (None, *table, "darcy@1"):
+        assert str(served.find("darcy", name).version) == "darcy@1"
 
 
 def test_a_canary_answers_its_share_and_a_shadow_stands_beside_the_others() -> None:

@@ -247,17 +247,17 @@ def test_the_arrays_of_a_batch_outlive_whoever_waited_for_it(arena: Arena) -> No
 def test_the_end_of_a_worker_ends_its_batches_and_the_next_one_takes_over(arena: Arena) -> None:
     async def story() -> None:
         worker = ProcessWorker(arena, "darcy@1")
-        assert not worker.attached
+        assert not worker.available
         early = asyncio.create_task(worker.run([part(1)]))
         ours, theirs = lane_pair()
         worker.attach(ours)
-        assert worker.attached
+        assert worker.available
         silent = BlockingLane(theirs)
         assert (await asyncio.to_thread(silent.receive))[0]["rows"] == 1
         silent.close()
         with pytest.raises(WorkerLost, match=r"darcy@1 ended while it computed"):
             await early
-        assert not worker.attached
+        assert not worker.available
         assert arena.used == 0
         waiting = asyncio.create_task(worker.run([part(2)]))
         with serving() as server:

@@ -13,7 +13,7 @@ from service.batcher import Batcher
 from service.errors import LoadFailed, UnknownModel
 from service.local import LocalRepository, load_models
 from service.models import Models
-from service.repository import AliasTarget, ModelEntry, VersionState, without_places
+from service.repository import AliasTarget, ModelEntry, VersionState
 from service.settings import InvalidSettings
 from service.worker import ThreadWorker
 
@@ -152,16 +152,3 @@ def test_a_version_that_does_not_load_leaves_the_old_one(store: Store, tmp_path:
         assert str(models.find("darcy", None).version) == "darcy@1"
 
     with_repository(store, story)
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("darcy@3 in file:/a/b: card.json is damaged", "darcy@3 in ...: card.json is damaged"),
-        ("cannot open '/a/b.json', sorry", "cannot open '...', sorry"),
-        ("s3://bucket/models lacks darcy", "... lacks darcy"),
-        ("10 m/s, and/or 1/2 in darcy@2", "10 m/s, and/or 1/2 in darcy@2"),
-    ],
-)
-def test_clients_are_told_no_places(text: str, shown: str) -> None:
-    assert without_places(text) == shown

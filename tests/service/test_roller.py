@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import DTypeLike, NDArray
 
 from service import errors
 from service.batcher import Batcher, BatchRules
@@ -63,6 +64,13 @@ class Rising(Worker):
         frames["h"] = frames["h"] + steps
         self.memory = list(frames.values())
         return Solutions(frames, (0,) * batch.rows)
+
+    @property
+    def available(self) -> bool:
+        return True
+
+    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        return np.empty(shape, dtype)
 
     def close(self) -> None:
         pass

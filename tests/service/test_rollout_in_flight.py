@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from numpy.typing import DTypeLike, NDArray
 
 from model_store import LoadedVersion
 from service.abortable import AbortableProtocol
@@ -47,6 +48,13 @@ class SteppedWorker(Worker):
         frames["h"] = frames["h"] + steps
         frames["h"][frames["h"] > 1000] = np.nan
         return Solutions(frames, (0,) * batch.rows)
+
+    @property
+    def available(self) -> bool:
+        return True
+
+    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        return np.empty(shape, dtype)
 
     def close(self) -> None:
         pass

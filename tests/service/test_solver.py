@@ -68,6 +68,10 @@ class Doubling(Worker):
         self.given.append(np.empty(shape, dtype))
         return self.given[-1]
 
+    @property
+    def available(self) -> bool:
+        return True
+
     def close(self) -> None:
         pass
 

@@ -31,6 +31,7 @@ class Stage:
     def __init__(self, **settings: Any) -> None:
         self.table: dict[str, Route] = {"darcy": Route(name="darcy", main=1)}
         self.broken: dict[str, str] = {}
+        self.store = "file:/mine"
         self.asked: Mapping[str, Any] = {}
         self.actors: dict[Reference, Actor] = {}
         self.board = Switchboard()
@@ -58,6 +59,7 @@ class Stage:
                 if route.name not in arguments["without"] and name not in arguments["without"]
             },
             "broken": self.broken,
+            "stores_of": {route.name: self.store for route in self.table.values()},
         }
 
     async def launch(self, reference: Reference) -> Any:

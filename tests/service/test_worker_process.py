@@ -215,7 +215,7 @@ def test_a_worker_that_is_killed_loses_its_batch_and_the_next_one_takes_over(
                 assert isinstance(outcomes[1], WorkerLost)
                 assert isinstance(outcomes[2], WorkerLost)
                 assert await supervised.child.wait() == -9
-                assert not worker.attached
+                assert not worker.available
         worker.close()
         del answer, tasks, outcomes
         await asyncio.sleep(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from numpy.typing import NDArray
 
 from service.async_client import AsyncClient
+from service.audit import Audit
 from service.connection import ServiceError
 from service.gate import Guard
 from service.metrics import Metrics
@@ -69,15 +71,15 @@ def code_of(channel: grpc.Channel, path: str, body: bytes, metadata: Any = None)
 
 
 def test_tokens_are_asked_for(
-    tokens: tuple[Path, str, str], settings: Settings, store_parts: Any, thread_of: Any
+    tokens: tuple[Path, str, str], settings: Settings, store_parts: Any, thread_of: Any, tmp_path: Path
 ) -> None:
     path, alice, root = tokens
     security = open_security(SecuritySettings(tokens=path), "127.0.0.1", mutual_tls=False)
     load = inference_pb2.RepositoryModelLoadRequest(model_name="darcy").SerializeToString()
-    metrics = Metrics()
+    metrics, audit = Metrics(), Audit(tmp_path / "audit.jsonl")
 
     def make() -> Any:
-        return replace(store_parts(settings), guard=Guard(security, metrics=metrics))
+        return replace(store_parts(settings), guard=Guard(security, metrics=metrics, audit=audit))
 
     with thread_of(make) as address, grpc.insecure_channel(address) as channel:
         code = grpc.StatusCode
@@ -85,6 +87,8 @@ def test_tokens_are_asked_for(
         assert code_of(channel, SOLVE, FIELD, bearer("mno_" + "x" * 43)) is code.UNAUTHENTICATED
         assert code_of(channel, SOLVE, FIELD, bearer(alice)) is code.OK
         assert code_of(channel, LOAD, load, bearer(alice)) is code.PERMISSION_DENIED
+        assert code_of(channel, LOAD, b"\xff", bearer(alice)) is code.PERMISSION_DENIED
+        assert code_of(channel, LOAD, load) is code.UNAUTHENTICATED
         assert code_of(channel, LOAD, load, bearer(root)) is code.OK
         # balancers have no token
         stub = health_pb2_grpc.HealthStub(channel)
@@ -93,6 +97,10 @@ def test_tokens_are_asked_for(
     assert 'reason="unauthenticated"' in page
     assert 'route="mno.v1.Solver/Solve"' in page
     assert 'status="PERMISSION_DENIED"' in page
+    audit.close()
+    noted = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    refused = [(each["subject"], each["principal"]) for each in noted if each["action"] == "refused"]
+    assert refused == [(f"{LOAD[1:]} darcy", "alice"), (LOAD[1:], "alice")]
 
 
 def test_limits_say_when_to_come_back(

@@ -12,7 +12,7 @@ import grpc.aio
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from model_store import LoadedVersion
 from service.grpc_server import GrpcServer
@@ -51,6 +51,13 @@ class SteppedWorker(Worker):
         frames = {name: values[:, None] + 0 * steps for name, values in batch.fields.items()}
         frames["h"] = frames["h"] + steps
         return Solutions(frames, (0,) * batch.rows)
+
+    @property
+    def available(self) -> bool:
+        return True
+
+    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        return np.empty(shape, dtype)
 
     def close(self) -> None:
         pass
