@@ -114,6 +114,9 @@ class HighWaterMark(Linger):
         self._under_way -= rows
         self._since = None
 
+    def left(self, now: float) -> None:
+        """See ``Linger``."""
+
     def until(self, rows: int, now: float) -> float:
         """See ``Linger``."""
         if self._since is None:
@@ -136,6 +139,9 @@ class Fixed(Linger):
     def answered(self, rows: int, now: float, overhead: float) -> None:  # noqa: ARG002
         """See ``Linger``."""
         self._since = None
+
+    def left(self, now: float) -> None:
+        """See ``Linger``."""
 
     def until(self, rows: int, now: float) -> float:  # noqa: ARG002
         """See ``Linger``."""

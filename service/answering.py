@@ -137,13 +137,14 @@ class Answering:
 
     def reload(self) -> None:
         """Read tokens and certificates again; what is broken stays as it was."""
-        for what in (self._security, self._tls):
+        reads = [self._security.reload, self._audit.reopen]
+        if self._tls is not None:
+            reads.append(self._tls.reload)
+        for read in reads:
             try:
-                if what is not None:
-                    what.reload()
-            except InvalidSettings as error:
-                log.error("not read again: %s", error)
-        self._audit.reopen()
+                read()
+            except (InvalidSettings, OSError) as error:
+                log.error("not read again, what holds stays: %s", error)
 
 
 @final

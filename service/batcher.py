@@ -34,6 +34,8 @@ _DETOUR: Final = 0.25
 _LATE: Final = 0.25
 # what is put together off the event loop [B]
 _LARGE: Final = 2**20
+# turns of an event loop that a timer is due before what came in is submitted: poll, read, start of a task
+_TURNS: Final = 3
 # buckets whose costs are remembered
 _MOST_BUCKETS: Final = 256
 # when to come back while a worker that does not start is tried again and again [s]
@@ -380,8 +382,15 @@ class Batcher:
             elif taken := self._take(kind, now):
                 return taken
         if earliest < math.inf:
-            self._timer = asyncio.get_running_loop().call_later(earliest - now, self._serve)
+            self._timer = asyncio.get_running_loop().call_later(earliest - now, self._when_read)
         return []
+
+    def _when_read(self, turns: int = _TURNS) -> None:
+        """Serve when the loop has read what clients sent in the meantime."""
+        if turns:
+            self._timer = asyncio.get_running_loop().call_soon(self._when_read, turns - 1)
+        else:
+            self._serve()
 
     def _take(self, kind: Kind, now: float) -> list[Waiting[Outcome]]:
         def passengers(rows: int) -> int:
@@ -431,6 +440,16 @@ class Batcher:
             if not waiting.future.done():
                 waiting.future.set_result(Outcome(part, wait, seconds, run.rows))
         kind.linger.answered(run.rows, now, kind.cost.overhead)
+        # after those who were just given their answers, who write them as soon as they run
+        asyncio.get_running_loop().call_soon(self._when_written, kind)
+
+    def _when_written(self, kind: Kind, turns: int = 1) -> None:
+        """Give those whose answers are written the time to come back."""
+        if turns:
+            asyncio.get_running_loop().call_soon(self._when_written, kind, turns - 1)
+        else:
+            kind.linger.left(self._clock())
+            self._look()
 
     def _broke(self, run: _Run, error: Exception) -> None:
         again = len(run.taken) > 1 or isinstance(error, WorkerLost)

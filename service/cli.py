@@ -46,6 +46,10 @@ READY = """mno is ready at {http}{grpc} (models: {models}; endpoints: {http}/doc
 @click.pass_context
 def serve(context: click.Context, /, config: Path | None, check_config: bool, **flags: Any) -> None:
     """Answer over HTTP and gRPC, as CONFIG.toml, MNO_* variables and the options say (the later wins)."""
+    from service.descriptors import allow_many_files
+
+    # before anything is started that is to inherit it
+    allow_many_files()
     if check_config:
         _check(config, flags)
     elif flags["processes"] == "none":

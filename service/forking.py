@@ -7,8 +7,8 @@ thread, and never touches a device. Its children share what it has read, copy on
     {"fork": 7, "kind": "model", "spec": {...}}  + 1 descriptor, the child's end of its control socket
 
 whereupon it says ``{"forked": 7, "pid": 4711}``, and ``{"exited": 4711, "status": 0}`` when that child ended
-(minus a signal's number, if one ended it); or ``{"fork": 7, "failed": "why"}`` instead. When FD ends it has its children answer what they have, and goes
-with all of them; when it dies, so do they.
+(minus a signal's number, if one ended it); or it says ``{"fork": 7, "failed": "why"}``. When FD ends it has
+its children answer what they have, and goes with all of them; when it dies, so do they.
 """
 
 from __future__ import annotations
@@ -94,12 +94,15 @@ class _Forker:
                     os.close(fd)
 
     def _fork(self, number: int, run: Main, spec: Mapping[str, Any], fd: int) -> None:
+        def be() -> int:
+            self._watch.close()
+            self._lane.close()
+            return run(socket.socket(fileno=fd), spec)
+
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._watch.close()
-            self._lane.close()
-            _live(parent, lambda: run(socket.socket(fileno=fd), spec))
+            _live(parent, be)
         self._children.add(pid)
         self._say({"forked": number, "pid": pid})
 

@@ -13,8 +13,8 @@ Over its control socket FD (see ``service.control``) it is told::
     {"stop": {"grace": 30}}                      answer what was accepted, and end
 
 and asked to ``route`` names, to ``retire`` a version and for its ``page`` of metrics. It says ``ready``, with
-its arena, ``serving``, and ``{"hung": "darcy@3#7"}`` of a process that does not answer. The end of the control
-socket means stop, too.
+its arena, ``serving``, and ``{"hung": "darcy@3#7"}`` of a process that does not answer. The end of the
+control socket means stop, too.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import asyncio
 import ctypes
 import gc
 import logging
+import math
 import os
 import socket
 import sys
@@ -133,6 +134,7 @@ class Front:
         self._solver = Solver(self._models, Queues(**queues), settings.limits, self._metrics)
         rim = Rim(self._metrics, ledger, f"front-{number}", lambda: not self.repository.status.ready)
         self._answering = Answering(self._solver, self._models, self.repository, settings, rim)
+        self._work, self._worked = 0.0, -math.inf
         link.tell({"ready": {}}, [self._arena.fd])
 
     def _worker(self, lane: str, name: str, patience: Patience | None = None) -> ProcessWorker:
@@ -212,11 +214,16 @@ class Front:
         self._link.tell({"serving": {}})
 
     def _give_back(self) -> None:
-        """Return what bodies took to the system, now and then."""
-        # connections refer to their requests and these to them; what is frozen is not looked at
-        gc.collect()
-        _malloc_trim(0)
-        asyncio.get_running_loop().call_later(TRIM_SECONDS, self._give_back)
+        """Return what bodies took to the system, now and then, while there is work and some time after."""
+        loop = asyncio.get_running_loop()
+        if (work := self._metrics.work) != self._work:
+            self._work, self._worked = work, loop.time()
+        # a connection holds its last request until it is closed, at the latest when it was idle for too long
+        if loop.time() - self._worked <= self._settings.limits.idle_seconds + TRIM_SECONDS:
+            # connections refer to their requests and these to them; what is frozen is not looked at
+            gc.collect()
+            _malloc_trim(0)
+        loop.call_later(TRIM_SECONDS, self._give_back)
 
     async def stop(self, grace: float) -> None:
         """Let nobody in, and return when everybody is answered."""

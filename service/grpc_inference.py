@@ -21,7 +21,7 @@ from service.grpc_faults import describe
 from service.grpc_health import Health
 from service.grpc_parts import Parts, tagged, varint
 from service.grpc_wire import KEY_NAME
-from service.oip import EXTENSIONS, NAME, Inference, InferRequest, InferResponse, Parameter
+from service.oip import EXTENSIONS, NAME, NO_SHARED_MEMORY, Inference, InferRequest, InferResponse, Parameter
 from service.oip_tensor import Tensor, tensor_from_bytes, tensor_from_numbers, tensor_of
 from service.options import Asker
 from service.pages import VERSION
@@ -79,7 +79,23 @@ def inference_methods(
         guarded("RepositoryModelUnload", changes.unload, _model_of(pb.RepositoryModelUnloadRequest)),
         guarded("TraceSetting", facts.trace_setting, _model_of(pb.TraceSettingRequest)),
         Method(f"/{SERVICE}/LogSettings", facts.log_settings, scope="admin"),
+        *_shared_memory("System"),
+        *_shared_memory("Cuda"),
     ]
+
+
+def _shared_memory(kind: str) -> list[Method]:
+    """Of regions of memory that clients share there are none."""
+
+    async def nothing(call: Call) -> None:
+        # the answer that tells of none has no field
+        await call.send([b""])
+
+    async def register(_: Call) -> None:
+        raise NotAvailableYet(NO_SHARED_MEMORY)
+
+    handlers = {"Status": nothing, "Unregister": nothing, "Register": register}
+    return [Method(f"/{SERVICE}/{kind}SharedMemory{name}", each) for name, each in handlers.items()]
 
 
 def _model_of(kind: type[Any]) -> Callable[[bytes], str]:
@@ -330,7 +346,7 @@ def _tensors(message: pb.ModelInferRequest) -> dict[str, Tensor]:
 def _numbers(given: pb.ModelInferRequest.InferInputTensor) -> NDArray[Any]:
     name = given.name[:LONGEST_QUOTE]
     if "shared_memory_region" in given.parameters:
-        raise NotAvailableYet(f"{name}: shared memory is not served here; send raw_input_contents")
+        raise NotAvailableYet(f"{name}: {NO_SHARED_MEMORY}")
     field = CONTENTS.get(given.datatype)
     if field is None:
         expected = "expected raw_input_contents, or fp32_contents and fp64_contents"

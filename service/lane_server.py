@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import math
 import mmap
@@ -32,6 +33,8 @@ log = logging.getLogger("mno.service")
 
 # the largest field for which memory is kept from batch to batch
 KEPT_BYTES: Final = 16 * 2**20
+# what the system says to a process that has too much open
+EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class Runner(ABC):
@@ -268,14 +271,14 @@ def obey(watch: Watch, control: BlockingLane, servers: Mapping[str, LaneServer])
 
 
 def _open_lane(order: Mapping[str, Any], fds: Sequence[int], servers: Mapping[str, LaneServer]) -> bool:
-    """Serve a front; False: it cannot be."""
+    """Serve a front; False: this process has no room for it."""
     server = servers.get(order.get("to", ""))
     if "lane" in order and server is not None and len(fds) == 2:
         try:
             server.add(order["lane"], socket.socket(fileno=fds[0]), fds[1])
-        except OSError:
+        except OSError as error:
             log.exception("%s cannot be served", order["lane"])
-            return False
+            return error.errno not in EXHAUSTED
         return True
     log.error("the supervisor ordered something unknown: %.200r, %d descriptors", order, len(fds))
     for fd in fds:

@@ -34,8 +34,15 @@ class Linger(ABC):
         """A batch of so many rows was answered; ``overhead`` is what a batch costs beside its rows [s]."""
 
     @abstractmethod
+    def left(self, now: float) -> None:
+        """The last answers are on their way to their clients."""
+
+    @abstractmethod
     def until(self, rows: int, now: float) -> float:
-        """Until when to hold a batch of so many rows that could start now; ``now`` or before: not at all."""
+        """Until when to hold a batch of so many rows that could start now; ``now`` or before: not at all.
+
+        Infinity: until :meth:`left` is called.
+        """
 
 
 @final
@@ -48,6 +55,9 @@ class Greedy(Linger):
     def answered(self, rows: int, now: float, overhead: float) -> None:
         """See ``Linger``."""
 
+    def left(self, now: float) -> None:
+        """See ``Linger``."""
+
     def until(self, rows: int, now: float) -> float:  # noqa: ARG002
         """See ``Linger``."""
         return -math.inf
@@ -57,8 +67,9 @@ class Greedy(Linger):
 class Returners(Linger):
     """Holds a batch while those are expected back who have just been answered.
 
-    They are given until ``longest`` after the answer, or half of what joining two batches saves, if that is
-    less. A lone client is back itself, and never held.
+    They are given ``longest`` from when their answers left, or half of what joining two batches saves, if
+    that is less: to write many answers takes a while, during which none of their clients can come back. A
+    lone client is back itself, and never held.
     """
 
     def __init__(self, longest: float) -> None:
@@ -67,6 +78,7 @@ class Returners(Linger):
         self._share = 0.0
         self._answered = 0
         self._returned = 0
+        self._window = 0.0
         self._closes = -math.inf
 
     def arrived(self, rows: int, now: float) -> None:
@@ -74,12 +86,17 @@ class Returners(Linger):
         if now <= self._closes:
             self._returned = min(self._returned + rows, self._answered)
 
-    def answered(self, rows: int, now: float, overhead: float) -> None:
+    def answered(self, rows: int, now: float, overhead: float) -> None:  # noqa: ARG002
         """See ``Linger``."""
         if self._answered:
             self._share += _NEWEST * (self._returned / self._answered - self._share)
         self._answered, self._returned = rows, 0
-        self._closes = now + min(self._longest, overhead / 2)
+        self._window, self._closes = min(self._longest, overhead / 2), math.inf
+
+    def left(self, now: float) -> None:
+        """See ``Linger``."""
+        if self._closes == math.inf:
+            self._closes = now + self._window
 
     def until(self, rows: int, now: float) -> float:  # noqa: ARG002
         """See ``Linger``."""

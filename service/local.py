@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any, final
 
@@ -12,13 +13,15 @@ from service import stores
 from service.batcher import Batcher
 from service.errors import LoadFailed, UnknownModel
 from service.loading import load_version, served_version
-from service.models import Models
+from service.models import Models, Retired
 from service.places import without_places
 from service.repository import ModelEntry, Readiness, Repository
 from service.routing import Route, Table, mentioned
 from service.settings import InvalidSettings
 
 __all__ = ["LocalRepository", "MakeQueue", "load_models", "local_models"]
+
+log = logging.getLogger("mno.service")
 
 # a queue, not started, in front of a worker that has the version
 MakeQueue = Callable[[LoadedVersion], Batcher]
@@ -56,10 +59,17 @@ def load_models(catalog: Catalog, wanted: Iterable[str], make_queue: MakeQueue) 
 class LocalRepository(Repository):
     """The stores as this process reads them."""
 
-    def __init__(self, catalog: Catalog, models: Models, make_queue: MakeQueue) -> None:
+    def __init__(
+        self, catalog: Catalog, models: Models, make_queue: MakeQueue, retire_seconds: float = 600.0
+    ) -> None:
+        """``retire_seconds``: how long a version that was replaced finishes its rollouts."""
         self._catalog = catalog
         self._models = models
         self._make_queue = make_queue
+        self._retire_seconds = retire_seconds
+        # two that load the same model at once would load it twice
+        self._changing = asyncio.Lock()
+        self._retiring: set[asyncio.Task[None]] = set()
 
     async def index(self) -> tuple[ModelEntry, ...]:
         """See ``Repository``."""
@@ -78,6 +88,10 @@ class LocalRepository(Repository):
 
     async def load(self, name: str) -> None:
         """See ``Repository``."""
+        async with self._changing:
+            await self._load(name)
+
+    async def _load(self, name: str) -> None:
         try:
             table = await asyncio.to_thread(stores.table_of, self._catalog, (name,))
             present = {version.reference for version in self._models.versions}
@@ -91,16 +105,16 @@ class LocalRepository(Repository):
             queue = self._make_queue(version)
             queue.start()
             self._models.add(served_version(version), queue)
-        await self._route({**self._models.table, **table})
+        self._route({**self._models.table, **table})
 
     async def unload(self, name: str) -> None:
         """See ``Repository``."""
-        table = {
-            wanted: route for wanted, route in self._models.table.items() if name not in (wanted, route.name)
-        }
-        if len(table) == len(self._models.table):
-            raise UnknownModel(f"{name} is not served; nothing to unload")
-        await self._route(table)
+        async with self._changing:
+            before = self._models.table
+            table = {wanted: route for wanted, route in before.items() if name not in (wanted, route.name)}
+            if len(table) == len(before):
+                raise UnknownModel(f"{name} is not served; nothing to unload")
+            self._route(table)
 
     async def readiness(self) -> Readiness:
         """See ``Repository``."""
@@ -110,11 +124,23 @@ class LocalRepository(Repository):
         """See ``Repository``."""
         return ()
 
-    async def _route(self, table: dict[str, Route]) -> None:
+    def _route(self, table: dict[str, Route]) -> None:
         self._models.route(table)
         needed = mentioned(table)
         for version in self._models.versions:
             if version.reference not in needed:
-                retired = self._models.remove(version.reference)
+                retiring = asyncio.get_running_loop().create_task(
+                    self._retire(self._models.remove(version.reference))
+                )
+                self._retiring.add(retiring)
+                retiring.add_done_callback(self._retiring.discard)
+
+    async def _retire(self, retired: Retired) -> None:
+        try:
+            async with asyncio.timeout(self._retire_seconds):
                 await retired.released()
-                await retired.queue.close()
+                await retired.queue.drain()
+        except TimeoutError:
+            log.warning("a version that was replaced still has rollouts under way; they end now")
+        finally:
+            await retired.queue.close()

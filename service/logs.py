@@ -3,8 +3,8 @@
 ::
 
     set_up_logs(settings.logs, process="front-0")     # once a process, before anything is logged
-    token = REQUEST_ID.set(request_id)                # E, F: at the start of a request
-    access = AccessLog(settings.logs)                 # E, F: one a front
+    token = REQUEST_ID.set(request_id)                # at the start of a request
+    access = AccessLog(settings.logs)                 # one a front
     access.note("http", "POST", route, "200", seconds, principal.client)
 
 Bodies, tokens and field values are never logged: what is logged of a request is its route, its status, its

@@ -3,13 +3,14 @@
 Each process has one :class:`Metrics`, passed in; there is no global registry. Whoever counts asks once for a
 bound recorder and keeps it, so that an observation is an addition (about 0.3 us), not a look-up::
 
-    route = metrics.route("http", "/v1/problems/{problem}/solve")   # E, F: a template, never a raw path
+    route = metrics.route("http", "/v1/problems/{problem}/solve")   # a template, never a raw path
     route.began(); ...; route.ended("200", seconds)
-    metrics.refuse("http", "overloaded")                            # E, F: the slug of the fault
-    queue = metrics.queue("darcy", "3")                             # B: an observer for one Batcher
+    metrics.refuse("http", "overloaded")                            # the slug of the fault
+    queue = metrics.queue("darcy", "3")                             # what observes one Batcher
     queue.on_queue(rows, nbytes); queue.on_batch(rows, padded, waits, seconds)
-    worker = metrics.worker("darcy", "3", "cuda:0")                 # C: one model worker
+    worker = metrics.worker("darcy", "3", "cuda:0")                 # one model worker
     worker.restarted(); worker.memory(resident=..., device=...)
+    metrics.restarted("front")                                      # any other process
     metrics.loaded("darcy", "ok", seconds); metrics.serve([("darcy", "3")])
     metrics.follow({("darcy", "production"): {"3": 0.95, "4": 0.05}})
     body, media_type = metrics.render(accept_header)
@@ -151,6 +152,10 @@ class Family(Generic[Recorder]):
         """Forget all recorders but these."""
         wanted = set(wanted)
         self._children = {values: each for values, each in self._children.items() if values in wanted}
+
+    def children(self) -> tuple[Recorder, ...]:
+        """All recorders."""
+        return tuple(self._children.values())
 
     def forget(self, *first: str) -> None:
         """Forget the recorders whose labels begin with these values."""
@@ -446,6 +451,9 @@ class Metrics(Collector):
         self._arena = families.gauge("mno_arena_bytes", "Memory shared with the workers [B].", "kind")
         self._measure_arena: Callable[[], tuple[int, int]] | None = None
         self._draining = families.gauge("mno_draining", "1: about to stop.").child()
+        self._restarts = families.counter(
+            "mno_process_restarts", "Processes started for one that died, by what they do.", "kind"
+        )
         info = families.gauge("mno_build_info", "Always 1; the labels tell.", "version", "python")
         info.child(_version(), platform.python_version()).set(1)
         self._process_stats = CollectorRegistry()
@@ -530,6 +538,16 @@ class Metrics(Collector):
     def watch_arena(self, measure: Callable[[], tuple[int, int]]) -> None:
         """Show how much of the memory shared with the workers is used, and how much there is [B]."""
         self._measure_arena = measure
+
+    @property
+    def work(self) -> float:
+        """Samples computed and requests refused so far: whether it changes tells whether anybody asks."""
+        counted = (*self._queues.computed.children(), *self._refused.children())
+        return sum(each.value for each in counted)
+
+    def restarted(self, kind: Literal["front", "numerics", "steward", "zygote"]) -> None:
+        """A process that holds no version died, and another one is started in its place."""
+        self._restarts.child(kind).add()
 
     def draining(self, draining: bool) -> None:
         """Whether the process is about to stop."""

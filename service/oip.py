@@ -33,7 +33,15 @@ from service.solver import Solver, SolveRequest, SolveResponse
 from service.statistics import Statistics
 from service.timing import Timing
 
-__all__ = ["EXTENSIONS", "NAME", "InferRequest", "InferResponse", "Inference", "Parameter"]
+__all__ = [
+    "EXTENSIONS",
+    "NAME",
+    "NO_SHARED_MEMORY",
+    "InferRequest",
+    "InferResponse",
+    "Inference",
+    "Parameter",
+]
 
 Parameter = bool | int | float | str
 
@@ -55,6 +63,8 @@ TRUST: Final = frozenset({UPPER, L2_ESTIMATE, IN_DISTRIBUTION})
 # of Triton's priorities 0 is the default and 1 the highest
 LEAST_URGENT_INTERACTIVE: Final = 1
 SEQUENCE: Final = ("sequence_id", "sequence_start", "sequence_end")
+# what is said to whoever wants to register a region
+NO_SHARED_MEMORY: Final = "shared memory is not supported; send binary tensors"
 
 
 @final

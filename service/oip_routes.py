@@ -13,10 +13,10 @@ from fastapi.responses import JSONResponse, Response
 from service import pages, schemas
 from service.body import read_body, unless_client_leaves
 from service.codec import decode_json
-from service.errors import InvalidField
+from service.errors import InvalidField, NotAvailableYet, WorkerLost
 from service.faults import answer_not_ready
 from service.gate import Guard, principal_of, visit_of
-from service.oip import EXTENSIONS, NAME, Inference
+from service.oip import EXTENSIONS, NAME, NO_SHARED_MEMORY, Inference
 from service.oip_http import HEADER_LENGTH, Asked, binary_answer, binary_request
 from service.options import Asker
 from service.repository import ModelEntry, Repository
@@ -263,6 +263,11 @@ def _add_shared_memory(router: _Routes, kind: str) -> None:
     async def one_region(region: str) -> list[dict[str, Any]]:  # noqa: ARG001
         """The same of one region."""
         return []
+
+    @router.post(f"/{kind}/region/{{region}}/register")
+    async def register(region: str) -> dict[str, Any]:  # noqa: ARG001
+        """Refused: a service that may be on another machine reads nobody's memory."""
+        raise NotAvailableYet(NO_SHARED_MEMORY)
 
     @router.post(f"/{kind}/unregister")
     async def unregister() -> dict[str, Any]:

@@ -61,6 +61,7 @@ class RateSettings(BaseModel):
     )
 
 
+@final
 class Bucket(NamedTuple):
     """How much a client may still send.
 
@@ -165,6 +166,7 @@ def _key(client: str) -> int:
     return 1 + int.from_bytes(hashlib.sha256(client.encode()).digest()[:7])
 
 
+@final
 @dataclass(frozen=True)
 class _Bounds:
     requests_per_second: float | None
@@ -332,5 +334,6 @@ class RateLimits:
         concurrent = own.concurrent or common.concurrent
         if rate is None and concurrent is None:
             return None
-        burst = own.burst or common.burst or math.ceil(rate or 1)
-        return _Bounds(rate, burst, concurrent)
+        # a rate of one's own means a burst of one's own
+        usual = None if own.requests_per_second else common.burst
+        return _Bounds(rate, own.burst or usual or math.ceil(rate or 1), concurrent)

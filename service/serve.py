@@ -105,7 +105,7 @@ class Service:
         make_queue = _make_queue(settings, metrics)
         self._models = load_models(catalog, settings.models, make_queue)
         self._solver = build_solver(settings, self._models, metrics)
-        repository = LocalRepository(catalog, self._models, make_queue)
+        repository = LocalRepository(catalog, self._models, make_queue, settings.retire_seconds)
         rim = Rim(metrics, Ledger.private(), "front-0", lambda: self._stopping)
         self._answering = Answering(self._solver, self._models, repository, settings, rim)
         self._ports = Ports(settings.model_copy(update={"fronts": 1}))
@@ -139,7 +139,7 @@ class Service:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT drain, a second one ends the process; SIGHUP reads tokens and keys again.
+        """SIGTERM and SIGINT drain, a second one ends the process; SIGHUP reads tokens and certificates again.
 
         In a thread, there are none.
         """

@@ -25,6 +25,7 @@ PREFIX = "MNO_"
 NESTING = "__"
 
 
+@final
 class Limits(BaseModel):
     """What one request may ask for."""
 
@@ -61,6 +62,7 @@ class Limits(BaseModel):
     connections: int = Field(default=2000, gt=0, description="connections open at once, of one front")
 
 
+@final
 class Batching(BaseModel):
     """How requests are put together, and how many may wait."""
 
@@ -95,6 +97,7 @@ def _comma_separated(value: object) -> object:
     return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
 
+@final
 class Settings(BaseSettings):
     """All settings. Only entry points read the environment, through :func:`read_settings`."""
 

@@ -126,7 +126,7 @@ def _differences(answers: Mapping[str, NDArray[Any]], others: Mapping[str, NDArr
 
 
 def _comparable(values: NDArray[Any], other: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """[batch y x] as they are; [batch frame y x]: the frames that both have, as the first ones of each are."""
+    """Of [batch frame y x] the frames that both have, which are the first ones; [batch y x] as it is."""
     if values.ndim < 4:
         return values, other
     frames = min(values.shape[1], other.shape[1])

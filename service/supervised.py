@@ -172,8 +172,7 @@ class Kept:
         """End a process that does not do what it should; another one is started."""
         log.error("%s: %s; it is killed", self.name, why)
         self._hung = f"{self.name}: {why}"
-        if self._child is not None:
-            self._child.kill()
+        self.end()
 
     async def stop(self, order: Mapping[str, Any], seconds: float) -> bool:
         """Send ``order``, wait for the end, and kill it after ``seconds``; whether it ended well."""

@@ -26,7 +26,8 @@ from model_store.reference import Reference
 from service.audit import Audit
 from service.check import check_files
 from service.control import Link, LinkLost
-from service.errors import LoadFailed, ServiceFault
+from service.cores import model_threads
+from service.errors import ServiceFault, WorkerLost
 from service.metrics import Metrics
 from service.places import without_places
 from service.ports import Ports, bracketed
@@ -40,12 +41,15 @@ from service.switchboard import Plug, Switchboard
 from service.versions import Versions
 from service.zygote import Child, Kind, Launched, Zygote, ZygoteLost, spawn
 
-__all__ = ["Addresses", "Announce", "addresses_of", "supervise"]
+__all__ = ["Addresses", "Announce", "addresses_of", "in_time", "supervise"]
 
 log = logging.getLogger("mno.service")
 
 # how long a process other than a front may take to end when nobody asks it anything any more [s]
 END_SECONDS: Final = 5.0
+# how long whoever asks waits for a steward, and how long that may take to answer [s]
+STEWARD_PATIENCE: Final = 10.0
+STEWARD_SECONDS: Final = 30.0
 # a signal to all processes of a group comes a second time from whoever passes it on, such as make [s]
 SAME_SECONDS: Final = 1.0
 # glibc keeps what large bodies took, each thread for itself, unless it is told how much to keep
@@ -103,8 +107,10 @@ def supervise(settings: Settings, announce: Announce, zygote: Launched | None = 
 class _Forker:
     """The zygote, whichever one that is now."""
 
-    def __init__(self, launched: Launched | None) -> None:
+    def __init__(self, launched: Launched | None, restarted: Callable[[], None]) -> None:
+        """``restarted`` is called when it is started again."""
         self._launched = launched
+        self._restarted = restarted
         self._present: Zygote | None = None
         self._zygote: asyncio.Task[Zygote] | None = None
 
@@ -130,13 +136,21 @@ class _Forker:
         present = self._zygote
         try:
             zygote = await asyncio.shield(present)
+        except (ZygoteLost, OSError) as error:
+            self._forget(present)
+            raise LinkLost(f"the zygote does not start: {error}") from error
+        try:
             return await zygote.fork(kind, spec)
         except ZygoteLost as error:
-            # of several who notice, one starts the next
-            if self._zygote is present:
-                log.error("the zygote is gone; another is started")
-                self._zygote = None
+            self._forget(present)
             raise LinkLost(f"the zygote ended: {error}") from error
+
+    def _forget(self, present: asyncio.Task[Zygote]) -> None:
+        # of several who notice, one starts the next
+        if self._zygote is present:
+            log.error("the zygote is gone; another is started")
+            self._zygote = None
+            self._restarted()
 
     def kill(self) -> None:
         """End it at once; the kernel takes its children along."""
@@ -147,7 +161,7 @@ class _Forker:
     async def close(self) -> None:
         """End it, and its children with it."""
         if self._zygote is not None:
-            with contextlib.suppress(ZygoteLost):
+            with contextlib.suppress(ZygoteLost, OSError):
                 await (await self._zygote).close()
 
     async def _started(self) -> Zygote:
@@ -174,6 +188,9 @@ class _Supervisor:
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._stop_asked = 0.0
+        # all that should live does: whoever comes from now on takes the place of one that died
+        self._started = False
+        self._letting: set[asyncio.Task[None]] = set()
 
     async def run(self, announce: Announce) -> int:
         """From the start to the exit status."""
@@ -202,20 +219,25 @@ class _Supervisor:
 
     def _begin(self) -> None:
         settings, board = self._settings, self._board
-        self._forker = _Forker(self._zygote)
+        self._forker = _Forker(self._zygote, partial(self._metrics.restarted, "zygote"))
         self._forker.start()
         logs = settings.logs.model_dump_json()
         spec = {"store": settings.store, "logs": settings.logs.model_dump(mode="json")}
-        self._steward = Kept("steward", lambda: self._forker.fork("steward", spec), _silent())
-        self._numerics = Kept("numerics", partial(spawn, "service.numerics", logs), self._numerics_events())
+        seconds = settings.load_seconds
+        self._steward = Kept(
+            "steward", lambda: self._forker.fork("steward", spec), self._steward_events(), seconds
+        )
+        numerics = partial(spawn, "service.numerics", logs)
+        self._numerics = Kept("numerics", numerics, self._numerics_events(), seconds)
         self._versions = Versions(
-            settings, self._steward.ask, self._fork_worker, board, self._metrics, self._audit
+            settings, self._ask_steward, self._fork_worker, board, self._metrics, self._audit
         )
         self._versions.when_changed(self._tell_status)
         self._serving = [asyncio.Event() for _ in range(settings.fronts)]
         front = partial(spawn, "service.front", environment=FRONT_MEMORY)
         self._fronts = [
-            Kept(f"front {number}", front, self._front_events(number)) for number in range(settings.fronts)
+            Kept(f"front {number}", front, self._front_events(number), seconds)
+            for number in range(settings.fronts)
         ]
 
     @contextlib.contextmanager
@@ -243,21 +265,34 @@ class _Supervisor:
         """At the aliases, and at the files of tokens and certificates."""
         self._look.set()
         self._board.tell({"reload": True})
-        self._audit.reopen()
-        with contextlib.suppress(InvalidSettings), self._audit.noting("reload", "tokens, certificates"):
-            check_files(self._settings)
+        try:
+            self._audit.reopen()
+            with self._audit.noting("reload", "tokens, certificates"):
+                check_files(self._settings)
+        except (InvalidSettings, OSError) as error:
+            log.error("not read again, what holds stays: %s", error)
 
     async def _story(self, announce: Announce) -> int:
         try:
             if await self._unless_stopped(self._start()):
                 self._audit.note("start", "service")
-                announce(addresses_of(self._settings, self._ports), self._versions.served)
+                self._announce(announce)
                 await self._unless_stopped(self._follow_aliases())
-        except (StartFailed, LoadFailed) as error:
+        except Exception as error:
+            # whatever it is, nobody is left behind
             await self._drain(delay=0.0)
-            raise InvalidSettings(str(error)) from error
+            if isinstance(error, (StartFailed, ServiceFault)):
+                raise InvalidSettings(str(error)) from error
+            raise
         clean = await self._drain(self._settings.drain_delay_seconds)
         return 0 if clean else 1
+
+    def _announce(self, announce: Announce) -> None:
+        try:
+            announce(addresses_of(self._settings, self._ports), self._versions.served)
+        except OSError as error:
+            # whoever started the service reads no more; its clients are still there
+            log.warning("nobody hears that the service is ready: %s", error)
 
     async def _unless_stopped(self, work: Awaitable[None]) -> bool:
         """Do ``work``; False when it was given up because the service is to stop."""
@@ -283,25 +318,37 @@ class _Supervisor:
                 group.create_task(self._start_versions())
                 for front in self._fronts:
                     group.create_task(front.start())
-        except* (StartFailed, LoadFailed) as failures:
+        except* (StartFailed, ServiceFault) as failures:
             raise failures.exceptions[0] from None
+        self._started = True
         for number, front in enumerate(self._fronts):
-            await self._let_serve(number, front.link)
+            self._begin_to_serve(number, front.link)
         await asyncio.gather(*(serving.wait() for serving in self._serving))
 
     async def _start_versions(self) -> None:
         await self._steward.start()
         await self._versions.start()
 
-    async def _let_serve(self, number: int, link: Link | None) -> None:
-        """Route a front, and let it answer."""
+    def _begin_to_serve(self, number: int, link: Link | None) -> None:
         if link is None:
+            # it has died; the next one is let serve when it comes
             return
+        task = asyncio.get_running_loop().create_task(self._let_serve(number, link))
+        self._letting.add(task)
+        task.add_done_callback(partial(self._lets_serve, number))
+
+    def _lets_serve(self, number: int, task: asyncio.Task[None]) -> None:
+        self._letting.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fronts[number].renew(f"cannot be let serve: {error}")
+
+    async def _let_serve(self, number: int, link: Link) -> None:
+        """Route a front, and let it answer."""
         self._tell_status(link)
-        with contextlib.suppress(LinkLost):
-            await link.ask(
-                "route", {name: route.model_dump() for name, route in self._versions.table.items()}
-            )
+        table = {name: route.model_dump() for name, route in self._versions.table.items()}
+        await self._board.route(table, only=link)
+        if self._draining:
+            return
         link.tell({"listen": {"grpc": self._ports.grpc_address}}, [self._ports.http(number).fileno()])
 
     async def _fork_worker(self, reference: Reference) -> Child:
@@ -312,8 +359,7 @@ class _Supervisor:
             if imported is None
             else {"factory": imported.function, "arguments": dict(imported.arguments)}
         )
-        # threads of the model that have to wait for a core spin: one core stays for everything else
-        threads = settings.threads or max(1, (os.cpu_count() or 1) - 1)
+        threads = settings.threads or model_threads()
         common = {
             "device": settings.device,
             "threads": threads,
@@ -335,6 +381,7 @@ class _Supervisor:
         def died() -> None:
             recorder.ready(False)
             recorder.restarted()
+            self._metrics.restarted("numerics")
             self._board.remove_worker("numerics")
             self._tell_status()
 
@@ -342,7 +389,19 @@ class _Supervisor:
             if "memory" in message:
                 recorder.memory(**message["memory"])
 
-        return Events(_ignore, ready, told, _refuse, died)
+        return Events(_ignore, ready, told, _refuse, died, self._tell_status)
+
+    def _steward_events(self) -> Events:
+        """It is asked, and does nothing by itself."""
+
+        def changed(*_: object) -> None:
+            self._tell_status()
+
+        def died() -> None:
+            self._metrics.restarted("steward")
+            self._tell_status()
+
+        return Events(_ignore, changed, _ignore, _refuse, died, changed)
 
     def _front_events(self, number: int) -> Events:
         def began(link: Link) -> None:
@@ -350,10 +409,9 @@ class _Supervisor:
             link.tell({"start": {"number": number, "settings": settings}}, [self._ledger.fileno()])
 
         def ready(link: Link, _: Mapping[str, Any], fds: Sequence[int]) -> None:
-            self._board.add_front(number, link, fds)
-            if self._serving[number].is_set():
-                # one has died before, everybody else is there
-                asyncio.get_running_loop().create_task(self._let_serve(number, link))
+            self._board.add_front(number, link, fds, self._fronts[number].renew)
+            if self._started:
+                self._begin_to_serve(number, link)
 
         def told(message: Mapping[str, Any]) -> None:
             if "serving" in message:
@@ -362,9 +420,11 @@ class _Supervisor:
                 self._end_hung(message["hung"])
 
         def died() -> None:
+            self._metrics.restarted("front")
             self._board.remove_front(number)
+            self._tell_status()
 
-        return Events(began, ready, told, partial(self._answer, number), died)
+        return Events(began, ready, told, partial(self._answer, number), died, self._tell_status)
 
     def _end_hung(self, lane: str) -> None:
         log.error("the process of %s does not answer and is ended", lane)
@@ -388,6 +448,8 @@ class _Supervisor:
                 await self._versions.follow(retry=asked)
             except (LinkLost, ServiceFault) as error:
                 log.error("the aliases cannot be read now: %s", error)
+            except Exception:  # what is served goes on, and the next look may go better
+                log.exception("the aliases cannot be followed now")
 
     async def _answer(self, number: int, what: str, arguments: Mapping[str, Any]) -> Any:
         """What a front wants to know, or wants done."""
@@ -408,9 +470,11 @@ class _Supervisor:
 
     async def _ask_steward(self, what: str, arguments: Mapping[str, Any]) -> Any:
         try:
-            return await self._steward.ask(what, arguments)
+            return await self._steward.insist(
+                what, arguments, patience=STEWARD_PATIENCE, limit=STEWARD_SECONDS
+            )
         except LinkLost as error:
-            raise LoadFailed("the stores cannot be read at the moment; try again") from error
+            raise WorkerLost("the stores cannot be read at the moment; try again") from error
 
     def _with_states(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         ready = {version.reference for version in self._versions.served}
@@ -484,8 +548,3 @@ def _ignore(*_: object) -> None:
 
 async def _refuse(what: str, _: Mapping[str, Any]) -> Any:
     raise ValueError(f"expected no question, got {what!r}")
-
-
-def _silent() -> Events:
-    """Of a process that is asked, and does nothing by itself."""
-    return Events(_ignore, _ignore, _ignore, _refuse, _ignore)

@@ -54,7 +54,7 @@ class TokenRecord(BaseModel):
     created: AwareDatetime | None = None
     not_after: AwareDatetime | None = Field(default=None, description="when it stops being accepted")
     requests_per_second: float | None = Field(default=None, gt=0, description="default: `[rate]`")
-    burst: int | None = Field(default=None, gt=0, description="requests at once; default: `[rate]`")
+    burst: int | None = Field(default=None, gt=0, description="requests at once; default: a second of them")
     concurrent: int | None = Field(default=None, gt=0, description="requests under way; default: `[rate]`")
 
     def matches(self, token: bytes) -> bool:
@@ -63,6 +63,7 @@ class TokenRecord(BaseModel):
         return hmac.compare_digest(_digest(bytes.fromhex(salt), token), bytes.fromhex(digest))
 
 
+@final
 class _TokensFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -3,7 +3,7 @@
 One :class:`Tracer` a front; :class:`NoTracer` where none is configured, which imports nothing::
 
     tracer = open_tracer(settings.tracing, process="front-0")
-    if tracer.on:                                       # E, F: headers are looked at only then
+    if tracer.on:                                       # headers are looked at only then
         trace = tracer.begin("POST /v1/problems/{problem}/solve", traceparent, received)
         ...
         trace.end("200", response.timing, {"mno.model": "darcy@3"})

@@ -19,7 +19,7 @@ from model_store.reference import Reference
 from service.audit import Audit
 from service.control import Link, LinkLost
 from service.errors import LoadFailed, UnknownModel
-from service.metrics import Metrics
+from service.metrics import Metrics, WorkerMetrics
 from service.places import without_places
 from service.routing import Route, Table, available, mentioned
 from service.served import ServedVersion
@@ -226,9 +226,11 @@ class Versions:
 
     def _holder(self, reference: Reference) -> _Holder:
         name = f"{reference}#{next(self._generations)}"
-        recorder = self._metrics.worker(reference.name, str(reference.version), self._settings.device)
+        # where it computes is known when it is ready
+        recorder: WorkerMetrics | None = None
 
         def ready(link: Link, message: Mapping[str, Any], _: Sequence[int]) -> None:
+            nonlocal recorder
             served = ServedVersion.model_validate(message["ready"])
             if served.reference != reference:
                 # only an imported model can be wrong about itself; whoever loads it says so
@@ -240,21 +242,24 @@ class Versions:
                 # another store answers in the place of the one that is gone
                 raise StartFailed(f"{reference} has other files than when it was loaded")
             holder.served = served
+            device = message.get("device", self._settings.device)
+            recorder = self._metrics.worker(reference.name, str(reference.version), device)
             recorder.ready(True)
             self._board.add_worker(name, Plug(link, {name: None}, message["ready"], message.get("costs", ())))
             self._changed()
 
         def died() -> None:
             self._board.remove_worker(name)
-            recorder.ready(False)
+            if recorder is not None:
+                recorder.ready(False)
             if holder.retired:
                 self._abandon(holder)
-            else:
+            elif recorder is not None:
                 recorder.restarted()
             self._changed()
 
         def told(message: Mapping[str, Any]) -> None:
-            if "memory" in message:
+            if "memory" in message and recorder is not None:
                 recorder.memory(**message["memory"])
 
         events = Events(lambda _: None, ready, told, _asks_nothing, died, lambda: self._changed())

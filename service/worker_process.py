@@ -2,7 +2,8 @@
 
 Over its control socket (see ``service.lane``) it says::
 
-    {"ready": ServedVersion as JSON, "costs": [[ny, nx, rows, seconds], ...], "seconds": to load and warm up}
+    {"ready": ServedVersion as JSON, "costs": [[ny, nx, rows, seconds], ...], "seconds": to load and warm up,
+     "device": "cpu" or "cuda:0", where it computes}
     {"failed": "why"}                                  instead, and the process ends with status 1
 
 and hears::
@@ -98,10 +99,17 @@ def main(control: socket.socket, spec: Mapping[str, Any]) -> int:
     server = LaneServer(runner, watch)
     obey(watch, lane, {"": server})
     seconds = round(time.perf_counter() - began, 3)
-    lane.send({"ready": version.model_dump(mode="json"), "costs": costs, "seconds": seconds})
+    measured = {"costs": costs, "seconds": seconds, "device": _device()}
+    lane.send({"ready": version.model_dump(mode="json"), **measured})
     watch.run()
     server.close()
     return 1 if server.broken else 0
+
+
+def _device() -> str:
+    # after the warm-up, whoever computes on a GPU has begun to
+    began: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return f"cuda:{torch.cuda.current_device()}" if began else "cpu"
 
 
 def _prepared(spec: ModelSpec) -> tuple[ServedVersion, Runner, list[Cost]]:

@@ -121,7 +121,10 @@ class H2load(ClosedLoop):
                 *(f"--header={name}: {value}" for name, value in headers.items()),
                 route.origin + request.path,
             ]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
+            except subprocess.TimeoutExpired as error:
+                raise LoadFailed(f"h2load does not end: {route.title}") from error
             if done.returncode != 0 or not log.exists():
                 raise LoadFailed(f"h2load: {done.stdout[-500:]} {done.stderr[-500:]}")
             return parse_summary(done.stdout, log.read_text())
@@ -136,14 +139,18 @@ def parse_summary(output: str, log: str) -> Traffic:
     """What ``h2load`` prints, and its log of requests."""
     finished = re.search(r"^finished in ([\d.]+)(ms|s|us)", output, re.MULTILINE)
     statuses = re.search(r"^status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", output, re.MULTILINE)
-    requests = re.search(r"^requests: .* (\d+) failed, (\d+) errored, (\d+) timeout", output, re.MULTILINE)
+    requests = re.search(
+        r"^requests: .* (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", output, re.MULTILINE
+    )
     traffic = re.search(r"^traffic: .* \((\d+)\) data$", output, re.MULTILINE)
     if finished is None or statuses is None or requests is None:
         raise LoadFailed(f"expected the summary of h2load, got: {output[-500:]}")
     good, *bad = map(int, statuses.groups())
     seconds = float(finished[1]) * {"s": 1.0, "ms": 1e-3, "us": 1e-6}[finished[2]]
     received = int(traffic[1]) if traffic else 0
-    return Traffic(good, sum(bad) + int(requests[1]), seconds, parse_latencies(log), received)
+    return Traffic(
+        min(good, int(requests[1])), sum(bad) + int(requests[2]), seconds, parse_latencies(log), received
+    )
 
 
 def parse_latencies(log: str) -> NDArray[np.float64]:
@@ -211,7 +218,8 @@ def measure(
     before = tree.cpu_seconds()
     traffic = loop.drive(route, request, clients, seconds, cores)
     spent = tree.cpu_seconds() - before
-    if not traffic.answered:
+    # at the end of a burst there are answers that have begun, and have no latency
+    if not traffic.answered or not traffic.latencies.size:
         raise LoadFailed(f"{route.title}: none of {traffic.failed} requests was answered with 200")
     p50, p99 = np.percentile(traffic.latencies, (50, 99)) * 1e3
     rate = traffic.answered / traffic.seconds

@@ -97,6 +97,22 @@ def test_what_queued_up_while_the_worker_was_busy_goes_next_in_order(gated_worke
     with_batcher(worker, story)
 
 
+def test_what_was_measured_elsewhere_refuses_who_would_wait_in_vain(gated_worker: Any) -> None:
+    worker = gated_worker()
+
+    async def story(batcher: Batcher) -> None:
+        hasty = Ticket(deadline=time.perf_counter() + 30)
+        batcher.learn(batch_of(0.0).bucket, 1, 40.0)
+        first = submit(batcher, 1.0)
+        await worker.busy.wait()
+        with pytest.raises(Overloaded, match="to the deadline"):
+            await batcher.submit(batch_of(2.0), hasty)
+        worker.gate.set()
+        await first
+
+    with_batcher(worker, story)
+
+
 def test_a_lone_request_waits_for_no_company(gated_worker: Any) -> None:
     worker = gated_worker()
 
@@ -590,6 +606,34 @@ def test_who_was_computed_when_a_worker_died_is_computed_again_alone() -> None:
     with_batcher(worker, story, observer=seen)
     assert sizes(worker) == [3, 1, 1, 1]
     assert [told for told in seen.told if told[0] == "on_retry"] == [("on_retry", 1)] * 3
+
+
+def test_what_waits_is_told_in_rows_and_bytes_and_an_idle_queue_holds_none(gated_worker: Any) -> None:
+    worker, seen = gated_worker(), Seen()
+
+    def told() -> list[tuple[int, int]]:
+        return [(rows, nbytes) for name, rows, nbytes in (t for t in seen.told if t[0] == "on_queue")]
+
+    async def story(batcher: Batcher) -> None:
+        size = batch_of(1.0).nbytes
+        first = submit(batcher, 0.0)
+        await worker.busy.wait()
+        # it is computed, and waits no more
+        assert told()[-1] == (0, 0)
+        stays, leaves, bulk = (
+            submit(batcher, n, ticket=ticket)
+            for n, ticket in ((1.0, ANYBODY), (2.0, ANYBODY), (3.0, Ticket(priority="bulk")))
+        )
+        await settle()
+        assert told()[-1] == (3, 3 * size)
+        leaves.cancel()
+        await settle()
+        assert told()[-1] == (2, 2 * size)
+        worker.gate.set()
+        await asyncio.gather(first, stays, bulk)
+        assert told()[-1] == (0, 0)
+
+    with_batcher(worker, story, observer=seen)
 
 
 def test_a_lone_request_gets_a_second_worker_too() -> None:

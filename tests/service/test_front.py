@@ -75,14 +75,14 @@ class Stage:
     async def _asked(self, what: str, _: Mapping[str, Any]) -> Any:
         return [] if what == "pages" else None
 
-    def add(self, number: int) -> Worker:
+    def add(self, number: int, costs: Sequence[tuple[int, int, int, float]] = ()) -> Worker:
         version = ServedVersion(
             name="darcy", version=number, problem="darcy", scheme="tpfa-harmonic-v1", grids=((8, 8),)
         )
         worker = Worker(number)
         self.workers.append(worker)
         lane = f"darcy@{number}#{number}"
-        self.front.attach(lane, version.model_dump(mode="json"), worker.lane(self.arena))
+        self.front.attach(lane, version.model_dump(mode="json"), worker.lane(self.arena), costs)
         return worker
 
     def route(self, number: int) -> None:
@@ -186,5 +186,37 @@ def test_the_next_process_takes_the_place_of_one_that_died() -> None:
         await asyncio.sleep(0)
         stage.add(1)
         assert await asked == ("darcy@1", 1.0)
+
+    play(story)
+
+
+def test_a_model_without_a_process_is_not_ready() -> None:
+    async def story(stage: Stage, client: httpx.AsyncClient) -> None:
+        first = stage.add(1)
+        stage.route(1)
+        assert (await client.get("/v2/models/darcy/ready")).status_code == 200
+        first.end()
+        stage.workers.remove(first)
+        while (answer := await client.get("/v2/models/darcy/ready")).status_code == 200:
+            pass
+        assert answer.status_code == 503
+        assert "Retry-After" in answer.headers
+        stage.add(1)
+        assert (await client.get("/v2/models/darcy/ready")).status_code == 200
+
+    play(story)
+
+
+def test_what_a_version_measured_is_known_from_its_first_request_on() -> None:
+    async def story(stage: Stage, client: httpx.AsyncClient) -> None:
+        first = stage.add(1, costs=[(8, 8, 1, 40.0), (8, 8, 2, 80.0)])
+        stage.route(1)
+        first.gate.clear()
+        asked = asyncio.ensure_future(stage.ask(client))
+        await asyncio.to_thread(first.busy.wait, 60)
+        body = {"permeability": [[1.0] * 8] * 8, "error": "none", "timeout_ms": 10_000}
+        assert (await client.post("/v1/problems/darcy/solve", json=body)).status_code == 429
+        first.gate.set()
+        await asked
 
     play(story)

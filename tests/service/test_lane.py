@@ -2,8 +2,11 @@
 
 import asyncio
 import os
+import resource
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -153,5 +156,63 @@ def test_who_finishes_still_hears() -> None:
         assert (await ear.heard.get())[0] == {"n": 2}
         other.close()
         await ear.lost.wait()
+
+    asyncio.run(story())
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """This process can open nothing."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_process_that_can_open_nothing_hangs_up_when_descriptors_come(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ours, theirs = lane_pair()
+    lane, other = BlockingLane(ours), BlockingLane(theirs)
+    other.send({"pipe": True}, [0])
+    with no_more_files(), pytest.raises(LaneClosed):
+        lane.receive()
+    assert "too many open files" in caplog.text
+    lane.close()
+    other.close()
+
+    async def story() -> None:
+        ear = Ear()
+        ours, theirs = lane_pair()
+        lane = ear.lane(ours)
+        other = BlockingLane(theirs)
+        other.send({"n": 1})
+        other.send({"pipe": True}, [0, 0])
+        with no_more_files():
+            await ear.lost.wait()
+        assert ear.heard.get_nowait() == ({"n": 1}, [])
+        assert ear.heard.empty()
+        assert lane.closed
+        other.close()
+
+    asyncio.run(story())
+
+
+def test_what_cannot_wait_with_its_descriptors_ends_the_lane() -> None:
+    async def story() -> None:
+        ear = Ear()
+        ours, theirs = lane_pair()
+        lane = ear.lane(ours)
+        # so that the next one has to wait
+        lane.send({"text": "x" * 1_000_000})
+        with no_more_files(), pytest.raises(LaneClosed):
+            lane.send({"pipe": True}, [0])
+        await ear.lost.wait()
+        assert lane.closed
+        theirs.close()
 
     asyncio.run(story())

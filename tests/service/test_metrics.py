@@ -58,6 +58,7 @@ def everything() -> Metrics:
     metrics.follow({("darcy", "production"): {"3": 0.95, "4": 0.05}})
     metrics.watch_arena(lambda: (10, 20))
     metrics.draining(True)
+    metrics.restarted("front")
     return metrics
 
 
@@ -95,6 +96,7 @@ def test_what_was_observed_is_on_the_page() -> None:
     assert value(metrics, "mno_alias_weight", model="darcy", alias="production", version="4") == 0.05
     assert value(metrics, "mno_version_served", **darcy) == 1
     assert (value(metrics, "mno_arena_bytes", kind="used"), value(metrics, "mno_draining")) == (10, 1)
+    assert value(metrics, "mno_process_restarts_total", kind="front") == 1
     assert value(metrics, "process_open_fds") > 0
 
 
@@ -147,6 +149,18 @@ def test_a_version_that_is_gone_is_off_the_page() -> None:
     left = [name for name, labels in samples(metrics.render()[0]) if ("version", "3") in labels]
     assert left == []
     assert value(metrics, "mno_version_served", model="darcy", version="4") == 1
+
+
+def test_work_is_seen_and_so_is_that_there_is_none() -> None:
+    metrics = everything()
+    before = metrics.work
+    metrics.route("http", "/healthz/ready").began()
+    assert metrics.work == before
+    metrics.queue("darcy", "4").on_batch(1, 0, [0.0], 0.01)
+    assert metrics.work > before
+    before = metrics.work
+    metrics.refuse("http", "invalid-field")
+    assert metrics.work > before
 
 
 def test_labels_have_to_be_all_there() -> None:

@@ -14,13 +14,14 @@ import pytest
 
 from model_store.reference import Reference
 from problems import Grid
-from service import process_worker
+from service import errors, process_worker
 from service.arena import Arena
 from service.batch_token import ComputationFailed, outputs_of
+from service.batcher import Batcher
 from service.errors import Overloaded
 from service.lane import BlockingLane, lane_pair
 from service.lane_server import HostRunner, LaneServer, Watch
-from service.process_worker import ProcessWorker
+from service.process_worker import Patience, ProcessWorker
 from service.worker import BOUND_FIELDS, Batch, Bucket, Compute, Solutions, ThreadWorker, WorkerLost
 
 BUCKET = Bucket("darcy", Reference("darcy", 1), "tpfa-harmonic-v1", Grid((4, 6), (1.0, 1.5)), "float32")
@@ -284,6 +285,89 @@ def test_who_tries_again_at_once_waits_for_the_next_worker(arena: Arena) -> None
             server.serve(worker, arena)
             assert ((await again).fields["pressure"] == 2).all()
             worker.close()
+
+    asyncio.run(story())
+
+
+def test_a_worker_that_does_not_come_back_keeps_nobody_waiting(arena: Arena) -> None:
+    async def story() -> None:
+        worker = ProcessWorker(arena, "darcy@1", patience=Patience(absent=0.0))
+        ours, theirs = lane_pair()
+        worker.attach(ours)
+        theirs.close()
+        queue = Batcher(worker)
+        assert queue.available
+        # the first one hears that it is gone, and all of them that no other comes
+        for _ in range(3):
+            with pytest.raises(errors.WorkerLost, match=r"darcy@1 has had no process for 0 s") as lost:
+                await queue.submit(part(1))
+            assert lost.value.retry_after > 1
+        assert not queue.available
+        assert arena.used == 0
+        with serving() as server:
+            server.serve(worker, arena)
+            assert queue.available
+            assert ((await queue.submit(part(2))).solutions.fields["pressure"] == 2).all()
+            await queue.close()
+            assert not queue.available
+
+    asyncio.run(story())
+
+
+def test_a_process_that_does_not_answer_is_given_up_and_keeps_its_memory_until_it_ends(arena: Arena) -> None:
+    gate = Gate()
+    hung: list[str] = []
+
+    async def story(silent: Server) -> None:
+        worker = ProcessWorker(
+            arena, "darcy@1", patience=Patience(silent=0.0), on_hung=lambda: hung.append("darcy@1")
+        )
+        silent.serve(worker, arena)
+        with pytest.raises(WorkerLost, match=r"darcy@1 does not answer"):
+            await worker.run([part(1)])
+        assert hung == ["darcy@1"]
+        assert not worker.available
+        # it may still write there
+        assert arena.used > 0
+        gate.open.set()
+        while arena.used:
+            await asyncio.sleep(0)
+        worker.close()
+
+    with serving(gate) as silent:
+        asyncio.run(story(silent))
+
+
+def test_a_process_that_was_replaced_and_does_not_answer_is_nobodys_trouble(arena: Arena) -> None:
+    gate = Gate()
+    hung: list[str] = []
+
+    async def story(old: Server, new: Server) -> None:
+        patience = Patience(silent=0.0)
+        worker = ProcessWorker(arena, patience=patience, on_hung=lambda: hung.append("it"))
+        old.serve(worker, arena)
+        slow = asyncio.create_task(worker.run([part(1)]))
+        await asyncio.sleep(0)
+        new.serve(worker, arena)
+        with pytest.raises(WorkerLost, match="does not answer"):
+            await slow
+        assert worker.available
+        assert hung == []
+        gate.open.set()
+        worker.close()
+
+    with serving(gate) as old, serving() as new:
+        asyncio.run(story(old, new))
+
+
+def test_who_took_long_before_may_take_long_again(arena: Arena) -> None:
+    async def story() -> None:
+        worker = ProcessWorker(arena)
+        assert worker._longest(32) == 60
+        worker.learn(2, 8.0)
+        worker.learn(2, 1.0)
+        assert worker._longest(32) == 20 * 32 * 4
+        assert worker._longest(0) == 60
 
     asyncio.run(story())
 

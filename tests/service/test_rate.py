@@ -128,6 +128,12 @@ def test_a_token_s_own_limits_go_before_the_common_ones(clock: Clock) -> None:
     assert let_in(limits, principal("own", requests_per_second=1, burst=2), 10) == 2
 
 
+def test_a_rate_of_one_s_own_comes_with_a_burst_of_one_s_own(clock: Clock) -> None:
+    limits = RateLimits(RateSettings(requests_per_second=3, burst=40), clock=clock)
+    assert let_in(limits, principal("own", requests_per_second=2), 100) == 2
+    assert let_in(limits, principal("common", concurrent=5), 100) == 40
+
+
 def test_who_has_no_token_is_limited_only_where_the_settings_say_so(clock: Clock) -> None:
     assert let_in(RateLimits(RateSettings(requests_per_second=1), clock=clock), ANYBODY, 50) == 50
     limits = RateLimits(RateSettings(requests_per_second=1, anonymous=True), clock=clock)

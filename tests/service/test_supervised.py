@@ -10,6 +10,7 @@ from played import Actor, nothing
 from service.control import Link, LinkLost
 from service.lane import lane_pair
 from service.supervised import LONGEST_PAUSE, Kept, StartFailed, pause_before_start
+from service.zygote import Child, ForkFailed
 
 
 def run(story: Callable[[Actor, Kept], Any]) -> None:
@@ -137,5 +138,29 @@ def test_a_lane_that_is_closed_is_no_error_of_who_tells() -> None:
         with pytest.raises(LinkLost):
             await link.ask("anything")
         link.close()
+
+    asyncio.run(story())
+
+
+def test_a_process_that_is_ended_is_started_again() -> None:
+    async def story(actor: Actor, kept: Kept) -> None:
+        await begin(actor, kept)
+        kept.end()
+        await actor.next()
+        assert actor.seen == ["ready", "died"]
+        kept.kill()
+
+    run(story)
+
+
+def test_a_process_that_cannot_be_forked_does_not_start() -> None:
+    async def story() -> None:
+        async def launch() -> Child:
+            raise ForkFailed("BlockingIOError: too many processes")
+
+        actor = Actor()
+        kept = Kept("actor", launch, actor.events)
+        with pytest.raises(StartFailed, match="cannot be started: BlockingIOError"):
+            await kept.start()
 
     asyncio.run(story())

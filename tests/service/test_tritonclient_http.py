@@ -253,6 +253,13 @@ def test_what_triton_has_and_this_service_has_not(client: triton.InferenceServer
         with pytest.raises(InferenceServerException, match="not served here") as refusal:
             refused()
         assert refusal.value.status() == status
+    for register in (
+        lambda: client.register_system_shared_memory("a", "/a", 64),
+        lambda: client.register_cuda_shared_memory("a", b"a", 0, 64),
+    ):
+        with pytest.raises(InferenceServerException, match="not supported; send binary tensors") as refusal:
+            register()
+        assert refusal.value.status() == "501"
 
 
 def test_an_evolution_answers_with_a_block_of_frames(

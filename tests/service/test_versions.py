@@ -333,3 +333,17 @@ def test_a_function_that_returns_another_version_is_not_served() -> None:
         assert all("null" not in lane and "other" not in lane for lane in stage.lanes)
 
     play(story, imported={"null": {"function": "models:null"}})
+
+
+def test_a_process_that_does_not_answer_is_replaced() -> None:
+    async def story(stage: Stage) -> None:
+        actor = await stage.start()
+        (holder,) = stage.versions._holders.values()
+        # a lane of an earlier time means nobody
+        stage.versions.end_hung("darcy@1#99")
+        assert len(actor.children) == 1
+        stage.versions.end_hung(holder.name)
+        await stage.load(1)
+        await stage.until(lambda: stage.lanes == [holder.name] * 2)
+
+    play(story)

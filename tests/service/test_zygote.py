@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from service.lane import Lane
+from service.logs import LogSettings
 from service.signals import DRAIN
-from service.zygote import Child, Zygote, ZygoteLost
+from service.zygote import Child, ForkFailed, Zygote, ZygoteLost, spawn
 
 
 class Control:
@@ -102,6 +103,39 @@ def test_what_breaks_a_child_ends_it_alone(runner: asyncio.Runner, zygote: Zygot
         assert await again.wait() == 0
 
     runner.run(story())
+
+
+def test_a_fork_that_fails_fails_alone(runner: asyncio.Runner, zygote: Zygote) -> None:
+    async def story() -> None:
+        child = await zygote.fork("steward", {"store": None})
+        unknown: Any = "spam"
+        with pytest.raises(ForkFailed, match="spam"):
+            await zygote.fork(unknown, {})
+        assert not child.ended
+        again = await zygote.fork("steward", {"store": None})
+        for each in (child, again):
+            each.control.close()
+            assert await each.wait() == 0
+
+    runner.run(story())
+
+
+@pytest.mark.parametrize("package", ["problems", "service"])
+def test_the_current_folder_holds_no_modules_of_a_child(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, package: str
+) -> None:
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text("raise ImportError('not this one')")
+    monkeypatch.chdir(tmp_path)
+
+    async def story() -> None:
+        child = await spawn("service.numerics", LogSettings().model_dump_json())
+        control = Control(child)
+        assert "ready" in await control.heard.get()
+        control.lane.close()
+        assert await child.wait() == 0
+
+    asyncio.run(story())
 
 
 def test_who_gives_up_on_a_fork_leaves_no_process(runner: asyncio.Runner, zygote: Zygote) -> None:

@@ -272,9 +272,17 @@ def test_settings_can_be_read_and_not_changed(client: triton.InferenceServerClie
 
 
 def test_shared_memory_is_not_served(client: triton.InferenceServerClient) -> None:
-    with pytest.raises(InferenceServerException) as refused:
-        client.get_system_shared_memory_status()
-    assert refused.value.status() == "StatusCode.UNIMPLEMENTED"
+    assert not client.get_system_shared_memory_status().regions
+    assert not client.get_cuda_shared_memory_status().regions
+    client.unregister_system_shared_memory()
+    client.unregister_cuda_shared_memory()
+    for register in (
+        lambda: client.register_system_shared_memory("a", "/a", 64),
+        lambda: client.register_cuda_shared_memory("a", b"a", 0, 64),
+    ):
+        with pytest.raises(InferenceServerException, match="send binary tensors") as refused:
+            register()
+        assert refused.value.status() == "StatusCode.UNIMPLEMENTED"
 
 
 def test_the_asynchronous_client(grpc_address: str, permeability: NDArray[np.float32]) -> None:
