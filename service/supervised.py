@@ -164,9 +164,8 @@ class Kept:
                 raise Hung(f"{self.name} did not answer within {limit:g} s") from None
             except LinkLost:
                 # the link ends a moment before it is known that the process has
-                if loop.time() >= end:
-                    raise
-                await asyncio.sleep(0)
+                if asked is self._child:
+                    self._is_ready.clear()
 
     def renew(self, why: str) -> None:
         """End a process that does not do what it should; another one is started."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from service.control import Link
@@ -23,16 +23,22 @@ class Actor:
         self.told: list[Mapping[str, Any]] = []
         self.launched = asyncio.Event()
         self.seen: list[str] = []
+        # what it says when it is asked
+        self.answer: Callable[[str, Mapping[str, Any]], Awaitable[Any]] = nothing
 
     async def launch(self) -> Child:
         ours, theirs = lane_pair()
         child = Child(len(self.children) + 1, ours)
         # the signal of a test is nobody's: the actor dies of it
         child.kill = lambda: self.end(-9, child)  # type: ignore[method-assign]
-        link = Link(theirs, self._hear, nothing, lambda: None)
+        link = Link(theirs, self._hear, self._asked, lambda: None)
         self.children.append((child, link))
         self.launched.set()
         return child
+
+    async def _asked(self, what: str, arguments: Mapping[str, Any]) -> Any:
+        self.seen.append("asked")
+        return await self.answer(what, arguments)
 
     def _hear(self, message: Mapping[str, Any], fds: Sequence[int]) -> None:
         self.told.append(message)
@@ -73,4 +79,5 @@ class Actor:
             lambda message: self.seen.append(next(iter(message))),
             nothing,
             lambda: self.seen.append("died"),
+            lambda: self.seen.append("settled"),
         )

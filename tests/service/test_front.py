@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 
 from service.control import Link
 from service.front import Front
@@ -128,6 +129,25 @@ def test_names_mean_what_the_supervisor_says() -> None:
         assert ready.json() == {"status": "ready", "problems": ["something"]}
         stage.front.status({"draining": True, "problems": []})
         assert (await client.get("/healthz/ready")).status_code == 503
+
+    play(story)
+
+
+def test_memory_is_given_back_after_work_and_not_while_nothing_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given_back: list[int] = []
+    monkeypatch.setattr("service.front._malloc_trim", given_back.append)
+
+    async def story(stage: Stage, client: httpx.AsyncClient) -> None:
+        stage.add(1)
+        stage.route(1)
+        assert (await client.get("/healthz/ready")).status_code == 200
+        stage.front._give_back()
+        assert given_back == []
+        await stage.ask(client)
+        stage.front._give_back()
+        assert given_back != []
 
     play(story)
 

@@ -20,7 +20,7 @@ from service.places import without_places
             "[Errno 2] No such file or directory: '...'",
         ),
         ("/srv/my models/x: permission denied", "...: permission denied"),
-        ("/a,b/c;d:e@f is gone (see ./log.txt, ~/x or ../y).", "... is gone (see ..., ... or ...)."),
+        ("/a,b/c;d:e@f is gone (see ./log.txt, ~/x or ../y).", "... is gone (see ..., ...)."),
         ("10 m/s, and/or 1/2 in darcy@2", "10 m/s, and/or 1/2 in darcy@2"),
         (
             "the model's card isn't there: ended by signal 9",

@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from played import Actor, nothing
 
+from service import supervised
 from service.control import Link, LinkLost
 from service.lane import lane_pair
-from service.supervised import LONGEST_PAUSE, Kept, StartFailed, pause_before_start
+from service.supervised import LONGEST_PAUSE, Events, Hung, Kept, StartFailed, pause_before_start
 from service.zygote import Child, ForkFailed
 
 
@@ -17,7 +19,7 @@ def run(story: Callable[[Actor, Kept], Any]) -> None:
     async def told() -> None:
         actor = Actor()
         kept = Kept("actor", actor.launch, actor.events)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(4):
             await story(actor, kept)
         kept.kill()
         await kept.stop({"drain": True}, 10)
@@ -164,3 +166,98 @@ def test_a_process_that_cannot_be_forked_does_not_start() -> None:
             await kept.start()
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("event", ["began", "ready"])
+def test_a_mistake_in_what_is_called_ends_the_wait_for_the_start(event: str) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError(event)
+
+    async def story() -> None:
+        actor = Actor()
+        events: Events = replace(actor.events, **{event: broken})
+        kept = Kept("actor", actor.launch, events)
+        starting = asyncio.ensure_future(kept.start())
+        await actor.next()
+        actor.say({"ready": {}})
+        with pytest.raises(StartFailed, match=f"ZeroDivisionError: {event}"):
+            await starting
+        assert kept.pid is None
+        actor.close()
+
+    asyncio.run(story())
+
+
+def test_a_process_that_is_never_ready_is_killed() -> None:
+    async def story() -> None:
+        actor = Actor()
+        kept = Kept("actor", actor.launch, actor.events, 0.01)
+        with pytest.raises(StartFailed, match=r"not ready within 0\.01 s"):
+            await kept.start()
+        assert actor.children[0][0].ended
+        actor.close()
+
+    asyncio.run(story())
+
+
+def test_trouble_that_is_over_is_spoken_of_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervised, "pause_before_start", lambda _: 0.0)
+
+    async def story(actor: Actor, kept: Kept) -> None:
+        await begin(actor, kept)
+        for _ in range(4):
+            actor.end(-9)
+            await actor.next()
+        assert kept.trouble is not None
+        monkeypatch.setattr(supervised, "SETTLED", 0.0)
+        actor.say({"ready": {}})
+        while "settled" not in actor.seen:
+            await asyncio.sleep(0)
+        assert kept.trouble is None
+        kept.kill()
+
+    run(story)
+
+
+def test_who_insists_asks_the_next_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervised, "pause_before_start", lambda _: 0.0)
+
+    async def story(actor: Actor, kept: Kept) -> None:
+        await begin(actor, kept)
+        asked = asyncio.ensure_future(kept.insist("what", {}, patience=30, limit=30))
+        await actor.heard(2)
+        actor.end(-9)
+        await actor.next()
+        actor.say({"ready": {}})
+        while not (questions := [each for each in actor.told[2:] if "ask" in each]):
+            await asyncio.sleep(0)
+        actor.say({"answer": questions[0]["ask"], "value": "7"})
+        assert await asked == 7
+        kept.kill()
+
+    run(story)
+
+
+def test_who_insists_does_not_wait_for_ever() -> None:
+    async def story(actor: Actor, kept: Kept) -> None:
+        await begin(actor, kept)
+        actor.end(-9)
+        await actor.next()
+        with pytest.raises(LinkLost):
+            await kept.insist("what", {}, patience=0.01, limit=30)
+        kept.kill()
+
+    run(story)
+
+
+def test_a_process_that_does_not_answer_is_killed_and_spoken_of() -> None:
+    async def story(actor: Actor, kept: Kept) -> None:
+        await begin(actor, kept)
+        with pytest.raises(Hung):
+            await kept.insist("what", {}, patience=30, limit=0.01)
+        await actor.next()
+        assert kept.trouble == "actor: did not answer within 0.01 s"
+        assert actor.seen == ["ready", "died"]
+        kept.kill()
+
+    run(story)

@@ -9,6 +9,7 @@ import pytest
 from played import Actor, nothing
 
 from model_store import Reference
+from service import switchboard
 from service.control import Link, LinkLost
 from service.errors import LoadFailed, UnknownModel
 from service.lane import lane_pair
@@ -112,7 +113,7 @@ class Stage:
 def play(story: Callable[[Stage], Coroutine[Any, Any, None]], **settings: Any) -> None:
     async def told() -> None:
         stage = Stage(**settings)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(4):
             await story(stage)
         stage.versions.kill()
         await stage.versions.close(10)
@@ -345,5 +346,101 @@ def test_a_process_that_does_not_answer_is_replaced() -> None:
         stage.versions.end_hung(holder.name)
         await stage.load(1)
         await stage.until(lambda: stage.lanes == [holder.name] * 2)
+
+    play(story)
+
+
+def test_who_leaves_while_a_version_loads_leaves_the_others_alone() -> None:
+    async def story(stage: Stage) -> None:
+        await stage.start()
+        stage.mean(2)
+        one, other = (asyncio.ensure_future(stage.versions.load("darcy")) for _ in range(2))
+        actor = await stage.actor(2)
+        one.cancel()
+        await asyncio.gather(one, return_exceptions=True)
+        assert one.cancelled()
+        actor.say({"ready": served(2)})
+        await other
+        assert stage.routes[-1] == {"darcy": 2}
+
+    play(story)
+
+
+def test_a_version_may_be_loaded_of_a_model_that_was_unloaded() -> None:
+    async def story(stage: Stage) -> None:
+        first = await stage.start()
+        await stage.versions.unload("darcy")
+        await stage.until(lambda: {"drain": True} in first.told)
+        stage.table = {"darcy@1": Route(name="darcy", main=1)}
+        loading = asyncio.ensure_future(stage.versions.load("darcy@1"))
+        await stage.load(1)
+        await loading
+        assert stage.routes[-1] == {"darcy@1": 1}
+
+    play(story)
+
+
+def test_loading_what_gives_nothing_says_so() -> None:
+    async def story(stage: Stage) -> None:
+        await stage.start()
+        with pytest.raises(LoadFailed, match="other means no version"):
+            await stage.versions.load("other")
+
+    play(story)
+
+
+@pytest.mark.parametrize("name", ["darcy@production", "darcy@1"])
+def test_a_name_of_a_model_is_not_unloaded_by_itself(name: str) -> None:
+    async def story(stage: Stage) -> None:
+        stage.table["darcy@production"] = Route(name="darcy", main=1)
+        await stage.start()
+        with pytest.raises(UnknownModel, match="darcy goes with all its names"):
+            await stage.versions.unload(name)
+        assert stage.routes[-1] == {"darcy": 1, "darcy@production": 1}
+
+    play(story)
+
+
+def test_a_worker_that_comes_back_with_other_files_is_not_asked() -> None:
+    async def story(stage: Stage) -> None:
+        first = await stage.start()
+        lanes = len(stage.lanes)
+        first.end(-9)
+        await first.next()
+        first.say({"ready": served(1) | {"digests": {"weights": "other"}}})
+        await first.next()
+        assert any("other files" in trouble for trouble in stage.versions.troubles)
+        assert len(stage.lanes) == lanes
+
+    play(story)
+
+
+def test_where_a_model_came_from_is_remembered_until_it_is_unloaded() -> None:
+    async def story(stage: Stage) -> None:
+        await stage.start()
+        await stage.versions.follow()
+        assert stage.asked["stores_of"] == {"darcy": "file:/mine"}
+        await stage.versions.unload("darcy")
+        stage.table = {}
+        await stage.versions.follow()
+        assert "darcy" not in stage.asked["stores_of"]
+
+    play(story)
+
+
+def test_a_front_that_hangs_stops_no_swap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(switchboard, "ROUTE_SECONDS", 0.01)
+
+    async def story(stage: Stage) -> None:
+        ended: list[str] = []
+        ours, theirs = lane_pair()
+        hung = Link(ours, lambda *_: None, nothing, lambda: None)
+        stage.board.add_front(1, hung, [os.memfd_create("arena")], ended.append)
+        await stage.start()
+        assert stage.routes == [{"darcy": 1}]
+        assert ended == ["did not take the names within 0.01 s"]
+        stage.board.remove_front(1)
+        hung.close()
+        theirs.close()
 
     play(story)

@@ -278,7 +278,7 @@ def test_shared_memory_is_not_served(client: triton.InferenceServerClient) -> No
     client.unregister_cuda_shared_memory()
     for register in (
         lambda: client.register_system_shared_memory("a", "/a", 64),
-        lambda: client.register_cuda_shared_memory("a", b"a", 0, 64),
+        lambda: client.register_cuda_shared_memory("a", b"YQ==", 0, 64),
     ):
         with pytest.raises(InferenceServerException, match="send binary tensors") as refused:
             register()
