@@ -12,6 +12,7 @@ from typing import final
 
 import uvicorn
 
+from model_store.reference import Reference
 from service.abortable import AbortableProtocol
 from service.admission import BatchRules
 from service.audit import Audit
@@ -46,6 +47,7 @@ def batch_rules(settings: Settings) -> BatchRules:
         queue_rows=batching.queue_rows,
         queue_seconds=batching.queue_seconds,
         linger_seconds=batching.linger_ms / 1000,
+        sizes=tuple(sorted(batching.sizes)),
         reproducible_rows=batching.reproducible_batch,
         patience=batching.bulk_patience_seconds,
     )
@@ -86,6 +88,7 @@ class Answering:
         self._audit = Audit(settings.security.audit)
         self._tracer = open_tracer(settings.tracing, rim.process)
         limits, statistics = settings.limits, Statistics()
+        self._statistics = statistics
         guard = Guard(
             self._security,
             RateLimits(settings.rate, rim.ledger, refused=rim.metrics.limit),
@@ -134,6 +137,10 @@ class Answering:
         await asyncio.gather(*running)
         self._tracer.close()
         self._audit.close()
+
+    def forget(self, version: Reference) -> None:
+        """A version is not served any more: its statistics begin anew when it is loaded again."""
+        self._statistics.forget(version.name, str(version.version))
 
     def reload(self) -> None:
         """Read tokens and certificates again; what is broken stays as it was."""

@@ -185,9 +185,6 @@ class Batcher:
         """A batch was computed elsewhere, and took so long: who would wait in vain is refused from now on."""
         self._kind(bucket).cost.learn(rows, seconds)
 
-    def start(self) -> None:
-        """Nothing has to be started; the queue serves from its first submission on."""
-
     async def drain(self) -> None:
         """Wait until everything that was submitted is answered."""
         await self._empty.wait()

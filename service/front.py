@@ -184,6 +184,7 @@ class Front:
             # it may be served again by now
             if seat.reference not in {version.reference for version in self._models.versions}:
                 self._metrics.forget(seat.reference.name, str(seat.reference.version))
+                self._answering.forget(seat.reference)
 
     async def abandon(self, lane: str) -> None:
         """Have those who still wait for a retired version come again."""

@@ -103,7 +103,6 @@ class LocalRepository(Repository):
             raise LoadFailed(without_places(str(error))) from error
         for version in loaded:
             queue = self._make_queue(version)
-            queue.start()
             self._models.add(served_version(version), queue)
         self._route({**self._models.table, **table})
 

@@ -16,13 +16,11 @@ __all__ = ["AliasTarget", "ModelEntry", "Readiness", "Repository", "VersionState
 State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 @final
-class VersionState(_Record):
+class VersionState(BaseModel):
     """Whether a version is served; ``reason`` says why not, where something went wrong."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: int
     state: State
@@ -30,7 +28,7 @@ class VersionState(_Record):
 
 
 @final
-class ModelEntry(_Record):
+class ModelEntry(BaseModel):
     """A model of the stores.
 
     Attributes:
@@ -39,6 +37,8 @@ class ModelEntry(_Record):
         versions: all of them, oldest first.
         error: what is damaged, in words that a client may read; then the rest is empty.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     problem: str = ""
@@ -79,13 +79,15 @@ class ModelEntry(_Record):
 
 
 @final
-class Readiness(_Record):
+class Readiness(BaseModel):
     """Whether requests are answered, and what is wrong where not all is well.
 
     Attributes:
         ready: False before the start and while stopping.
         problems: a version that does not load, a worker that keeps dying; the rest goes on.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     ready: bool
     problems: tuple[str, ...] = ()

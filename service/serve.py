@@ -139,7 +139,7 @@ class Service:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT drain, a second one ends the process; SIGHUP reads tokens and certificates again.
+        """SIGTERM and SIGINT drain, a second one ends the process; SIGHUP reads tokens and keys again.
 
         In a thread, there are none.
         """

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict, SettingsError
 from pydantic_settings.sources import PydanticBaseSettingsSource
 
@@ -75,6 +75,9 @@ class Batching(BaseModel):
     queue_bytes: int = Field(default=256 * 2**20, gt=0, description="input fields that wait or are computed")
     queue_rows: int = Field(default=2**14, gt=0, description="fields that wait or are computed")
     queue_seconds: float = Field(default=30.0, gt=0, description="longest expected waiting time")
+    sizes: tuple[PositiveInt, ...] = Field(
+        default=(), description="batches are filled up to the next of these numbers of fields; empty: never"
+    )
     reproducible_batch: int = Field(
         default=1, gt=0, description="the one number of fields that reproducible requests are computed by"
     )

@@ -1,6 +1,7 @@
 """How often each version answered and how long it took, in the form of the Open Inference Protocol.
 
-Each process counts for itself, whatever the protocol of the request.
+Each front counts for itself, whatever the protocol of the request: with several of them a client is told of
+the one that it is connected to. ``/metrics`` adds nothing up either, but has the numbers of all of them.
 """
 
 from __future__ import annotations
@@ -81,6 +82,10 @@ class Statistics:
     def failed(self, name: str, version: str, total: float) -> None:
         """A request to a version that is loaded got no solution."""
         self._of(name, version).fail.add(total)
+
+    def forget(self, name: str, version: str) -> None:
+        """A version is not served any more."""
+        self._versions.pop((name, version), None)
 
     def _of(self, name: str, version: str) -> _Version:
         known = self._versions.get((name, version))

@@ -427,9 +427,8 @@ class _Supervisor:
         return Events(began, ready, told, partial(self._answer, number), died, self._tell_status)
 
     def _end_hung(self, lane: str) -> None:
-        log.error("the process of %s does not answer and is ended", lane)
         if lane in self._numerics_lanes:
-            self._numerics.end()
+            self._numerics.renew(f"did not answer a batch of {lane} in time")
         else:
             self._versions.end_hung(lane)
 

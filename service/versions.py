@@ -395,7 +395,7 @@ class Versions:
         """End the process of a lane that does not answer; another is started, where it is still wanted."""
         for holder in [*self._holders.values(), *self._retiring.values()]:
             if holder.name == lane:
-                holder.kept.end()
+                holder.kept.renew("did not answer a batch in time")
 
     def ask_memory(self) -> None:
         """Let the workers say what they hold; it is on the next page of metrics."""

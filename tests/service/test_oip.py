@@ -222,6 +222,16 @@ def test_executions_are_counted_by_the_share_of_their_batches() -> None:
     assert statistics.document("m", "2")["inference_count"] == 0
 
 
+def test_a_version_that_is_loaded_again_begins_anew() -> None:
+    statistics = Statistics()
+    for version in ("1", "2"):
+        statistics.answered("darcy", version, rows=1, batch=1, queue=0.0, compute=0.1, total=0.2)
+    statistics.forget("darcy", "1")
+    statistics.forget("darcy", "3")
+    counts = [statistics.document("darcy", each)["inference_count"] for each in ("1", "2")]
+    assert counts == [0, 1]
+
+
 def test_many_sizes_of_batches_are_counted_together() -> None:
     statistics = Statistics()
     for size in range(1, 500):

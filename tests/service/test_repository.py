@@ -15,6 +15,7 @@ from service.local import LocalRepository, load_models
 from service.models import Models
 from service.repository import AliasTarget, ModelEntry, VersionState
 from service.settings import InvalidSettings
+from service.steward import table
 from service.worker import ThreadWorker
 
 
@@ -79,6 +80,25 @@ def test_a_model_that_cannot_be_loaded_stops_the_start(store: Store, wanted: str
         load_models(Catalog([store]), [wanted], queue)
 
 
+@pytest.mark.parametrize("others", [False, True])
+def test_a_store_that_is_gone_does_not_turn_a_model_into_its_namesake(
+    store: Store, tmp_path: Path, others: bool
+) -> None:
+    other = open_store(str(shutil.copytree(tmp_path / "store", tmp_path / "other")))
+    catalog = Catalog([store, other])
+    wanted: dict[str, Any] = {"wanted": [] if others else ["darcy"], "others": others, "without": []}
+    before = table(catalog, **wanted, stores_of={})
+    assert before["stores_of"] == {"darcy": store.url}
+    (tmp_path / "store/darcy").rename(tmp_path / "gone")
+    after = table(catalog, **wanted, stores_of=before["stores_of"])
+    assert after["table"] == {}
+    assert "has darcy no more" in after["broken"]["darcy"]
+    # who unloads it says that the other one will do
+    assert table(catalog, **wanted, stores_of={})["stores_of"] == {"darcy": other.url}
+    (tmp_path / "gone").rename(tmp_path / "store/darcy")
+    assert table(catalog, **wanted, stores_of=before["stores_of"]) == before
+
+
 def test_the_index_says_what_is_served(store: Store) -> None:
     async def story(repository: LocalRepository, _: Models) -> None:
         (entry,) = await repository.index()
@@ -118,6 +138,19 @@ def test_a_damaged_card_is_one_row_of_the_index(store: Store, tmp_path: Path) ->
         assert rows["darcy"]["versions"] == [1, 2]
         assert set(rows["torn"]) == {"name", "error"}
         assert str(tmp_path) not in rows["torn"]["error"]
+
+    with_repository(store, story)
+
+
+def test_two_who_load_the_same_load_it_once_and_who_unloads_waits_for_nobody(store: Store) -> None:
+    async def story(repository: LocalRepository, models: Models) -> None:
+        held = models.find("darcy", "darcy@1")
+        await asyncio.gather(*(repository.load("darcy@2") for _ in range(2)))
+        assert [str(version) for version in models.versions] == ["darcy@1", "darcy@2"]
+        # a rollout still holds it
+        await repository.unload("darcy")
+        assert models.versions == ()
+        del held
 
     with_repository(store, story)
 

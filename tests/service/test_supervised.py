@@ -11,7 +11,7 @@ from played import Actor, nothing
 from service import supervised
 from service.control import Link, LinkLost
 from service.lane import lane_pair
-from service.supervised import LONGEST_PAUSE, Events, Hung, Kept, StartFailed, pause_before_start
+from service.supervised import LONGEST_PAUSE, Hung, Kept, StartFailed, pause_before_start
 from service.zygote import Child, ForkFailed
 
 
@@ -19,13 +19,21 @@ def run(story: Callable[[Actor, Kept], Any]) -> None:
     async def told() -> None:
         actor = Actor()
         kept = Kept("actor", actor.launch, actor.events)
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(30):
             await story(actor, kept)
         kept.kill()
         await kept.stop({"drain": True}, 10)
         actor.close()
 
     asyncio.run(told())
+
+
+async def never(*_: object) -> None:
+    await asyncio.Event().wait()
+
+
+async def seven(*_: object) -> int:
+    return 7
 
 
 async def begin(actor: Actor, kept: Kept) -> None:
@@ -175,8 +183,8 @@ def test_a_mistake_in_what_is_called_ends_the_wait_for_the_start(event: str) -> 
 
     async def story() -> None:
         actor = Actor()
-        events: Events = replace(actor.events, **{event: broken})
-        kept = Kept("actor", actor.launch, events)
+        mistaken: dict[str, Any] = {event: broken}
+        kept = Kept("actor", actor.launch, replace(actor.events, **mistaken))
         starting = asyncio.ensure_future(kept.start())
         await actor.next()
         actor.say({"ready": {}})
@@ -224,14 +232,14 @@ def test_who_insists_asks_the_next_process(monkeypatch: pytest.MonkeyPatch) -> N
 
     async def story(actor: Actor, kept: Kept) -> None:
         await begin(actor, kept)
+        actor.answer = never
         asked = asyncio.ensure_future(kept.insist("what", {}, patience=30, limit=30))
-        await actor.heard(2)
+        while "asked" not in actor.seen:
+            await asyncio.sleep(0)
+        actor.answer = seven
         actor.end(-9)
         await actor.next()
         actor.say({"ready": {}})
-        while not (questions := [each for each in actor.told[2:] if "ask" in each]):
-            await asyncio.sleep(0)
-        actor.say({"answer": questions[0]["ask"], "value": "7"})
         assert await asked == 7
         kept.kill()
 
@@ -252,12 +260,13 @@ def test_who_insists_does_not_wait_for_ever() -> None:
 
 def test_a_process_that_does_not_answer_is_killed_and_spoken_of() -> None:
     async def story(actor: Actor, kept: Kept) -> None:
+        actor.answer = never
         await begin(actor, kept)
         with pytest.raises(Hung):
             await kept.insist("what", {}, patience=30, limit=0.01)
         await actor.next()
         assert kept.trouble == "actor: did not answer within 0.01 s"
-        assert actor.seen == ["ready", "died"]
+        assert actor.seen == ["ready", "asked", "died"]
         kept.kill()
 
     run(story)

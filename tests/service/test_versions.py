@@ -60,7 +60,9 @@ class Stage:
                 if route.name not in arguments["without"] and name not in arguments["without"]
             },
             "broken": self.broken,
-            "stores_of": {route.name: self.store for route in self.table.values()},
+            "stores_of": {
+                r.name: self.store for r in self.table.values() if r.name not in arguments["without"]
+            },
         }
 
     async def launch(self, reference: Reference) -> Any:
@@ -113,7 +115,7 @@ class Stage:
 def play(story: Callable[[Stage], Coroutine[Any, Any, None]], **settings: Any) -> None:
     async def told() -> None:
         stage = Stage(**settings)
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(60):
             await story(stage)
         stage.versions.kill()
         await stage.versions.close(10)
