@@ -27,6 +27,9 @@ help:
 serve: $(VENV)/.serving
 	$(BIN)/mno serve $(ARGS)
 
+# the tests start threads and processes of their own on few cores: thread pools of libraries would get in the way
+test quick: export OMP_NUM_THREADS ?= 1
+
 # the last -m counts: it takes the slow tests back in
 test: $(VENV)/.everything
 	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
