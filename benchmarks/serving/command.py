@@ -188,7 +188,7 @@ def _about(plan: Plan) -> dict[str, str]:
         "command": _command_line(sys.argv[3:]),
         "commit": _commit(),
         "machine": f"{os.cpu_count()} cores, {_processor()}; {platform.system()}",
-        "software": f"Python {platform.python_version()}, torch {version('torch')}",
+        "software": f"Python {platform.python_version()}, torch {version('torch').partition('+')[0]}",
         "load": f"{plan.loop.name}, closed loop, {plan.bursts} interleaved bursts of {plan.seconds:g} s, "
         "64 KiB in and 64 KiB out",
         "models": f"{'frozen TorchScript' if plan.frozen else 'eager'}, one thread, the same weights for all",
