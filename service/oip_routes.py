@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from service import pages, schemas
 from service.body import read_body, unless_client_leaves
 from service.codec import decode_json
-from service.errors import InvalidField, WorkerLost
+from service.errors import InvalidField, UnknownModel, WorkerLost
 from service.faults import answer_not_ready
 from service.gate import Guard, principal_of, visit_of
 from service.oip import EXTENSIONS, NAME, NO_SHARED_MEMORY, Inference
@@ -267,7 +267,8 @@ def _add_shared_memory(router: _Routes, kind: str) -> None:
     @router.post(f"/{kind}/region/{{region}}/register")
     async def register(region: str) -> dict[str, Any]:  # noqa: ARG001
         """Refused: a service that may be on another machine reads nobody's memory."""
-        raise InvalidField("region", "shared memory", NO_SHARED_MEMORY)
+        # 404: nothing is wrong with the request, there is nothing to register with
+        raise UnknownModel(NO_SHARED_MEMORY)
 
     @router.post(f"/{kind}/unregister")
     async def unregister() -> dict[str, Any]:

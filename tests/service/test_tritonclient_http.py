@@ -258,7 +258,7 @@ def test_what_triton_has_and_this_service_has_not(client: triton.InferenceServer
     ):
         with pytest.raises(InferenceServerException, match="not supported; send binary tensors") as refusal:
             register()
-        assert refusal.value.status() == "400"
+        assert refusal.value.status() == "404"
 
 
 def test_an_evolution_answers_with_a_block_of_frames(
