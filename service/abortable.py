@@ -213,18 +213,20 @@ class _Phase(enum.Enum):
     ANSWERING = enum.auto()
 
 
-# a headless refusal, for applications that have no way of their own
+@final
 class _Plain(HotPath):
+    """Takes no request the short way: for applications that have none."""
+
     limits = Limits()
 
     def accept(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> HotHead | None:  # noqa: ARG002
         return None
 
     def hold(self) -> Hold:
-        raise NotImplementedError
+        raise AssertionError("nothing was accepted, and nothing is held")
 
     async def answer(self, request: HotRequest) -> None:
-        raise NotImplementedError
+        raise AssertionError(f"nothing was accepted, and yet {request} is to be answered")
 
     def refusal(self, status: int, slug: str, detail: str) -> tuple[bytes, bytes]:  # noqa: ARG002
         return b"content-type: text/plain\r\n", detail.encode()

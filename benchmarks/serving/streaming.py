@@ -69,7 +69,7 @@ def _route(title: str, protocol: Literal["grpc", "http"], port: int) -> Route:
 
 
 def _not_decoded(reply: Reply) -> Array:
-    raise NotImplementedError(f"a stream of {len(reply.body)} bytes")
+    raise AssertionError(f"a stream is counted and not decoded, got one of {len(reply.body)} bytes")
 
 
 def _state() -> dict[str, Array]:
