@@ -25,7 +25,7 @@ COMMANDS: Rows = {
     "compare": (None, "Train and measure several operators alike."),
     "publish": ("training.cli:publish", "Make a checkpoint a version of a model."),
     "store": ("model_store.cli:store", "Look at and look after published versions."),
-    "token": ("service.token_cli:token", "Make, list and revoke the tokens of a service."),
+    "token": ("service.access.token_cli:token", "Make, list and revoke the tokens of a service."),
     "export": (None, "Write a version as ONNX."),
     "bench": ("benchmarks.cli:bench", "Measure what the documentation claims."),
 }

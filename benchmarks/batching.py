@@ -26,10 +26,10 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from problems import Grid
-from service.batcher import Batcher, BatchRules, Outcome
+from service.batching.batcher import Batcher, BatchRules, Outcome
+from service.batching.linger import Greedy, Linger, Returners
 from service.errors import Overloaded
-from service.linger import Greedy, Linger, Returners
-from service.worker import Batch, Bucket, Solutions, Worker
+from service.workers.worker import Batch, Bucket, Solutions, Worker
 
 __all__ = ["COSTS", "RULES", "Cell", "HighWaterMark", "batching", "measure"]
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from problems import ErrorBound, Variation
-from service.worker import Solutions
+from service.workers.worker import Solutions
 
 __all__ = ["bounds", "in_hull", "variations"]
 

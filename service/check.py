@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from service.access.security import open_security
+from service.access.tls import Tls
 from service.errors import InvalidSettings
-from service.security import open_security
 from service.settings import Settings
-from service.tls import Tls
-from service.tracing import open_tracer
+from service.telemetry.tracing import open_tracer
 
 __all__ = ["check", "check_files"]
 
@@ -36,7 +36,7 @@ def check(settings: Settings) -> None:
     check_files(settings)
     # imported here: it takes seconds, and the supervisor can do without
     from model_store import StoreError, open_catalog
-    from service.stores import table_of
+    from service.versions.stores import table_of
 
     try:
         catalog = open_catalog(settings.store)

@@ -14,11 +14,11 @@ from service.errors import NotAvailableYet
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from service.processes.supervisor import Addresses
+    from service.processes.zygote import Launched
     from service.rollout import RolloutMethod
-    from service.served import ServedVersion
     from service.solver import ErrorKind, Method
-    from service.supervisor import Addresses
-    from service.zygote import Launched
+    from service.versions.served import ServedVersion
 
 __all__ = ["rollout", "serve", "solve"]
 
@@ -46,7 +46,7 @@ READY = """mno is ready at {http}{grpc} (models: {models}; endpoints: {http}/doc
 @click.pass_context
 def serve(context: click.Context, /, config: Path | None, check_config: bool, **flags: Any) -> None:
     """Answer over HTTP and gRPC, as CONFIG.toml, MNO_* variables and the options say (the later wins)."""
-    from service.descriptors import allow_many_files
+    from service.processes.descriptors import allow_many_files
 
     # before anything is started that is to inherit it
     allow_many_files()
@@ -56,7 +56,7 @@ def serve(context: click.Context, /, config: Path | None, check_config: bool, **
         context.exit(_answer(config, flags, None))
     else:
         # it is what takes longest, and needs to know nothing yet
-        from service.zygote import launch_zygote
+        from service.processes.zygote import launch_zygote
 
         zygote = launch_zygote()
         try:
@@ -76,8 +76,8 @@ def _check(config: Path | None, flags: Mapping[str, Any]) -> None:
 
 
 def _answer(config: Path | None, flags: Mapping[str, Any], zygote: Launched | None) -> int:
-    from service.logs import set_up_logs
     from service.settings import read_settings
+    from service.telemetry.logs import set_up_logs
 
     settings = read_settings(config, os.environ, flags)
     set_up_logs(settings.logs, "supervisor")
@@ -87,7 +87,7 @@ def _answer(config: Path | None, flags: Mapping[str, Any], zygote: Launched | No
         from service.serve import serve
 
         return serve(settings, _announce)
-    from service.supervisor import supervise
+    from service.processes.supervisor import supervise
 
     return supervise(settings, _announce, zygote)
 
@@ -138,8 +138,8 @@ def solve(
         raise NotAvailableYet("--tolerance is not available yet; leave it out, or use --method solver")
     if engine != "local":
         raise NotAvailableYet(f"--engine {engine} is not available yet; use --engine local")
+    from service.files.solve_file import FileJob, solve_file
     from service.settings import read_settings
-    from service.solve_file import FileJob, solve_file
 
     settings = read_settings(None, os.environ, {**flags, "models": model})
     job = FileJob(problem, input_path, output_path, model, method, error, source, batch_size)
@@ -189,7 +189,7 @@ def rollout(
     **flags: Any,
 ) -> None:
     """Step every state of INPUT (.npy, .npz, .h5, .hdf5) into OUTPUT; interrupted work continues."""
-    from service.rollout_file import RolloutJob, rollout_file
+    from service.files.rollout_file import RolloutJob, rollout_file
     from service.settings import read_settings
 
     settings = read_settings(None, os.environ, {**flags, "models": model})

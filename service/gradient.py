@@ -12,18 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from problems import SteadyProblem
-from service.batcher import Outcome
+from service.batching.batcher import Outcome
 from service.deadline import Deadline
 from service.errors import LONGEST_QUOTE, InvalidField, NotAvailableYet
 from service.lookup import find_steady
 from service.passage import batch_of, leaving, off_loop, placed, size_of
 from service.route import Chosen, Router
 from service.settings import Limits
+from service.telemetry.timing import Timing
 from service.ticket import ANYBODY, Ticket
-from service.timing import Timing
 from service.trust import Judge
 from service.validate import Inputs, check_like, validate_inputs
-from service.worker import COTANGENT, GRADIENT, Batch
+from service.workers.worker import COTANGENT, GRADIENT, Batch
 
 __all__ = ["Differentiator", "GradientMethod", "VjpRequest", "VjpResponse"]
 

@@ -11,14 +11,14 @@ import numpy as np
 
 from problems import CannotSolve
 from problems import InvalidField as BrokenRule
-from service.batcher import Batcher
+from service.batching.batcher import Batcher
 from service.errors import InvalidField, WorkerLost
 from service.frame_judge import Judged, State, rows_of
-from service.models import Served
 from service.passage import off_loop, placed, size_of
 from service.shadow import Shadows
 from service.ticket import Ticket
-from service.worker import STEP, Batch, Bucket
+from service.versions.models import Served
+from service.workers.worker import STEP, Batch, Bucket
 
 __all__ = ["March"]
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from problems import SteadyProblem
-from service.batcher import Batcher
+from service.batching.batcher import Batcher
 from service.errors import InvalidField
 from service.validate import Inputs, within_float32
-from service.worker import Batch, Bucket
+from service.workers.worker import Batch, Bucket
 
 __all__ = ["SMALL", "batch_of", "leaving", "off_loop", "placed", "size_of"]
 

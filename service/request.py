@@ -10,8 +10,8 @@ from typing import Any, Literal, final
 from numpy.typing import NDArray
 
 from problems import ErrorBound
+from service.telemetry.timing import Timing
 from service.ticket import ANYBODY, Ticket
-from service.timing import Timing
 
 __all__ = ["ErrorKind", "Method", "SolveRequest", "SolveResponse"]
 

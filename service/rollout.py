@@ -17,19 +17,19 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, final
 
 from problems import EvolutionProblem, Grid
-from service.batcher import Batcher
+from service.batching.batcher import Batcher
 from service.deadline import Deadline
 from service.errors import LONGEST_QUOTE, InvalidField, NotAvailableYet
 from service.frame_judge import Block, Frame, FrameJudge, Judged, State, rows_of
 from service.frame_trust import within_hull
 from service.lookup import find_evolution
 from service.march import March
-from service.models import Models, require_tested
 from service.settings import Limits
 from service.shadow import Shadows
 from service.ticket import ANYBODY, Ticket
 from service.validate import Inputs, complete_state, validate_inputs, within_float32
-from service.worker import Bucket
+from service.versions.models import Models, require_tested
+from service.workers.worker import Bucket
 
 __all__ = ["Frame", "Progress", "Roller", "Rollout", "RolloutMethod", "RolloutRequest"]
 
@@ -141,7 +141,7 @@ class _Course:
 
 
 class Progress(Protocol):
-    """What is told of one rollout after another; ``service.metrics`` counts it."""
+    """What is told of one rollout after another; ``service.telemetry.metrics`` counts it."""
 
     def began(self) -> None:
         """A client reads its frames; ``ended`` follows."""

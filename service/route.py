@@ -9,10 +9,10 @@ from typing import Final, Literal, NamedTuple, final
 
 from model_store.reference import Reference
 from problems import Grid, SteadyProblem
-from service.batcher import Batcher
-from service.models import Models, Served, require_tested
+from service.batching.batcher import Batcher
 from service.ticket import Ticket
-from service.worker import Bucket
+from service.versions.models import Models, Served, require_tested
+from service.workers.worker import Bucket
 
 __all__ = ["Chosen", "Router"]
 

@@ -18,21 +18,21 @@ import torch
 
 from model_store import Catalog, LoadedVersion, StoreError, open_catalog
 from operators.scan import set_default_backend
-from service.answering import Answering, Rim, batch_rules
-from service.batcher import Batcher
-from service.compute import Surrogates, choose_device
-from service.cores import model_threads
-from service.event_loop import FrontLoop
-from service.local import LocalRepository, MakeQueue, load_models
-from service.metrics import Metrics
-from service.models import Models
-from service.ports import Ports
-from service.rate import Ledger
-from service.reference import advance_reference, bound_errors, solve_reference
+from service.access.rate import Ledger
+from service.batching.batcher import Batcher
+from service.processes.answering import Answering, Rim, batch_rules
+from service.processes.cores import model_threads
+from service.processes.event_loop import FrontLoop
+from service.processes.ports import Ports
+from service.processes.supervisor import Announce, addresses_of
 from service.settings import InvalidSettings, Settings
 from service.solver import Queues, Solver
-from service.supervisor import Announce, addresses_of
-from service.worker import Compute, ThreadWorker
+from service.telemetry.metrics import Metrics
+from service.versions.local import LocalRepository, MakeQueue, load_models
+from service.versions.models import Models
+from service.workers.compute import Surrogates, choose_device
+from service.workers.reference import advance_reference, bound_errors, solve_reference
+from service.workers.worker import Compute, ThreadWorker
 
 __all__ = ["Service", "build_solver", "open_models", "serve"]
 

@@ -12,12 +12,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt,
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict, SettingsError
 from pydantic_settings.sources import PydanticBaseSettingsSource
 
+from service.access.rate import RateSettings
+from service.access.security import SecuritySettings
+from service.access.tls import TlsSettings
 from service.errors import InvalidSettings
-from service.logs import LogSettings
-from service.rate import RateSettings
-from service.security import SecuritySettings
-from service.tls import TlsSettings
-from service.tracing import TracingSettings
+from service.telemetry.logs import LogSettings
+from service.telemetry.tracing import TracingSettings
 
 __all__ = ["Batching", "Imported", "InvalidSettings", "Limits", "Settings", "read_settings"]
 

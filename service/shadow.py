@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import ServiceFault
-from service.models import Served
 from service.ticket import Ticket
-from service.worker import Batch
+from service.versions.models import Served
+from service.workers.worker import Batch
 
 __all__ = ["Comparisons", "NoComparisons", "Shadows"]
 
@@ -35,7 +35,7 @@ class Observations(Protocol):
 
 
 class Comparisons(Protocol):
-    """What is told of shadows; ``service.metrics`` counts it."""
+    """What is told of shadows; ``service.telemetry.metrics`` counts it."""
 
     def shadow(self, model: str, version: str, shadow: str) -> Observations:
         """Where the differences between two versions are counted."""

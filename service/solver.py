@@ -17,21 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from problems import EVOLUTION_PROBLEMS, STEADY_PROBLEMS, FieldSpec, SteadyProblem
-from service.batcher import Batcher
+from service.batching.batcher import Batcher
 from service.deadline import Deadline
 from service.errors import InvalidSettings, NotAvailableYet, ServiceFault
 from service.gradient import Differentiator, VjpRequest, VjpResponse
 from service.lookup import find_steady
-from service.models import Models
 from service.passage import SMALL, batch_of, leaving, size_of
 from service.request import ErrorKind, Method, SolveRequest, SolveResponse
 from service.rollout import Progress, Roller, Rollout, RolloutRequest
 from service.route import Chosen, Router
 from service.settings import Limits
 from service.shadow import Comparisons, NoComparisons, Shadows
-from service.timing import Timing
+from service.telemetry.timing import Timing
 from service.trust import NOTHING_KNOWN, Judge, too_much_contrast
 from service.validate import Inputs, validate_inputs
+from service.versions.models import Models
 
 __all__ = [
     "ErrorKind",
@@ -70,7 +70,7 @@ class Queues:
 
 
 class Observer(Comparisons, Protocol):
-    """What is told of shadows and rollouts; ``service.metrics`` counts it."""
+    """What is told of shadows and rollouts; ``service.telemetry.metrics`` counts it."""
 
     def rollouts(self, problem: str) -> Progress:
         """Who is told of a problem's rollouts."""

@@ -15,14 +15,14 @@ from typing import Any, Final, final
 from numpy.typing import NDArray
 
 from problems import ErrorBound, SteadyProblem
-from service.batcher import Batcher
+from service.batching.batcher import Batcher
 from service.certify import bounds, in_hull, variations
 from service.errors import InvalidField
 from service.passage import off_loop, placed
 from service.route import Chosen
 from service.ticket import Ticket
 from service.validate import Inputs
-from service.worker import ANSWER, Batch, Bucket, Solutions
+from service.workers.worker import ANSWER, Batch, Bucket, Solutions
 
 __all__ = ["NOTHING_KNOWN", "Judge", "Trust", "too_much_contrast"]
 

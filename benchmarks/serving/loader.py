@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from benchmarks.serving.models import SIDE, build
-from service.served import ServedVersion
-from service.worker import Batch, Compute, Solutions
+from service.versions.served import ServedVersion
+from service.workers.worker import Batch, Compute, Solutions
 
 __all__ = ["load", "load_waves"]
 

@@ -43,7 +43,7 @@ from benchmarks.serving.table import inserted, markdown, number
 from benchmarks.serving.targets import verdicts
 from problems import Grid
 from service.pb import inference_pb2, solver_pb2
-from service.worker import Batch, Bucket
+from service.workers.worker import Batch, Bucket
 
 SUMMARY = """\
 starting benchmark...

@@ -21,18 +21,18 @@ from model_store import Card, Catalog, FieldRecord, LoadedVersion, Reference, op
 from operators import EvolutionOperator, EvolutionSurrogate, Surrogate, surrogate_from_config
 from operators.axial_mno import AxialMnoConfig
 from operators.shallow_water_mno import ShallowWaterMnoConfig
-from service.abortable import AbortableProtocol
-from service.batcher import Batcher, BatchRules
-from service.compute import Surrogates
-from service.http import create_app
-from service.local import LocalRepository, local_models
-from service.models import Models
-from service.reference import advance_reference, bound_errors, solve_reference
-from service.routing import Route
+from service.batching.batcher import Batcher, BatchRules
+from service.http.abortable import AbortableProtocol
+from service.http.routes import create_app
 from service.serve import Service
 from service.settings import Limits, Settings
 from service.solver import Queues, Solver
-from service.worker import Batch, Solutions, ThreadWorker, Worker, joined
+from service.versions.local import LocalRepository, local_models
+from service.versions.models import Models
+from service.versions.routing import Route
+from service.workers.compute import Surrogates
+from service.workers.reference import advance_reference, bound_errors, solve_reference
+from service.workers.worker import Batch, Solutions, ThreadWorker, Worker, joined
 
 CONFIG = AxialMnoConfig(channels=8, inner_channels=8, states=2, rank=1, blocks=1)
 GRIDS = ((32, 32), (32, 48))

@@ -5,10 +5,10 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from service.control import Link
-from service.lane import lane_pair
-from service.supervised import Events
-from service.zygote import Child
+from service.processes.control import Link
+from service.processes.supervised import Events
+from service.processes.zygote import Child
+from service.workers.lane import lane_pair
 
 
 async def nothing(what: str, _: Mapping[str, Any]) -> Any:

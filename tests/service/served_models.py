@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from service.served import ServedVersion
-from service.worker import Batch, Compute, Solutions
+from service.versions.served import ServedVersion
+from service.workers.worker import Batch, Compute, Solutions
 
 GRIDS = ((128, 128), (64, 64), (32, 32))
 # sources that mean something else than a source

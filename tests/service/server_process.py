@@ -32,7 +32,7 @@ class Server:
     def workers(self) -> list[int]:
         """Process ids of what the zygote forked."""
         commands = self.tree()
-        zygotes = {pid for pid, command in commands.items() if "service.forking" in command}
+        zygotes = {pid for pid, command in commands.items() if "service.processes.forking" in command}
         return [pid for pid, parent in _parents() if pid in commands and parent in zygotes]
 
     def memory(self) -> int:

@@ -255,7 +255,7 @@ def test_only_what_computes_with_models_has_loaded_pytorch(server: Server) -> No
 
     commands = server.tree()
     found = {command.split("-m ")[-1].split()[0] for pid, command in commands.items() if has_pytorch(pid)}
-    assert found == {"service.forking"}
-    assert {"service", "service.front", "service.numerics"} <= {
+    assert found == {"service.processes.forking"}
+    assert {"service", "service.processes.front", "service.workers.numerics"} <= {
         command.split("-m ")[-1].split()[0] for command in commands.values()
     }

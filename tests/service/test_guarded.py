@@ -19,8 +19,8 @@ import trustme
 from prometheus_client.parser import text_string_to_metric_families
 from server_process import ROOT, Server, running
 
+from service.access.tokens import Scope, TokenRecord, edit_tokens, new_token
 from service.pb import inference_pb2
-from service.tokens import Scope, TokenRecord, edit_tokens, new_token
 
 SOLVE = "/v1/problems/darcy/solve"
 NPY = "application/x-npy"

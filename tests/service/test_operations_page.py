@@ -13,9 +13,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from service.metrics import Metrics
-from service.security import check_exposure
+from service.access.security import check_exposure
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 

@@ -131,8 +131,8 @@ def test_nothing_outlives_a_supervisor_that_is_killed(store_url: str, fronts: in
     # leaving the block kills it, and waits for every process that was there
     with running("--store", store_url, "--models", "darcy", "--fronts", str(fronts)) as server:
         commands = list(server.tree().values())
-        assert sum("service.front" in command for command in commands) == fronts
-        assert sum("service.numerics" in command for command in commands) == 1
+        assert sum("service.processes.front" in command for command in commands) == fronts
+        assert sum("service.workers.numerics" in command for command in commands) == 1
         # the steward and a model
         assert len(server.workers()) == 2
 
@@ -140,7 +140,7 @@ def test_nothing_outlives_a_supervisor_that_is_killed(store_url: str, fronts: in
 @pytest.mark.slow
 def test_fronts_import_nothing_that_computes() -> None:
     heavy = {"torch", "numba", "scipy.sparse", "scipy.linalg", "h5py", "operators"}
-    script = f"import service.front, sys; print([name for name in {heavy} if name in sys.modules])"
+    script = f"import service.processes.front, sys; print([name for name in {heavy} if name in sys.modules])"
     command = [sys.executable, "-c", script]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == "[]\n"
 

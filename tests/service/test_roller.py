@@ -9,17 +9,17 @@ import pytest
 from numpy.typing import DTypeLike, NDArray
 
 from service import errors
-from service.batcher import Batcher, BatchRules
+from service.batching.batcher import Batcher, BatchRules
 from service.errors import DeadlineExceeded
-from service.models import Models
-from service.reference import advance_reference, bound_errors, solve_reference
 from service.rollout import Frame, Rollout, RolloutRequest
-from service.routing import Route
-from service.served import ServedVersion
 from service.settings import Limits
 from service.solver import Queues, Solver
 from service.ticket import Ticket
-from service.worker import Batch, Bucket, Solutions, ThreadWorker, Worker, WorkerLost, joined
+from service.versions.models import Models
+from service.versions.routing import Route
+from service.versions.served import ServedVersion
+from service.workers.reference import advance_reference, bound_errors, solve_reference
+from service.workers.worker import Batch, Bucket, Solutions, ThreadWorker, Worker, WorkerLost, joined
 
 BLOCK = 4
 RULES = BatchRules(max_batch=32)

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from model_store import LoadedVersion
 from operators import EvolutionSurrogate
 from problems import EVOLUTION_PROBLEMS, Grid
-from service.batcher import BatchRules
+from service.batching.batcher import BatchRules
 from service.client import Client
-from service.compute import Surrogates
 from service.settings import Limits
-from service.worker import ThreadWorker
+from service.workers.compute import Surrogates
+from service.workers.worker import ThreadWorker
 
 ROLLOUT = "/v1/problems/shallow_water/rollout"
 NPY = {"Content-Type": "application/x-npy"}

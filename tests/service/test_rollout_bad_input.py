@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from model_store import LoadedVersion
 from problems import EVOLUTION_PROBLEMS, Grid
-from service.batcher import BatchRules
-from service.reference import solve_reference
+from service.batching.batcher import BatchRules
 from service.settings import Limits
-from service.worker import ThreadWorker
+from service.workers.reference import solve_reference
+from service.workers.worker import ThreadWorker
 
 ROLLOUT = "/v1/problems/shallow_water/rollout"
 NPY = {"Content-Type": "application/x-npy"}

@@ -14,10 +14,10 @@ import pytest
 from numpy.typing import DTypeLike, NDArray
 
 from model_store import LoadedVersion
-from service.abortable import AbortableProtocol
-from service.batcher import Batcher, BatchRules
+from service.batching.batcher import Batcher, BatchRules
+from service.http.abortable import AbortableProtocol
 from service.settings import Limits
-from service.worker import Batch, Bucket, Solutions, Worker, joined
+from service.workers.worker import Batch, Bucket, Solutions, Worker, joined
 
 ROLLOUT = "/v1/problems/shallow_water/rollout"
 NPY = {"Content-Type": "application/x-npy", "Accept": "application/x-npy-stream"}

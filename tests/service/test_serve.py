@@ -7,9 +7,9 @@ import threading
 import httpx
 import pytest
 
+from service.processes.supervisor import Addresses
 from service.serve import Service
 from service.settings import InvalidSettings, Settings
-from service.supervisor import Addresses
 
 
 @pytest.fixture

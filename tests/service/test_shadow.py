@@ -9,11 +9,11 @@ import pytest
 from numpy.typing import NDArray
 
 from problems import Grid
-from service.batcher import Batcher
-from service.models import Served
-from service.served import ServedVersion
+from service.batching.batcher import Batcher
 from service.shadow import Observations, Shadows
-from service.worker import Batch, Bucket, Solutions, ThreadWorker
+from service.versions.models import Served
+from service.versions.served import ServedVersion
+from service.workers.worker import Batch, Bucket, Solutions, ThreadWorker
 
 
 class Seen:

@@ -12,8 +12,8 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from service.abortable import AbortableProtocol, Hold, HotHead, HotPath, HotRequest
-from service.faults import early_refusal
+from service.http.abortable import AbortableProtocol, Hold, HotHead, HotPath, HotRequest
+from service.http.faults import early_refusal
 from service.settings import Limits
 
 # whatever a test waits for comes as soon as these have passed, or it hangs and fails

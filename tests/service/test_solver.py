@@ -15,18 +15,18 @@ from numpy.typing import DTypeLike, NDArray
 from model_store import Card, FieldRecord, LoadedVersion, Reference
 from operators import Surrogate
 from operators.axial_mno import AxialMnoConfig
-from service.batcher import Batcher, BatchRules
-from service.compute import Surrogates
+from service.batching.batcher import Batcher, BatchRules
 from service.errors import DeadlineExceeded, InvalidField, NotAvailableYet, Overloaded, UnsupportedGrid
 from service.gradient import VjpRequest
-from service.models import Models
-from service.reference import advance_reference, bound_errors, solve_reference
-from service.routing import Route
-from service.served import ServedVersion
 from service.settings import Limits
 from service.solver import Queues, Solver, SolveRequest
 from service.ticket import Ticket
-from service.worker import Batch, Solutions, ThreadWorker, Worker, joined
+from service.versions.models import Models
+from service.versions.routing import Route
+from service.versions.served import ServedVersion
+from service.workers.compute import Surrogates
+from service.workers.reference import advance_reference, bound_errors, solve_reference
+from service.workers.worker import Batch, Solutions, ThreadWorker, Worker, joined
 
 SIDE: Final = 32
 RULES: Final = BatchRules(max_batch=8, queue_seconds=100.0)

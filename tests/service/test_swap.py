@@ -255,8 +255,8 @@ def test_whatever_dies_is_started_again_and_requests_are_answered(
 ) -> None:
     pids = {
         "worker": lambda: server.workers()[-1],
-        "numerics": lambda: process(server, "service.numerics"),
-        "front": lambda: process(server, "service.front"),
+        "numerics": lambda: process(server, "service.workers.numerics"),
+        "front": lambda: process(server, "service.processes.front"),
     }
     before = pids[which]()
     os.kill(before, signal.SIGKILL)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from service.served import ServedVersion
-from service.worker import Batch, Compute, Solutions
+from service.versions.served import ServedVersion
+from service.workers.worker import Batch, Compute, Solutions
 
 POISON = -666.0
 KILL = -777.0

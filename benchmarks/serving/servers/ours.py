@@ -89,7 +89,7 @@ class Ours(Server):
 
     def fronts(self, tree: ProcessTree) -> Sequence[int]:
         """By their command line."""
-        return [pid for pid in tree.alive() if "service.front" in command_line(pid)]
+        return [pid for pid in tree.alive() if "service.processes.front" in command_line(pid)]
 
 
 def _imported(model: str, frozen: bool) -> list[str]:

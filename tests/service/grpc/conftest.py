@@ -12,24 +12,24 @@ import pytest
 import torch
 
 from model_store import LoadedVersion, open_catalog
-from service.batcher import Batcher, BatchRules
-from service.compute import Surrogates
-from service.gate import Guard
-from service.grpc_server import GrpcServer, create_grpc_server
-from service.local import LocalRepository, load_models, local_models
-from service.models import Models
-from service.oip import Inference
-from service.reference import advance_reference, bound_errors, solve_reference
-from service.repository import Repository
-from service.routing import Route
-from service.security import ANYBODY, Security
+from service.access.gate import Guard
+from service.access.security import ANYBODY, Security
+from service.access.tls import Tls
+from service.batching.batcher import Batcher, BatchRules
+from service.grpc.server import GrpcServer, create_grpc_server
+from service.oip.inference import Inference
+from service.oip.statistics import Statistics
+from service.processes.supervisor import Addresses
 from service.serve import Service
 from service.settings import Limits, Settings
 from service.solver import Queues, Solver
-from service.statistics import Statistics
-from service.supervisor import Addresses
-from service.tls import Tls
-from service.worker import ThreadWorker, Worker
+from service.versions.local import LocalRepository, load_models, local_models
+from service.versions.models import Models
+from service.versions.repository import Repository
+from service.versions.routing import Route
+from service.workers.compute import Surrogates
+from service.workers.reference import advance_reference, bound_errors, solve_reference
+from service.workers.worker import ThreadWorker, Worker
 
 LIMITS = Limits(body_bytes=2**20, batch=8, grid_side=64, rollout_steps=100)
 RULES = BatchRules(max_batch=8, queue_seconds=100.0)

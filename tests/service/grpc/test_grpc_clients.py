@@ -16,12 +16,11 @@ import pytest
 import trustme
 from numpy.typing import NDArray
 
-from service.async_client import AsyncClient
-from service.client import Answer, Client, Frame, Gradient, ServiceError, Unreachable
+from service.access.tls import Tls, TlsSettings
+from service.client import Answer, AsyncClient, Client, Frame, Gradient, ServiceError, Unreachable
 from service.pb import solver_pb2 as pb
+from service.processes.supervisor import Addresses
 from service.settings import Settings
-from service.supervisor import Addresses
-from service.tls import Tls, TlsSettings
 
 WAYS = ["http", "grpc", "async-http", "async-grpc"]
 

@@ -18,17 +18,17 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from numpy.typing import NDArray
 
-from service.async_client import AsyncClient
-from service.audit import Audit
-from service.connection import ServiceError
-from service.gate import Guard
-from service.metrics import Metrics
+from service.access.audit import Audit
+from service.access.gate import Guard
+from service.access.rate import RateLimits, RateSettings
+from service.access.security import SecuritySettings, open_security
+from service.access.tls import Tls, TlsSettings
+from service.access.tokens import TokenRecord, edit_tokens, new_token
+from service.client import AsyncClient
+from service.client.connection import ServiceError
 from service.pb import inference_pb2, solver_pb2
-from service.rate import RateLimits, RateSettings
-from service.security import SecuritySettings, open_security
 from service.settings import Settings
-from service.tls import Tls, TlsSettings
-from service.tokens import TokenRecord, edit_tokens, new_token
+from service.telemetry.metrics import Metrics
 
 SOLVE = "/mno.v1.Solver/Solve"
 INFER = "/inference.GRPCInferenceService/ModelStreamInfer"

@@ -15,11 +15,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import DTypeLike, NDArray
 
 from model_store import LoadedVersion
-from service.grpc_server import GrpcServer
+from service.grpc.server import GrpcServer
 from service.pb import solver_pb2 as pb
-from service.routing import Route
 from service.settings import Limits
-from service.worker import Batch, Solutions, Worker, joined
+from service.versions.routing import Route
+from service.workers.worker import Batch, Solutions, Worker, joined
 
 ROLLOUT = "/mno.v1.Solver/Rollout"
 BLOCK = 4

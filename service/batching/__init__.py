@@ -1,0 +1,1 @@
+"""Who is computed together with whom, and when."""

@@ -1,0 +1,139 @@
+"""What the clients give: arrays by name, and what is known about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.client.labels import plain
+
+__all__ = ["Answer", "CalibratedEstimate", "ErrorEstimate", "ErrorSummary", "Frame", "Gradient"]
+
+
+@final
+@dataclass(frozen=True)
+class ErrorEstimate:
+    """How far an answer is from the exact solution of its operator: ``lower <= error <= upper``, relative."""
+
+    kind: str
+    norm: str
+    lower: float
+    upper: float
+    l2_estimate: float
+    steps: int
+
+
+@final
+@dataclass(frozen=True)
+class ErrorSummary:
+    """Of a batch whose estimates are too many for a header: the largest upper bound, and what is typical.
+
+    Attributes:
+        steps: the most that any field took.
+        fields: how many the batch has.
+    """
+
+    kind: str
+    norm: str
+    upper_max: float
+    l2_estimate_median: float
+    steps: int
+    fields: int
+
+
+@final
+@dataclass(frozen=True)
+class Answer:
+    """Solutions by name, each also an attribute (``answer.pressure``), and what is known about them.
+
+    For a batch, ``error`` and ``in_distribution`` have an entry for each field. Over HTTP the numbers of a
+    batch's ``error`` have four digits, and those of some hundred fields are an :class:`ErrorSummary`.
+
+    Attributes:
+        model: the version that answered, None for the reference solver.
+        operator: id of the discrete operator that ``error`` speaks of.
+        iterations: of the reference solver; of a batch the most.
+        timing_ms: where the service's time went: queue, compute, certify, total [ms].
+    """
+
+    fields: Mapping[str, NDArray[Any]]
+    model: str | None
+    method: str
+    operator: str
+    error: Any
+    in_distribution: Any
+    certified: bool
+    iterations: int
+    timing_ms: Mapping[str, float]
+
+    def __getattr__(self, name: str) -> NDArray[Any]:
+        # looked up without attribute access, which would come back here while an answer is unpickled
+        known: Mapping[str, NDArray[Any]] = self.__dict__.get("fields", {})
+        if name not in known:
+            raise AttributeError(f"the answer has no {name!r}")
+        return known[name]
+
+
+@final
+@dataclass(frozen=True)
+class Gradient:
+    """Of the sum of cotangent times solution; NumPy takes it as the array that it has.
+
+    Attributes:
+        gradient: in the shape of the input field.
+        wrt: what it is taken with respect to.
+        model: the version whose answer was differentiated.
+        in_distribution: whether each field resembles the training data; of a single one not a tuple.
+        timing_ms: where the service's time went: queue, compute, certify, total [ms].
+    """
+
+    gradient: NDArray[Any]
+    wrt: str
+    model: str | None
+    method: str
+    operator: str
+    in_distribution: Any
+    timing_ms: Mapping[str, float]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        # of a labelled gradient, its numbers
+        return np.array(plain(self.gradient), dtype, copy=copy)
+
+
+@final
+@dataclass(frozen=True)
+class CalibratedEstimate:
+    """``upper`` bounds the relative error of a share ``coverage`` of all states like those in training."""
+
+    kind: str
+    norm: str
+    upper: float
+    coverage: float
+
+
+@final
+@dataclass(frozen=True)
+class Frame:
+    """The state after a step.
+
+    Attributes:
+        step: counted from the initial state, which is step 0.
+        time: of the step [s].
+        fields: (y, x) by name.
+        invariants: numbers by name, such as ``mass_defect``.
+        error: what is known about the error at this step, None where nothing is.
+        in_distribution: whether the initial state resembles the training data.
+        model: the version that stepped, None for the reference solver.
+    """
+
+    step: int
+    time: float
+    fields: Mapping[str, NDArray[Any]]
+    invariants: Mapping[str, float]
+    error: CalibratedEstimate | None
+    in_distribution: bool
+    model: str | None

@@ -1,0 +1,485 @@
+"""The clients' way over gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final, cast, final
+
+import grpc
+import grpc.aio
+import numpy as np
+from numpy.typing import NDArray
+
+from problems import EVOLUTION_PROBLEMS, STEADY_PROBLEMS
+from service.client.answers import Answer, CalibratedEstimate, ErrorEstimate, Frame, Gradient
+from service.client.asking import Address
+from service.client.connection import (
+    AsyncStream,
+    AsyncTransport,
+    BrokenStream,
+    Leg,
+    Question,
+    Retryable,
+    ServiceError,
+    Stream,
+    Transport,
+    Unreachable,
+)
+from service.grpc.parts import entry, tagged
+from service.pb import inference_pb2 as inference
+from service.pb import solver_pb2 as pb
+
+__all__ = ["AsyncGrpcTransport", "GrpcTransport"]
+
+SOLVE: Final = "/mno.v1.Solver/Solve"
+VJP: Final = "/mno.v1.Solver/VectorJacobianProduct"
+ROLLOUT: Final = "/mno.v1.Solver/Rollout"
+INDEX: Final = "/inference.GRPCInferenceService/RepositoryIndex"
+
+LARGEST_MESSAGE: Final = 2**30
+OPTIONS: Final = (
+    ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+    ("grpc.max_send_message_length", LARGEST_MESSAGE),
+    # nobody waits for permission within a field
+    ("grpc.http2.lookahead_bytes", 4 * 2**20),
+    ("grpc.http2.bdp_probe", 0),
+    # a service that is gone without a word is found out [ms]
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # the clients ask again themselves
+    ("grpc.enable_retries", 0),
+)
+
+METHODS: Final = {
+    "auto": pb.METHOD_AUTO,
+    "surrogate": pb.METHOD_SURROGATE,
+    "hybrid": pb.METHOD_HYBRID,
+    "solver": pb.METHOD_SOLVER,
+}
+ERRORS: Final = {
+    "none": pb.ERROR_REQUEST_NONE,
+    "bound": pb.ERROR_REQUEST_BOUND,
+    "certified": pb.ERROR_REQUEST_CERTIFIED,
+}
+PRIORITIES: Final = {"interactive": pb.PRIORITY_INTERACTIVE, "bulk": pb.PRIORITY_BULK}
+METHOD_NAMES: Final = {number: name for name, number in METHODS.items()}
+
+# tags: a field's number and 2, that its length comes next
+SOLVE_FIELDS: Final = b"\x1a"  # SolveRequest.fields = 3
+ROLLOUT_STATE: Final = b"\x12"  # RolloutRequest.state = 2
+VJP_REQUEST, VJP_COTANGENTS = b"\x0a", b"\x12"  # VjpRequest: 1, 2
+
+# slug -> HTTP status; then by the status of gRPC
+STATUSES: Final[Mapping[str, int]] = {
+    "payload-too-large": 413,
+    "not-acceptable": 406,
+    "unsupported-media-type": 415,
+    "load-failed": 409,
+}
+STATUSES_BY_CODE: Final[Mapping[grpc.StatusCode, int]] = {
+    grpc.StatusCode.CANCELLED: 499,
+    grpc.StatusCode.INVALID_ARGUMENT: 422,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
+    grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.PERMISSION_DENIED: 403,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+    grpc.StatusCode.FAILED_PRECONDITION: 409,
+    grpc.StatusCode.UNIMPLEMENTED: 501,
+    grpc.StatusCode.UNAVAILABLE: 503,
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+}
+RETRIED: Final = (429, 503)
+# what the library says by itself, without a fault of the service
+TOO_LARGE: Final = "larger than max"
+SLUGS_BY_CODE: Final[Mapping[grpc.StatusCode, str]] = {
+    grpc.StatusCode.DEADLINE_EXCEEDED: "deadline-exceeded",
+    grpc.StatusCode.UNIMPLEMENTED: "not-available-yet",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "overloaded",
+}
+
+
+@final
+class GrpcTransport(Transport):
+    """In a thread."""
+
+    def __init__(self, address: Address) -> None:
+        if address.secure:
+            self._channel = grpc.secure_channel(address.host, _credentials(address), OPTIONS)
+        else:
+            self._channel = grpc.insecure_channel(address.host, OPTIONS)
+        self._metadata = _metadata(address)
+        self._timeout = address.timeout
+        self._solve = self._channel.unary_unary(SOLVE, None, pb.SolveResponse.FromString)
+        self._vjp = self._channel.unary_unary(VJP, None, pb.VjpResponse.FromString)
+        self._rollout = self._channel.unary_stream(ROLLOUT, None, pb.Frame.FromString)
+        self._index = self._channel.unary_unary(INDEX, None, inference.RepositoryIndexResponse.FromString)
+
+    def solve(self, question: Question) -> Answer:
+        """See ``Transport``."""
+        return _answer(self._ask(self._solve, _solve_bytes(question), question.options))
+
+    def differentiate(self, question: Question) -> Gradient:
+        """See ``Transport``."""
+        return _gradient(self._ask(self._vjp, _vjp_bytes(question), question.options))
+
+    def describe(self, path: str) -> Any:
+        """See ``Transport``."""
+        _require_models(path)
+        return _models(self._ask(self._index, b"", {}))
+
+    def _ask(self, method: Any, body: bytes, options: Mapping[str, Any]) -> Any:
+        try:
+            return method(body, timeout=_seconds(options, self._timeout), metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise _failure(error) from error
+
+    @contextmanager
+    def stream(self, leg: Leg) -> Iterator[Stream]:
+        """See ``Transport``."""
+        timeout = _seconds(leg.options, None)
+        call = cast(Any, self._rollout(_rollout_bytes(leg), timeout=timeout, metadata=self._metadata))
+        try:
+            known = _begun(call.initial_metadata())
+            if not known:
+                # nothing but a status came: reading says which
+                _refuse(call)
+            yield Stream(_block(known), self._frames(call, known))
+        finally:
+            call.cancel()
+
+    def _frames(self, call: Any, known: Mapping[str, str]) -> Iterator[Frame]:
+        try:
+            for message in call:
+                yield _frame(message, known)
+        except grpc.RpcError as error:
+            raise _broken(error) from error
+
+    def gave_up(self, message: str) -> Exception:
+        """See ``Transport``."""
+        return Unreachable(message)
+
+    def close(self) -> None:
+        """See ``Transport``."""
+        self._channel.close()
+
+
+@final
+class AsyncGrpcTransport(AsyncTransport):
+    """In an event loop."""
+
+    def __init__(self, address: Address) -> None:
+        if address.secure:
+            self._channel = grpc.aio.secure_channel(address.host, _credentials(address), OPTIONS)
+        else:
+            self._channel = grpc.aio.insecure_channel(address.host, OPTIONS)
+        self._metadata = _metadata(address)
+        self._timeout = address.timeout
+        self._solve = self._channel.unary_unary(SOLVE, None, pb.SolveResponse.FromString)
+        self._vjp = self._channel.unary_unary(VJP, None, pb.VjpResponse.FromString)
+        self._rollout = self._channel.unary_stream(ROLLOUT, None, pb.Frame.FromString)
+        self._index = self._channel.unary_unary(INDEX, None, inference.RepositoryIndexResponse.FromString)
+
+    async def solve(self, question: Question) -> Answer:
+        """See ``Transport``."""
+        return _answer(await self._ask(self._solve, _solve_bytes(question), question.options))
+
+    async def differentiate(self, question: Question) -> Gradient:
+        """See ``Transport``."""
+        return _gradient(await self._ask(self._vjp, _vjp_bytes(question), question.options))
+
+    async def describe(self, path: str) -> Any:
+        """See ``Transport``."""
+        _require_models(path)
+        return _models(await self._ask(self._index, b"", {}))
+
+    async def _ask(self, method: Any, body: bytes, options: Mapping[str, Any]) -> Any:
+        try:
+            return await method(body, timeout=_seconds(options, self._timeout), metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise _failure(error) from error
+
+    @asynccontextmanager
+    async def stream(self, leg: Leg) -> AsyncIterator[AsyncStream]:
+        """See ``Transport``."""
+        timeout = _seconds(leg.options, None)
+        call = cast(Any, self._rollout(_rollout_bytes(leg), timeout=timeout, metadata=self._metadata))
+        try:
+            known = _begun(await call.initial_metadata())
+            if not known:
+                # nothing but a status came
+                await _refuse_soon(call)
+            yield AsyncStream(_block(known), self._frames(call, known))
+        finally:
+            call.cancel()
+
+    async def _frames(self, call: Any, known: Mapping[str, str]) -> AsyncIterator[Frame]:
+        try:
+            async for message in call:
+                yield _frame(message, known)
+        except grpc.RpcError as error:
+            raise _broken(error) from error
+
+    def gave_up(self, message: str) -> Exception:
+        """See ``Transport``."""
+        return Unreachable(message)
+
+    async def close(self) -> None:
+        """See ``Transport``."""
+        await self._channel.close(None)
+
+
+# --- what is asked
+
+
+def _credentials(address: Address) -> grpc.ChannelCredentials:
+    ca = None if address.ca is None else address.ca.read_bytes()
+    if address.cert is None:
+        return grpc.ssl_channel_credentials(ca)
+    certificate, key = (path.read_bytes() for path in address.cert)
+    return grpc.ssl_channel_credentials(ca, key, certificate)
+
+
+def _metadata(address: Address) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {address.token}"),) if address.token else ()
+
+
+def _seconds(options: Mapping[str, Any], longest: float | None) -> float | None:
+    wanted = options.get("timeout_ms")
+    given = [each for each in (None if wanted is None else wanted / 1000, longest) if each is not None]
+    return min(given, default=None)
+
+
+def _solve_bytes(question: Question) -> bytes:
+    options = question.options
+    rest = pb.SolveRequest(problem=question.problem, parameters=question.parameters, **_common(options))
+    if "error" in options:
+        rest.error = _number("error", ERRORS, options["error"])
+    tolerance = options.get("tolerance")
+    if tolerance == "discretization":
+        rest.tolerance.discretization = True
+    elif tolerance is not None:
+        rest.tolerance.relative_energy = tolerance
+    name = _input_name(question.problem)
+    return b"".join([*entry(SOLVE_FIELDS, name, _floats(question.field)), rest.SerializeToString()])
+
+
+def _vjp_bytes(question: Question) -> bytes:
+    assert question.cotangent is not None
+    problem = STEADY_PROBLEMS.get(question.problem)
+    output = problem.outputs[0].name if problem else "solution"
+    return b"".join(
+        [
+            *tagged(VJP_REQUEST, [_solve_bytes(question)]),
+            *entry(VJP_COTANGENTS, output, _floats(question.cotangent)),
+            pb.VjpRequest(wrt=question.options.get("wrt", "")).SerializeToString(),
+        ]
+    )
+
+
+def _rollout_bytes(leg: Leg) -> bytes:
+    options = leg.options
+    rest = pb.RolloutRequest(
+        problem=leg.problem,
+        steps=options["steps"],
+        every=options["every"],
+        start_step=options["start_step"],
+        walls=options.get("walls", ""),
+        **_common(options),
+    )
+    names = _channel_names(leg)
+    parts = [part for name, field in zip(names, leg.state, strict=True) for part in _state(name, field)]
+    return b"".join([*parts, rest.SerializeToString()])
+
+
+def _state(name: str, field: NDArray[Any]) -> list[bytes | memoryview]:
+    return list(entry(ROLLOUT_STATE, name, _floats(field)))
+
+
+def _common(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What all requests may say."""
+    common: dict[str, Any] = {"model": options.get("model", ""), "reproducible": "reproducible" in options}
+    if "method" in options:
+        common["method"] = _number("method", METHODS, options["method"])
+    if "priority" in options:
+        common["priority"] = _number("priority", PRIORITIES, options["priority"])
+    return common
+
+
+def _number(name: str, table: Mapping[str, Any], value: str) -> Any:
+    if value not in table:
+        raise ValueError(f"{name}: expected {', '.join(table)}, got {value!r}")
+    return table[value]
+
+
+def _floats(field: NDArray[Any]) -> NDArray[Any]:
+    """As float32 or float64, which are all that travels."""
+    return field if field.dtype in (np.float32, np.float64) else field.astype(np.float64)
+
+
+def _input_name(problem: str) -> str:
+    known = STEADY_PROBLEMS.get(problem)
+    # the service says what is wrong with a problem that nobody knows
+    return known.inputs[0].name if known else "field"
+
+
+def _channel_names(leg: Leg) -> list[str]:
+    if leg.channels is not None:
+        return leg.channels.split(",")
+    problem = EVOLUTION_PROBLEMS.get(leg.problem)
+    names = [spec.name for spec in problem.inputs] if problem else []
+    # those that are zero at rest come last, and may be left out
+    return (names + [f"channel{number}" for number in range(len(names), len(leg.state))])[: len(leg.state)]
+
+
+# --- what comes back
+
+
+def _answer(message: pb.SolveResponse) -> Answer:
+    fields = {name: _array(tensor) for name, tensor in message.fields.items()}
+    single = next(iter(fields.values())).ndim == 2
+    errors = tuple(
+        ErrorEstimate(each.kind, each.norm, each.lower, each.upper, each.l2_estimate, each.steps)
+        for each in message.errors
+    )
+    return Answer(
+        fields=fields,
+        model=message.model or None,
+        method=METHOD_NAMES[message.method],
+        operator=message.operator,
+        error=_one_or_all(errors, single=single),
+        in_distribution=_one_or_all(tuple(message.in_distribution), single=single),
+        certified=all(message.certified),
+        iterations=max(message.iterations, default=0),
+        timing_ms=_timing(message.timing),
+    )
+
+
+def _one_or_all(values: tuple[Any, ...], *, single: bool) -> Any:
+    if not values:
+        return None
+    return values[0] if single else values
+
+
+def _gradient(message: pb.VjpResponse) -> Gradient:
+    gradient, known = _array(message.gradient), message.solution
+    return Gradient(
+        gradient=gradient,
+        wrt=message.wrt,
+        model=known.model or None,
+        method=METHOD_NAMES[known.method],
+        operator=known.operator,
+        in_distribution=_one_or_all(tuple(known.in_distribution), single=gradient.ndim == 2),
+        timing_ms=_timing(known.timing),
+    )
+
+
+def _array(tensor: pb.Tensor) -> NDArray[Any]:
+    # the caller may write into what they get
+    data = bytearray(tensor.data)
+    return np.frombuffer(data, np.dtype(tensor.dtype).newbyteorder("<")).reshape(tuple(tensor.shape))
+
+
+def _timing(timing: pb.Timing) -> dict[str, float]:
+    return {name: getattr(timing, f"{name}_ms") for name in ("queue", "compute", "certify", "total")}
+
+
+def _begun(metadata: Any) -> Mapping[str, str]:
+    """What holds for all frames; nothing, if there will be none."""
+    known = dict(metadata or ())
+    return known if "mno-block" in known else {}
+
+
+def _block(known: Mapping[str, str]) -> int:
+    return int(known["mno-block"])
+
+
+def _frame(message: pb.Frame, known: Mapping[str, str]) -> Frame:
+    error = None
+    if message.HasField("error"):
+        given = message.error
+        error = CalibratedEstimate(given.kind, given.norm, given.upper, given.coverage)
+    return Frame(
+        step=message.step,
+        time=message.time,
+        fields={name: _array(message.fields[name]) for name in known["mno-fields"].split(",")},
+        invariants=dict(message.invariants),
+        error=error,
+        in_distribution=message.in_distribution,
+        model=message.model or None,
+    )
+
+
+def _require_models(path: str) -> None:
+    if path != "/v1/models":
+        detail = "descriptions of problems are served over HTTP; ask Client('http://...')"
+        raise ServiceError(501, {"type": "not-available-yet", "status": 501, "detail": detail})
+
+
+def _models(message: inference.RepositoryIndexResponse) -> dict[str, Any]:
+    models: dict[str, dict[str, Any]] = {}
+    for each in message.models:
+        entry_of = models.setdefault(each.name, {"name": each.name, "versions": [], "loaded": []})
+        if not each.version:
+            entry_of["error"] = each.reason
+            continue
+        entry_of["versions"].append(int(each.version))
+        if each.state == "READY":
+            entry_of["loaded"].append(int(each.version))
+    return {"models": list(models.values())}
+
+
+# --- what goes wrong
+
+
+def _refuse(call: Any) -> None:
+    """Raise what a stream without frames ended with."""
+    try:
+        next(call, None)
+    except grpc.RpcError as error:
+        raise _failure(error) from error
+    raise BrokenStream("nothing came")
+
+
+async def _refuse_soon(call: Any) -> None:
+    """See ``_refuse``."""
+    try:
+        await call.read()
+    except grpc.RpcError as error:
+        raise _failure(error) from error
+    raise BrokenStream("nothing came")
+
+
+def _failure(error: Any) -> Exception:
+    """What a status means to the caller."""
+    trailing = dict(error.trailing_metadata() or ())
+    code = error.code()
+    # a service that stops cancels what it has not begun
+    if "mno-fault" not in trailing and code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+        return Retryable(Unreachable(f"the service cannot be reached: {error.details()}"))
+    found = _service_error(code, str(error.details()), trailing)
+    if found.status in RETRIED:
+        after = trailing.get("retry-after")
+        return Retryable(found, None if after is None else float(after))
+    return found
+
+
+def _broken(error: Any) -> Exception:
+    """What it means where frames were coming."""
+    failure = _failure(error)
+    return BrokenStream(str(failure.error)) if isinstance(failure, Retryable) else failure
+
+
+def _service_error(code: grpc.StatusCode, details: str, trailing: Mapping[str, Any]) -> ServiceError:
+    fault = pb.Fault.FromString(trailing.get("mno-fault-bin", b""))
+    slug = fault.type or SLUGS_BY_CODE.get(code, "internal")
+    if not fault.type and TOO_LARGE in details:
+        slug = "payload-too-large"
+    status = STATUSES.get(slug, STATUSES_BY_CODE.get(code, 500))
+    problem: dict[str, Any] = {"type": slug, "status": status, "detail": details}
+    if "x-request-id" in trailing:
+        problem["request_id"] = trailing["x-request-id"]
+    if slug == "invalid-field":
+        index = list(fault.index) or None
+        problem |= {"field": fault.field, "rule": fault.rule, "index": index}
+    return ServiceError(status, problem)

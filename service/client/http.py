@@ -1,0 +1,368 @@
+"""The clients' way over HTTP: ``.npy`` bodies there and back, what is known beside them in the headers."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import struct
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, fields
+from typing import Any, Final, final
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from service.client.answers import Answer, CalibratedEstimate, ErrorEstimate, ErrorSummary, Frame, Gradient
+from service.client.connection import (
+    AsyncStream,
+    AsyncTransport,
+    BrokenStream,
+    Leg,
+    Question,
+    Retryable,
+    ServiceError,
+    Stream,
+    Transport,
+)
+
+__all__ = ["AsyncHttpTransport", "HttpTransport"]
+
+NPY: Final = "application/x-npy"
+NPY_STREAM: Final = "application/x-npy-stream"
+RETRIED: Final = (429, 503)
+
+
+@final
+@dataclass(frozen=True)
+class _Post:
+    """What is posted."""
+
+    path: str
+    body: bytes
+    options: Mapping[str, Any]
+    accept: str = NPY
+
+    def build(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
+        given = {name: _text(value) for name, value in self.options.items() if value is not None}
+        headers = {"Content-Type": NPY, "Accept": self.accept}
+        return http.build_request("POST", self.path, content=self.body, params=given, headers=headers)
+
+
+def _text(value: Any) -> Any:
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _solve_post(question: Question) -> _Post:
+    options = {**question.options, **question.parameters}
+    return _Post(f"/v1/problems/{question.problem}/solve", _npy(question.field), options)
+
+
+def _vjp_post(question: Question) -> _Post:
+    assert question.cotangent is not None
+    pair = np.stack([question.field, question.cotangent])
+    options = {**question.options, **question.parameters}
+    return _Post(f"/v1/problems/{question.problem}/vjp", _npy(pair), options)
+
+
+def _rollout_post(leg: Leg) -> _Post:
+    options = {**leg.options, "fields": leg.channels}
+    return _Post(f"/v1/problems/{leg.problem}/rollout", _npy(leg.state), options, NPY_STREAM)
+
+
+def _npy(field: NDArray[Any]) -> bytes:
+    """What ``numpy.save`` writes."""
+    stream = io.BytesIO()
+    np.save(stream, field, allow_pickle=False)
+    return stream.getvalue()
+
+
+def _loaded(data: bytes) -> NDArray[Any]:
+    array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    return array
+
+
+def _failure(response: httpx.Response) -> Retryable | ServiceError:
+    """What an answer says that is none; its body has been read."""
+    error = ServiceError(response.status_code, _problem(response))
+    return Retryable(error, _after(response)) if response.status_code in RETRIED else error
+
+
+def _after(response: httpx.Response) -> float | None:
+    try:
+        return max(float(response.headers["Retry-After"]), 0.0)
+    except (KeyError, ValueError):
+        return None
+
+
+def _problem(response: httpx.Response) -> Mapping[str, Any]:
+    try:
+        document = response.json()
+    except ValueError:
+        document = None
+    # something between client and service may answer in its own words
+    return document if isinstance(document, dict) else {"detail": response.text[:200]}
+
+
+@final
+class HttpTransport(Transport):
+    """In a thread."""
+
+    def __init__(self, http: httpx.Client) -> None:
+        self._http = http
+
+    def solve(self, question: Question) -> Answer:
+        """See ``Transport``."""
+        return _answer(self._ask(_solve_post(question).build(self._http)))
+
+    def differentiate(self, question: Question) -> Gradient:
+        """See ``Transport``."""
+        return _gradient(self._ask(_vjp_post(question).build(self._http)))
+
+    def describe(self, path: str) -> Any:
+        """See ``Transport``."""
+        return self._ask(self._http.build_request("GET", path)).json()
+
+    def _ask(self, request: httpx.Request) -> httpx.Response:
+        response = self._open(request)
+        response.read()
+        response.close()
+        return response
+
+    def _open(self, request: httpx.Request) -> httpx.Response:
+        try:
+            response = self._http.send(request, stream=True)
+        except httpx.ConnectError as error:
+            raise Retryable(error) from error
+        if not response.is_error:
+            return response
+        response.read()
+        response.close()
+        raise _failure(response)
+
+    @contextmanager
+    def stream(self, leg: Leg) -> Iterator[Stream]:
+        """See ``Transport``."""
+        try:
+            response = self._open(_rollout_post(leg).build(self._http))
+        except httpx.TransportError as error:
+            raise BrokenStream(str(error)) from error
+        try:
+            yield Stream(int(response.headers["Mno-Block"]), self._frames(response))
+        finally:
+            response.close()
+
+    def _frames(self, response: httpx.Response) -> Iterator[Frame]:
+        reader = _FrameReader(response.headers)
+        try:
+            for chunk in response.iter_bytes():
+                yield from reader.feed(chunk)
+        except httpx.TransportError as error:
+            raise BrokenStream(str(error)) from error
+        reader.check_end()
+
+    def gave_up(self, message: str) -> Exception:
+        """See ``Transport``."""
+        return httpx.ReadError(message)
+
+    def close(self) -> None:
+        """See ``Transport``."""
+        self._http.close()
+
+
+@final
+class AsyncHttpTransport(AsyncTransport):
+    """In an event loop."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+
+    async def solve(self, question: Question) -> Answer:
+        """See ``Transport``."""
+        return _answer(await self._ask(_solve_post(question).build(self._http)))
+
+    async def differentiate(self, question: Question) -> Gradient:
+        """See ``Transport``."""
+        return _gradient(await self._ask(_vjp_post(question).build(self._http)))
+
+    async def describe(self, path: str) -> Any:
+        """See ``Transport``."""
+        return (await self._ask(self._http.build_request("GET", path))).json()
+
+    async def _ask(self, request: httpx.Request) -> httpx.Response:
+        response = await self._open(request)
+        await response.aread()
+        await response.aclose()
+        return response
+
+    async def _open(self, request: httpx.Request) -> httpx.Response:
+        try:
+            response = await self._http.send(request, stream=True)
+        except httpx.ConnectError as error:
+            raise Retryable(error) from error
+        if not response.is_error:
+            return response
+        await response.aread()
+        await response.aclose()
+        raise _failure(response)
+
+    @asynccontextmanager
+    async def stream(self, leg: Leg) -> AsyncIterator[AsyncStream]:
+        """See ``Transport``."""
+        try:
+            response = await self._open(_rollout_post(leg).build(self._http))
+        except httpx.TransportError as error:
+            raise BrokenStream(str(error)) from error
+        try:
+            yield AsyncStream(int(response.headers["Mno-Block"]), self._frames(response))
+        finally:
+            await response.aclose()
+
+    async def _frames(self, response: httpx.Response) -> AsyncIterator[Frame]:
+        reader = _FrameReader(response.headers)
+        try:
+            async for chunk in response.aiter_bytes():
+                for frame in reader.feed(chunk):
+                    yield frame
+        except httpx.TransportError as error:
+            raise BrokenStream(str(error)) from error
+        reader.check_end()
+
+    def gave_up(self, message: str) -> Exception:
+        """See ``Transport``."""
+        return httpx.ReadError(message)
+
+    async def close(self) -> None:
+        """See ``Transport``."""
+        await self._http.aclose()
+
+
+# --- what comes back
+
+
+def _answer(response: httpx.Response) -> Answer:
+    headers = response.headers
+    return Answer(
+        fields={headers["Mno-Field"]: _loaded(response.content)},
+        model=headers["Mno-Model"] or None,
+        method=headers["Mno-Method"],
+        operator=headers["Mno-Operator"],
+        error=_error(json.loads(headers["Mno-Error-Estimate"])),
+        in_distribution=_flags(headers["Mno-In-Distribution"]),
+        certified=json.loads(headers["Mno-Certified"]),
+        iterations=int(headers["Mno-Iterations"]),
+        timing_ms=_timing(headers["Server-Timing"]),
+    )
+
+
+def _gradient(response: httpx.Response) -> Gradient:
+    headers = response.headers
+    return Gradient(
+        gradient=_loaded(response.content),
+        wrt=headers["Mno-Field"],
+        model=headers["Mno-Model"] or None,
+        method=headers["Mno-Method"],
+        operator=headers["Mno-Operator"],
+        in_distribution=_flags(headers["Mno-In-Distribution"]),
+        timing_ms=_timing(headers["Server-Timing"]),
+    )
+
+
+def _flags(header: str) -> Any:
+    known = json.loads(header)
+    return tuple(known) if isinstance(known, list) else known
+
+
+def _error(document: Any) -> ErrorEstimate | ErrorSummary | tuple[ErrorEstimate, ...] | None:
+    if document is None:
+        return None
+    if "upper_max" in document:
+        return ErrorSummary(**_known(ErrorSummary, document))
+    estimate = _known(ErrorEstimate, document)
+    if not isinstance(estimate["upper"], list):
+        return ErrorEstimate(**estimate)
+    arrays = (estimate.pop(name) for name in ("lower", "upper", "l2_estimate"))
+    return tuple(
+        ErrorEstimate(**estimate, lower=lower, upper=upper, l2_estimate=l2_estimate)
+        for lower, upper, l2_estimate in zip(*arrays, strict=True)
+    )
+
+
+def _known(kind: type[Any], document: Mapping[str, Any]) -> dict[str, Any]:
+    # a newer service may say more than this client knows
+    return {known.name: document[known.name] for known in fields(kind)}
+
+
+def _timing(header: str) -> dict[str, float]:
+    entries = (entry.partition(";dur=") for entry in header.split(", "))
+    return {name: float(duration) for name, _, duration in entries}
+
+
+@final
+class _FrameReader:
+    """Frames out of the bytes of a stream, which come in any pieces."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._names = headers["Mno-Fields"].split(",")
+        self._model = headers["Mno-Model"] or None
+        self._buffer = bytearray()
+        self._known: dict[str, Any] | None = None
+        self._ended = False
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """The frames that are whole with these bytes."""
+        self._buffer += data
+        while not self._ended and (record := self._next()) is not None:
+            if self._known is not None:
+                yield self._frame(self._known, record)
+                self._known = None
+            elif record:
+                self._known = self._told(record)
+            else:
+                self._ended = True
+
+    def check_end(self) -> None:
+        """Refuse a stream that has no end."""
+        if not self._ended:
+            raise BrokenStream("its end is missing")
+
+    def _next(self) -> bytes | None:
+        if len(self._buffer) < 8:
+            return None
+        (length,) = struct.unpack_from("<Q", self._buffer)
+        if len(self._buffer) < 8 + length:
+            return None
+        record = bytes(memoryview(self._buffer)[8 : 8 + length])
+        del self._buffer[: 8 + length]
+        return record
+
+    def _told(self, record: bytes) -> dict[str, Any]:
+        known: dict[str, Any] = json.loads(record)
+        if "step" in known:
+            return known
+        error = ServiceError(int(known["error"]["status"]), known["error"])
+        if error.status in RETRIED:
+            raise BrokenStream(str(error))
+        raise error
+
+    def _frame(self, known: Mapping[str, Any], record: bytes) -> Frame:
+        # JSON has no number for what overflowed
+        invariants = {n: math.nan if value is None else value for n, value in known["invariants"].items()}
+        return Frame(
+            step=known["step"],
+            time=known["time"],
+            fields=dict(zip(self._names, _loaded(record), strict=True)),
+            invariants=invariants,
+            error=_estimate(known["error"]),
+            in_distribution=known["in_distribution"],
+            model=self._model,
+        )
+
+
+def _estimate(document: Mapping[str, Any] | None) -> CalibratedEstimate | None:
+    if document is None:
+        return None
+    # a newer service may say more than this client knows
+    return CalibratedEstimate(document["kind"], document["norm"], document["upper"], document["coverage"])

@@ -1,0 +1,1 @@
+"""Commands that answer a whole file, and the files themselves."""

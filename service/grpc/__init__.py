@@ -1,0 +1,1 @@
+"""gRPC at the rim: messages to requests, and answers to messages."""

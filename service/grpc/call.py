@@ -1,0 +1,108 @@
+"""A call as its handler sees it: metadata and messages in, messages out, whoever carries the bytes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, final
+
+import grpc
+
+from service.telemetry.timing import Timing
+
+__all__ = ["Buffer", "Call", "Metadata", "Method", "Outcome"]
+
+Buffer: TypeAlias = bytes | memoryview
+Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
+
+
+@final
+@dataclass(frozen=True)
+class Outcome:
+    """How a call ends.
+
+    Attributes:
+        metadata: sent with it; names that end in ``-bin`` have bytes.
+    """
+
+    status: grpc.StatusCode
+    message: str = ""
+    metadata: Metadata = ()
+
+
+class Call(ABC):
+    """One call under way.
+
+    Attributes:
+        metadata: what the client said beside its messages, by lower-case name; of a repeated one the last.
+        received: when it began, on the clock of ``time.perf_counter`` [s].
+        deadline: when the client has no more use for an answer, on that clock; None: never.
+        client: whose share of the workers it uses.
+        request_id: comes back to the client, and is in the log.
+        trailing: sent with the outcome, whatever that is.
+        timing: where the time of its one answer went; None: nobody knows.
+    """
+
+    def __init__(self, metadata: Mapping[str, str], received: float, deadline: float | None) -> None:
+        self.metadata = metadata
+        self.received = received
+        self.deadline = deadline
+        self.client = ""
+        self.request_id = ""
+        self.trailing: Metadata = ()
+        self.timing: Timing | None = None
+
+    @abstractmethod
+    def hold(self, count: int) -> None:
+        """Count so many bytes of memory as this call's until it ends, or lets go of them.
+
+        Raises:
+            Overloaded: with those of other calls they are too many.
+        """
+
+    @abstractmethod
+    def let_go(self, count: int) -> None:
+        """So many bytes that were held are free: those of a message of a stream that is answered."""
+
+    @abstractmethod
+    async def message(self) -> bytes | None:
+        """The next message, None after the last; its bytes are held.
+
+        Raises:
+            Overloaded: see ``hold``.
+        """
+
+    @abstractmethod
+    async def begin(self, metadata: Metadata) -> None:
+        """Send the initial metadata."""
+
+    @abstractmethod
+    async def send(self, parts: Sequence[Buffer]) -> None:
+        """Send a message; returns when there is room for the next one.
+
+        Args:
+            parts: its bytes.
+
+        Raises:
+            asyncio.CancelledError: the client left.
+        """
+
+
+@final
+@dataclass(frozen=True)
+class Method:
+    """What answers the calls of one path.
+
+    Attributes:
+        path: ``/package.Service/Method``.
+        scope: what a client's token has to allow; None: anybody may call.
+        kind: how many messages come and go: one and one, one and many, many and many.
+        subject: of a message, what the call is about, in words for the audit log.
+    """
+
+    path: str
+    handler: Callable[[Call], Awaitable[None]]
+    scope: Literal["solve", "admin", "metrics"] | None = "solve"
+    kind: Literal["unary", "answers", "stream"] = "unary"
+    subject: Callable[[bytes], str] = lambda _: ""

@@ -1,0 +1,1 @@
+"""HTTP at the rim: bytes to requests, and answers to bytes."""

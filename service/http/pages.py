@@ -1,0 +1,305 @@
+"""What the HTTP service says about itself: schema parts, and a page that needs no other host."""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from service.http.schemas import URGENCY
+
+__all__ = ["LATER", "ROLLOUT_BODY", "SOLVE_BODY", "VERSION", "VJP_BODY", "docs"]
+
+LATER = ("jvp",)
+
+try:
+    VERSION = version("mno")
+except PackageNotFoundError:  # run from a checkout that is not installed
+    VERSION = "0+unknown"
+
+_OPTIONS: dict[str, Any] = {
+    "source": {"type": "number", "default": 1.0, "description": "uniform right-hand side [1/s]"},
+    "model": {"type": "string", "description": "name, name@alias or name@3", "example": "darcy@production"},
+    "method": {"enum": ["auto", "surrogate", "solver"], "default": "auto"},
+    "error": {"enum": ["bound", "none"], "default": "bound"},
+    **URGENCY,
+}
+
+_FIELD: dict[str, Any] = {
+    "type": "array",
+    "items": {},
+    "description": "(ny, nx) or (batch, ny, nx), y before x, each number > 0",
+}
+
+_ESTIMATE = (
+    "JSON. One field: kind, norm, lower, upper, l2_estimate, steps. A batch: the same, with an array for "
+    "each of lower, upper and l2_estimate, the bounds rounded outwards to four digits; where that exceeds "
+    "6 KiB only kind, norm, upper_max, l2_estimate_median, steps (the most) and fields (how many)"
+)
+
+SOLVE_BODY: dict[str, Any] = {
+    "responses": {
+        "200": {
+            "description": "JSON; or .npy or a picture (of one field), with all the rest in headers",
+            "headers": {"Mno-Error-Estimate": {"schema": {"type": "string"}, "description": _ESTIMATE}},
+            "content": {
+                "application/json": {"schema": {"type": "object"}},
+                "application/x-npy": {"schema": {"type": "string", "format": "binary"}},
+                "image/png": {"schema": {"type": "string", "format": "binary"}},
+            },
+        }
+    },
+    "parameters": [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "schema": schema,
+            "description": "for application/x-npy",
+        }
+        for name, schema in _OPTIONS.items()
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["permeability"],
+                    "properties": {"permeability": _FIELD, **_OPTIONS},
+                    "additionalProperties": False,
+                }
+            },
+            "application/x-npy": {"schema": {"type": "string", "format": "binary"}},
+        },
+    },
+}
+
+_VJP_OPTIONS: dict[str, Any] = {
+    "source": _OPTIONS["source"],
+    "wrt": {
+        "type": "string",
+        "description": "the input field, or ``log_`` and its name for its logarithm; default: the first",
+    },
+    "model": _OPTIONS["model"],
+    "method": {"enum": ["auto", "surrogate"], "default": "auto"},
+    **URGENCY,
+}
+
+_PAIR: dict[str, Any] = {
+    "type": "string",
+    "format": "binary",
+    "description": "(2, ny, nx) or (2, batch, ny, nx): the field, then the cotangent of the solution",
+}
+
+VJP_BODY: dict[str, Any] = {
+    "responses": {
+        "200": {
+            "description": "JSON, or .npy with everything but the gradient in headers",
+            "content": {
+                "application/json": {"schema": {"type": "object", "required": ["gradient"]}},
+                "application/x-npy": {"schema": {"type": "string", "format": "binary"}},
+            },
+        }
+    },
+    "parameters": [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "schema": schema,
+            "description": "for application/x-npy",
+        }
+        for name, schema in _VJP_OPTIONS.items()
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["permeability", "cotangent"],
+                    "properties": {"permeability": _FIELD, "cotangent": _FIELD, **_VJP_OPTIONS},
+                    "additionalProperties": False,
+                }
+            },
+            "application/x-npy": {"schema": _PAIR},
+        },
+    },
+}
+
+_ROLLOUT_OPTIONS: dict[str, Any] = {
+    "steps": {
+        "type": "integer",
+        "minimum": 1,
+        "default": 100,
+        "description": "the last step, counted from the initial state",
+    },
+    "every": {"type": "integer", "minimum": 1, "default": 1, "description": "send every so-many-th step"},
+    "start_step": {
+        "type": "integer",
+        "minimum": 0,
+        "default": 0,
+        "description": "the step that the state belongs to: a broken stream goes on from its last frame, and "
+        "with the same frames where this is a multiple of ``Mno-Block``",
+    },
+    "model": {"type": "string", "description": "name, name@alias or name@3"},
+    "method": {"enum": ["auto", "surrogate", "solver"], "default": "auto"},
+    "walls": {
+        "type": "string",
+        "description": "boundary conditions; a surrogate knows those of its card only",
+    },
+    **URGENCY,
+    "timeout_ms": {
+        "type": "number",
+        "exclusiveMinimum": 0,
+        "description": "deadline for the last frame [ms]",
+    },
+}
+
+_STATE: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
+    "description": "fields (ny, nx) by name; of shallow water ``h``, and ``hu`` and ``hv`` where water moves",
+}
+
+_CHANNELS: dict[str, Any] = {
+    "type": "string",
+    "description": "the channels of an ``application/x-npy`` body (channel, y, x), such as ``h,hu,hv``; "
+    "default: those of the problem",
+}
+
+_FRAMES = (
+    "application/x-ndjson: a line for each frame with step, time, fields, invariants, error and "
+    "in_distribution; of the invariants, mass_defect counts from the state that was sent, and error is null "
+    "where nothing is known. application/x-npy-stream: records, each of eight bytes with a length "
+    "(little-endian) and as many bytes; a frame is a record of JSON (step, time, invariants, error, "
+    "in_distribution) and one of .npy (channel, y, x); the stream ends with a record of length 0. A failure "
+    'after the stream began is a last line or record {"error": problem document} without a step, and no '
+    "record of length 0"
+)
+
+_ROLLOUT_HEADERS: dict[str, str] = {
+    "Mno-Model": "the version that steps, empty for the reference solver",
+    "Mno-Method": "surrogate or solver",
+    "Mno-Operator": "the discrete operator that the frames approximate",
+    "Mno-Walls": "the boundary conditions",
+    "Mno-In-Distribution": "whether the state resembles the training data: true or false",
+    "Mno-Frame-Interval": "time between two steps [s]",
+    "Mno-Fields": "the channels of a frame, comma-separated",
+    "Mno-Steps": "the last step",
+    "Mno-Frames": "how many frames a whole stream has",
+    "Mno-Block": "how many steps are computed at once",
+}
+
+ROLLOUT_BODY: dict[str, Any] = {
+    "responses": {
+        "200": {
+            "description": _FRAMES,
+            "headers": {
+                name: {"schema": {"type": "string"}, "description": text}
+                for name, text in _ROLLOUT_HEADERS.items()
+            },
+            "content": {"application/x-ndjson": {}, "application/x-npy-stream": {}},
+        }
+    },
+    "parameters": [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "schema": schema,
+            "description": "for application/x-npy",
+        }
+        for name, schema in {"fields": _CHANNELS, **_ROLLOUT_OPTIONS}.items()
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["state"],
+                    "properties": {"state": _STATE, **_ROLLOUT_OPTIONS},
+                    "additionalProperties": False,
+                }
+            },
+            "application/x-npy": {"schema": {"type": "string", "format": "binary"}},
+        },
+    },
+}
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>mno</title>
+<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem}}
+td{{padding:.2rem 1rem .2rem 0;vertical-align:top}}
+pre{{background:#f2f2f2;padding:1rem;overflow:auto}}</style>
+<h1>mno {version}</h1>
+<p>A served solver for partial differential equations. The machine-readable form of this page is
+<a href="/openapi.json">/openapi.json</a>.</p>
+<table>{rows}</table>
+<p>A request to solve has, in JSON or as query parameters of an <code>application/x-npy</code> body:</p>
+<table>{options}</table>
+<p>Answers as <code>application/x-npy</code> have the rest in headers.
+<code>Mno-Error-Estimate</code> is {estimate}.</p>
+<pre>curl -H 'Content-Type: application/x-npy' --data-binary @permeability.npy \\
+     -H 'Accept: application/x-npy' -o pressure.npy '{address}/v1/problems/darcy/solve?source=1.0'</pre>
+<p>The gradient of the sum of <code>cotangent</code> times solution with respect to the input field
+(<code>vjp</code>) is asked for in the same ways. As <code>application/x-npy</code> the body is {pair}. It has
+the options</p>
+<table>{vjp_options}</table>
+<p>A rollout starts from one state. It has, in JSON or as query parameters of an
+<code>application/x-npy</code> body (channel, y, x):</p>
+<table>{rollout_options}</table>
+<p>Its frames are streamed as they are computed. {frames}.</p>
+<p>What holds for all of them is in headers:</p>
+<table>{rollout_headers}</table>
+<pre>curl -N -H 'Content-Type: application/x-npy' --data-binary @state.npy \\
+     '{address}/v1/problems/shallow_water/rollout?steps=100&amp;every=10'</pre>
+</html>
+"""
+
+
+def docs(openapi: dict[str, Any], address: str) -> str:
+    """A plain page that lists the endpoints of an OpenAPI document and the options of a request.
+
+    Args:
+        openapi: the document.
+        address: where the service was asked, ``http://host:port``; for the example.
+    """
+    rows = "".join(
+        f"<tr><td><code>{method.upper()}</code><td><code>{escape(path)}</code><td>{_text(operation['description'])}"
+        for path, methods in openapi["paths"].items()
+        for method, operation in methods.items()
+    )
+    return _PAGE.format(
+        version=escape(VERSION),
+        rows=rows,
+        options=_table({"permeability": _FIELD, **_OPTIONS}),
+        estimate=escape(_ESTIMATE),
+        pair=escape(_PAIR["description"]),
+        vjp_options=_table({"cotangent": _FIELD, **_VJP_OPTIONS}),
+        rollout_options=_table({"state": _STATE, "fields": _CHANNELS, **_ROLLOUT_OPTIONS}),
+        frames=escape(_FRAMES),
+        rollout_headers=_table({name: {"description": text} for name, text in _ROLLOUT_HEADERS.items()}),
+        address=escape(address),
+    )
+
+
+def _table(schemas: dict[str, Any]) -> str:
+    return "".join(
+        f"<tr><td><code>{escape(name)}</code><td>{_text(_option(schema))}" for name, schema in schemas.items()
+    )
+
+
+def _option(schema: dict[str, Any]) -> str:
+    """What an option may be, in words."""
+    choices = " or ".join(f"``{choice}``" for choice in schema.get("enum", ()))
+    default = f"default ``{schema['default']}``" if "default" in schema else ""
+    return "; ".join(filter(None, (schema.get("description"), choices, default)))
+
+
+def _text(docstring: str) -> str:
+    """A docstring as HTML."""
+    return re.sub("``(.*?)``", r"<code>\1</code>", escape(docstring))

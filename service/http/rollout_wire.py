@@ -1,0 +1,236 @@
+"""The wire form of a rollout: a state in, a stream of frames out, as lines of JSON or as records.
+
+Lines (``application/x-ndjson``): a frame each. A failure after the stream began is one last line
+``{"error": {problem document}}``, which has no ``step``.
+
+Records (``application/x-npy-stream``): eight bytes with a length, little-endian, and as many bytes. A frame
+is two of them, JSON and what ``numpy.save`` writes of its fields (channel, y, x). The stream ends with a
+record of length 0; a failure is one last record ``{"error": {problem document}}``, and none of length 0.
+"""
+
+from __future__ import annotations
+
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Final, Literal, final
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from pydantic import Field
+
+from problems import EvolutionProblem
+from service.codec import array_from_lists, decode_json, decode_npy, encode_json, encode_npy
+from service.errors import LONGEST_QUOTE, InvalidField, NotAcceptable, UnsupportedMedia
+from service.http.wire import JSON, NPY, accepted_media, media_type, read_query, refuse_query
+from service.options import Asker, Urgency, read_options
+from service.rollout import Frame, Rollout, RolloutMethod, RolloutRequest
+from service.settings import Limits
+from service.validate import AT_REST
+
+__all__ = ["Lines", "Records", "StreamForm", "choose_stream_form", "read_rollout", "rollout_headers"]
+
+NDJSON: Final = "application/x-ndjson"
+NPY_STREAM: Final = "application/x-npy-stream"
+DEFAULT_STEPS: Final = 100
+# steps are counted in 32 bits where they leave Python
+LAST_STEP: Final = 2**31 - 1
+WAY_OUT: Final = "a rollout starts from one state; send a request for each"
+
+
+@final
+class RolloutOptions(Urgency):
+    """What a request says beside the state."""
+
+    steps: int = Field(DEFAULT_STEPS, ge=1, le=LAST_STEP)
+    every: int = Field(1, ge=1)
+    start_step: int = Field(0, ge=0, le=LAST_STEP)
+    model: str | None = None
+    method: RolloutMethod = "auto"
+    walls: str | None = None
+
+
+class StreamForm(ABC):
+    """How frames become bytes."""
+
+    media_type: str
+    end: bytes
+    # numbers of a frame that are written faster than handed to a thread and back
+    few: int
+
+    @abstractmethod
+    def frame(self, frame: Frame, rollout: Rollout) -> bytes:
+        """The bytes of a frame."""
+
+    @abstractmethod
+    def failure(self, problem: Mapping[str, Any]) -> bytes:
+        """The last bytes of a stream that does not reach its end."""
+
+
+@final
+class Lines(StreamForm):
+    """Newline-delimited JSON."""
+
+    media_type = NDJSON
+    end = b""
+    few = 2**13
+
+    def frame(self, frame: Frame, rollout: Rollout) -> bytes:
+        """See ``StreamForm``."""
+        fields = {name: values[0] for name, values in frame.fields.items()}
+        return encode_json(_numbers(frame, rollout) | {"fields": fields}) + b"\n"
+
+    def failure(self, problem: Mapping[str, Any]) -> bytes:
+        """See ``StreamForm``."""
+        return orjson.dumps({"error": problem}) + b"\n"
+
+
+@final
+class Records(StreamForm):
+    """Length-prefixed JSON and ``.npy``."""
+
+    media_type = NPY_STREAM
+    end = struct.pack("<Q", 0)
+    few = 2**17
+
+    def frame(self, frame: Frame, rollout: Rollout) -> bytes:
+        """See ``StreamForm``."""
+        array = np.stack([frame.fields[name][0] for name in rollout.names])
+        return _record(encode_json(_numbers(frame, rollout))) + _record(encode_npy(array))
+
+    def failure(self, problem: Mapping[str, Any]) -> bytes:
+        """See ``StreamForm``."""
+        return _record(orjson.dumps({"error": problem}))
+
+
+def _record(data: bytes) -> bytes:
+    return struct.pack("<Q", len(data)) + data
+
+
+def _numbers(frame: Frame, rollout: Rollout) -> dict[str, Any]:
+    return {
+        "step": frame.step,
+        "time": frame.time,
+        "invariants": {name: float(values[0]) for name, values in frame.invariants.items()},
+        "error": None if frame.error is None else vars(frame.error),
+        "in_distribution": rollout.in_distribution[0],
+    }
+
+
+def choose_stream_form(headers: Mapping[str, str]) -> StreamForm:
+    """The first form of the client's ``Accept`` list, by weight, in which the service streams."""
+    for media in accepted_media(headers.get("accept", "*/*")):
+        if media in ("*/*", "application/*", NDJSON):
+            return Lines()
+        if media in (NPY, NPY_STREAM):
+            return Records()
+    raise NotAcceptable(f"expected Accept: {NDJSON} or {NPY_STREAM}, got {headers['accept']}")
+
+
+def rollout_headers(rollout: Rollout) -> dict[str, str]:
+    """What holds for all frames."""
+    return {
+        "Mno-Model": rollout.model or "",
+        "Mno-Method": rollout.method,
+        "Mno-Operator": rollout.operator,
+        "Mno-Walls": rollout.walls,
+        "Mno-In-Distribution": orjson.dumps(rollout.in_distribution[0]).decode(),
+        "Mno-Frame-Interval": repr(rollout.frame_interval),
+        "Mno-Fields": ",".join(rollout.names),
+        "Mno-Steps": str(rollout.steps),
+        "Mno-Frames": str(rollout.count),
+        "Mno-Block": str(rollout.block),
+        # a proxy that collects frames would undo the stream
+        "X-Accel-Buffering": "no",
+    }
+
+
+def read_rollout(
+    problem: EvolutionProblem,
+    headers: Mapping[str, str],
+    query: str,
+    body: bytes,
+    limits: Limits,
+    asker: Asker,
+) -> RolloutRequest:
+    """The request in a body that is not compressed, or no longer."""
+    media = media_type(headers)
+    if media == JSON:
+        return _from_json(problem, query, body, limits, asker)
+    if media == NPY:
+        return _from_npy(problem, query, body, asker)
+    raise UnsupportedMedia(f"expected Content-Type {JSON} or {NPY}, got {media or 'none'}")
+
+
+def _from_json(
+    problem: EvolutionProblem, query: str, body: bytes, limits: Limits, asker: Asker
+) -> RolloutRequest:
+    # a list for each row and each field
+    document = decode_json(body, most_lists=len(problem.inputs) * (limits.grid_side + 1) + 1)
+    refuse_query(query)
+    given = document.pop("state", None)
+    if not isinstance(given, dict):
+        expected = ", ".join(f'"{spec.name}": [[...]]' for spec in problem.inputs)
+        raise InvalidField("state", "missing", f"state: expected an object {{{expected}}}")
+    state = {name: array_from_lists(name[:LONGEST_QUOTE], values) for name, values in given.items()}
+    for name, values in state.items():
+        _require_rank(name[:LONGEST_QUOTE], values, 2, "(y, x)")
+    options = read_options(RolloutOptions, ["state"], document, strict=True)
+    return _request(problem, state, "float32", options, asker)
+
+
+def _from_npy(problem: EvolutionProblem, query: str, body: bytes, asker: Asker) -> RolloutRequest:
+    array = decode_npy("state", body)
+    rest = read_query(query)
+    _require_rank("state", array, 3, "(channel, y, x)")
+    names = _channels(problem, rest.pop("fields", None), len(array))
+    options = read_options(RolloutOptions, ["fields"], rest, strict=False)
+    dtype: Literal["float32", "float64"] = "float64" if array.dtype == np.float64 else "float32"
+    state = dict(zip(names, array, strict=True))
+    return _request(problem, state, dtype, options, asker)
+
+
+def _request(
+    problem: EvolutionProblem,
+    state: Mapping[str, NDArray[Any]],
+    dtype: Literal["float32", "float64"],
+    options: RolloutOptions,
+    asker: Asker,
+) -> RolloutRequest:
+    return RolloutRequest(
+        problem.name,
+        state,
+        options.steps,
+        options.every,
+        options.start_step,
+        dtype,
+        options.model,
+        options.method,
+        options.walls,
+        asker.ticket(options),
+        asker.key,
+        asker.received,
+    )
+
+
+def _require_rank(name: str, values: NDArray[Any], rank: int, axes: str) -> None:
+    if values.ndim == rank + 1:
+        message = f"{name}: expected {axes}, got a batch of shape {values.shape}; {WAY_OUT}"
+        raise InvalidField(name, "rank", message)
+    if values.ndim != rank:
+        raise InvalidField(name, "rank", f"{name}: expected {axes}, got shape {values.shape}")
+
+
+def _channels(problem: EvolutionProblem, named: str | None, count: int) -> list[str]:
+    """Names of the channels of an array: those given, or all, or all that are not zero at rest."""
+    every = [spec.name for spec in problem.inputs]
+    needed = [name for name in every if name not in AT_REST]
+    names = named.split(",") if named is not None else needed if count == len(needed) else every
+    if len(names) != count or len(set(names)) != count:
+        expected = (named or "")[:LONGEST_QUOTE] or " or ".join(
+            sorted({",".join(needed), ",".join(every)}, key=len)
+        )
+        message = f"state: expected the channels {expected}, got {count}; name them with fields=..."
+        raise InvalidField("state", "channels", message)
+    return names

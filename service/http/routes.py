@@ -1,0 +1,301 @@
+"""HTTP at the rim: the routes. ``wire.py`` knows what a request looks like, ``faults.py`` what is refused.
+
+Small binary requests take another way to the same answers: see ``hot.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn, final
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from problems import PROBLEMS, EvolutionProblem, FieldSpec, Problem
+from service.access.gate import Guard, Passage, principal_of, visit_of
+from service.codec import encode_npy
+from service.errors import NotAvailableYet, Overloaded, ServiceFault
+from service.http import pages, rollout_wire, schemas, vjp_wire, wire
+from service.http.body import read_body, unless_client_leaves
+from service.http.faults import (
+    RequestScope,
+    answer_fault,
+    answer_http_exception,
+    answer_nobody,
+    answer_not_ready,
+)
+from service.http.frame_stream import FrameStream
+from service.http.hot import HotRoutes
+from service.http.in_flight import Admission, Budget, Share
+from service.http.picture import Pictures, Subject
+from service.http.written import SMALL_ANSWER, SMALL_BODY, computed, packed, written_json
+from service.lookup import find_evolution, find_problem, find_steady
+from service.oip import routes as oip_routes
+from service.oip.inference import Inference
+from service.oip.statistics import Statistics
+from service.options import Asker
+from service.settings import Limits
+from service.solver import Solver, SolveResponse
+from service.telemetry.metrics import merge_pages
+from service.validate import AT_REST
+from service.versions.models import Models
+from service.versions.repository import Repository
+
+__all__ = ["create_app"]
+
+
+def create_app(
+    solver: Solver,
+    models: Models,
+    repository: Repository,
+    limits: Limits,
+    *,
+    guard: Guard | None = None,
+    draining: Callable[[], bool] = lambda: False,
+    statistics: Statistics | None = None,
+) -> FastAPI:
+    """The ASGI application; give it to a server as it is, so that ``AbortableProtocol`` finds ``state.hot``.
+
+    Args:
+        solver: answers requests; whoever owns it starts and closes it.
+        models: what is served.
+        repository: what the stores have, and who is asked to load and unload.
+        limits: what one request may ask for.
+        guard: who may ask, and what is noted; default: everybody, nothing.
+        draining: the process is about to stop: not ready, still answering.
+        statistics: what is counted for the Open Inference Protocol; shared with other protocols.
+    """
+    guard = guard or Guard()
+    budget = Budget(limits.inflight_bytes)
+    inference = Inference(solver, models, limits, statistics or Statistics())
+    # the stock documentation page loads its scripts from another host, so there is one of our own
+    app = FastAPI(
+        title="mno", version=pages.VERSION, docs_url=None, redoc_url=None, responses=schemas.PROBLEM_ANSWER
+    )
+    app.state.hot = HotRoutes(solver, inference, limits, guard, budget)
+    app.add_middleware(Admission, budget=budget)
+    app.add_middleware(Passage, guard=guard, routes=app.routes)
+    app.add_middleware(RequestScope)
+    app.add_exception_handler(ServiceFault, _answer_and_count(guard))
+    app.add_exception_handler(HTTPException, answer_http_exception)
+    app.add_exception_handler(ClientDisconnect, answer_nobody)
+    desk = _Desk(solver, limits)
+    _add_solving(app, desk)
+    _add_rollouts(app, desk)
+    _add_operations_to_come(app)
+    _add_catalog(app, models, repository, limits)
+    _add_health(app, guard, repository, draining)
+    oip_routes.add_open_inference(app, inference, repository, limits, guard, draining)
+    return app
+
+
+def _answer_and_count(guard: Guard) -> Callable[[Request, Exception], Response]:
+    def answer(request: Request, fault: Exception) -> Response:
+        guard.refused(fault)
+        return answer_fault(request, fault)
+
+    return answer
+
+
+@final
+class _Desk:
+    """Reads requests to solve and writes their answers, in a thread where that takes long."""
+
+    def __init__(self, solver: Solver, limits: Limits) -> None:
+        self.solver = solver
+        self.limits = limits
+        self._pictures = Pictures()
+
+    async def solve(self, problem: str, request: Request) -> Response:
+        received = time.perf_counter()
+        form = wire.choose_form(request.headers)
+        found = find_steady(problem)
+        body = await read_body(request, self.limits)
+        given = (found, request.headers, request.url.query, body, self.limits, asker_of(request, received))
+        wanted = await computed(len(body) > SMALL_BODY, wire.read_request, *given)
+        response = await unless_client_leaves(request, self.solver.solve(wanted))
+        visit_of(request.scope).timing = response.timing
+        headers = wire.answer_headers(response, form)
+        if form == wire.PNG:
+            picture = await self._pictures.draw(_subject(found, response))
+            return Response(picture, headers=headers, media_type=form)
+        if form == wire.NPY:
+            # a problem with several output fields would need a container; none has
+            ((_, values),) = response.fields.items()
+            return Response(encode_npy(values), headers=headers, media_type=form)
+        named, written = await written_json(response, gzip=wire.accepts_gzip(request.headers))
+        return Response(written, headers=named, media_type=wire.JSON)
+
+    async def differentiate(self, problem: str, request: Request) -> Response:
+        received = time.perf_counter()
+        form = wire.choose_form(request.headers)
+        if form == wire.PNG:
+            raise NotAvailableYet(f"a gradient has no picture; accept {wire.JSON} or {wire.NPY}")
+        found = find_steady(problem)
+        body = await read_body(request, self.limits)
+        given = (found, request.headers, request.url.query, body, self.limits, asker_of(request, received))
+        wanted = await computed(len(body) > SMALL_BODY, vjp_wire.read_vjp, *given)
+        response = await unless_client_leaves(request, self.solver.differentiate(wanted))
+        visit_of(request.scope).timing = response.timing
+        headers = vjp_wire.vjp_headers(response, form)
+        if form == wire.NPY:
+            return Response(encode_npy(response.gradient), headers=headers, media_type=form)
+        body = await computed(response.gradient.size > SMALL_ANSWER, vjp_wire.json_gradient, response)
+        named, written = await packed(body, headers, gzip=wire.accepts_gzip(request.headers))
+        return Response(written, headers=named, media_type=wire.JSON)
+
+
+def asker_of(request: Request, received: float) -> Asker:
+    """Who asks, and since when."""
+    return Asker(principal_of(request.scope).client, request.headers.get("mno-key", ""), received)
+
+
+def _subject(problem: Problem, response: SolveResponse) -> Subject:
+    spec = problem.outputs[0]
+    said = [response.model or response.operator]
+    if response.errors and response.single:
+        error = response.errors[0]
+        said.append(
+            f"error ≤ {100 * error.upper:.2g} % ({error.norm}), ≈ {100 * error.l2_estimate:.2g} % (L2)"
+        )
+    return Subject(response.fields[spec.name], spec.name, spec.unit, " · ".join(said))
+
+
+def _add_solving(app: FastAPI, desk: _Desk) -> None:
+    @app.post("/v1/problems/{problem}/solve", openapi_extra=pages.SOLVE_BODY, response_class=Response)
+    async def solve(problem: str, request: Request) -> Response:
+        """Solutions of one field or a batch of fields, each with its error bound."""
+        return await desk.solve(problem, request)
+
+    @app.post("/v1/problems/{problem}/vjp", openapi_extra=pages.VJP_BODY, response_class=Response)
+    async def vjp(problem: str, request: Request) -> Response:
+        """The gradient of ``sum(cotangent * solution)`` with respect to the input field."""
+        return await desk.differentiate(problem, request)
+
+
+def _add_rollouts(app: FastAPI, desk: _Desk) -> None:
+    limits = desk.limits
+
+    @app.post("/v1/problems/{problem}/rollout", openapi_extra=pages.ROLLOUT_BODY, response_class=Response)
+    async def rollout(problem: str, request: Request) -> Response:
+        """The frames that follow from a state, each sent as soon as it is computed."""
+        received = time.perf_counter()
+        form = rollout_wire.choose_stream_form(request.headers)
+        state = find_evolution(problem)
+        body = await read_body(request, limits)
+        given = (state, request.headers, request.url.query, body, limits, asker_of(request, received))
+        wanted = await computed(len(body) > SMALL_BODY, rollout_wire.read_rollout, *given)
+        found = await unless_client_leaves(request, desk.solver.roll_out(wanted))
+        share: Share = request.state.share
+        try:
+            share.take(found.nbytes)
+        except Overloaded:
+            await found.close()
+            raise
+        return FrameStream(found, form, limits.stall_seconds)
+
+
+def _add_operations_to_come(app: FastAPI) -> None:
+    @app.post("/v1/problems/{problem}/{operation}", response_model=None, openapi_extra=schemas.LATER_BODY)
+    async def operate(problem: str, operation: str) -> NoReturn:
+        """``jvp`` comes with a later release."""
+        find_problem(problem)
+        if operation not in pages.LATER:
+            raise HTTPException(404)
+        raise NotAvailableYet(f"{operation} comes with a later release; this one has solve, vjp and rollout")
+
+
+def _add_catalog(app: FastAPI, models: Models, repository: Repository, limits: Limits) -> None:
+    @app.get("/v1/problems")
+    async def problems() -> dict[str, Any]:
+        """All problems."""
+        return {"problems": [_describe(problem, models, limits) for problem in PROBLEMS.values()]}
+
+    @app.get("/v1/problems/{problem}")
+    async def one_problem(problem: str) -> dict[str, Any]:
+        """Fields, units, bounds, grids, boundary conditions, equation and models of a problem."""
+        return _describe(find_problem(problem), models, limits)
+
+    @app.get("/v1/models")
+    async def all_models() -> dict[str, Any]:
+        """Models in the stores, their versions and aliases, and which are loaded."""
+        return {"models": [entry.summary() for entry in await repository.index()]}
+
+    @app.get("/v1/models/{name}")
+    async def one_model(name: str) -> dict[str, Any]:
+        """A model with the cards of its versions."""
+        return await repository.describe(name)
+
+
+def _add_health(app: FastAPI, guard: Guard, repository: Repository, draining: Callable[[], bool]) -> None:
+    @app.get("/healthz/live")
+    async def live() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "live"}
+
+    @app.get("/healthz/ready", response_model=None)
+    async def ready(request: Request) -> dict[str, Any] | Response:
+        """The models are loaded and warm, and the process is not about to stop."""
+        if draining():
+            return answer_not_ready(request.scope, "the service is stopping; ask another one")
+        known = await repository.readiness()
+        if not known.ready:
+            reasons = "; ".join(known.problems) or "the service is starting or stopping"
+            return answer_not_ready(request.scope, reasons)
+        return {"status": "ready", "problems": list(known.problems)}
+
+    @app.get("/metrics", response_class=Response, openapi_extra=schemas.METRICS)
+    async def metrics(request: Request) -> Response:
+        """Everything that is counted, for Prometheus."""
+        accept = request.headers.get("accept", "")
+        others = await repository.pages(accept)
+        # some milliseconds, in which others want to be answered
+        own, media_type = await asyncio.to_thread(guard.metrics.render, accept)
+        page = await asyncio.to_thread(merge_pages, [own, *others])
+        return Response(page, headers={"Content-Type": media_type})
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> HTMLResponse:
+        return HTMLResponse(pages.docs(app.openapi(), str(request.base_url).rstrip("/")))
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+
+def _describe(problem: Problem, models: Models, limits: Limits) -> dict[str, Any]:
+    def fields(specs: tuple[FieldSpec, ...]) -> list[dict[str, Any]]:
+        return [vars(spec) for spec in specs]
+
+    return {
+        "name": problem.name,
+        "title": problem.title,
+        "equation": problem.equation,
+        "boundary_conditions": problem.boundary_conditions,
+        "inputs": fields(problem.inputs),
+        "parameters": fields(problem.parameters),
+        "outputs": fields(problem.outputs),
+        "schemes": problem.schemes,
+        "axes": ["y", "x"],
+        "grids": {
+            "surrogate": models.grids(problem.name),
+            "solver": f"up to {limits.grid_side} cells a side",
+        },
+        "models": models.of_problem(problem.name),
+        "operations": ["rollout"] if isinstance(problem, EvolutionProblem) else ["solve", "vjp"],
+        **(_describe_evolution(problem, limits) if isinstance(problem, EvolutionProblem) else {}),
+    }
+
+
+def _describe_evolution(problem: EvolutionProblem, limits: Limits) -> dict[str, Any]:
+    return {
+        "optional_inputs": [spec.name for spec in problem.inputs if spec.name in AT_REST],
+        "walls": problem.walls,
+        "frame_interval": problem.frame_interval,
+        "domain": {"origin": problem.grid.origin, "extent": problem.grid.extent, "unit": "m"},
+        "steps": f"up to {limits.rollout_steps} a request",
+    }

@@ -1,0 +1,1 @@
+"""The Open Inference Protocol, version 2: models as other tools see them."""

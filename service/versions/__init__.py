@@ -1,0 +1,1 @@
+"""Which versions are served under which names, and how that changes while requests run."""

@@ -1,0 +1,145 @@
+"""The models of a service of one process: loaded here, computed in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, final
+
+import model_store
+from model_store import Catalog, LoadedVersion, StoreError
+from service.batching.batcher import Batcher
+from service.errors import LoadFailed, UnknownModel
+from service.settings import InvalidSettings
+from service.versions import stores
+from service.versions.loading import load_version, served_version
+from service.versions.models import Models, Retired
+from service.versions.places import without_places
+from service.versions.repository import ModelEntry, Readiness, Repository
+from service.versions.routing import Route, Table, mentioned
+
+__all__ = ["LocalRepository", "MakeQueue", "load_models", "local_models"]
+
+log = logging.getLogger("mno.service")
+
+# a queue, not started, in front of a worker that has the version
+MakeQueue = Callable[[LoadedVersion], Batcher]
+
+
+def local_models(versions: Iterable[LoadedVersion], table: Table, make_queue: MakeQueue) -> Models:
+    """Serve versions that are loaded in this process, under the names of ``table`` and their numbers."""
+    models = Models()
+    for version in versions:
+        models.add(served_version(version), make_queue(version))
+    models.route(table)
+    return models
+
+
+def load_models(catalog: Catalog, wanted: Iterable[str], make_queue: MakeQueue) -> Models:
+    """Load versions, verified.
+
+    Args:
+        catalog: where to look.
+        wanted: ``darcy`` (the version it means, and all that its aliases mean) or ``darcy@3``; empty: all.
+        make_queue: what puts a queue in front of a version.
+
+    Raises:
+        InvalidSettings: a model that does not exist, does not load, or solves no known problem.
+    """
+    try:
+        table = stores.table_of(catalog, tuple(wanted) or tuple(catalog.models()))
+        loaded = [load_version(catalog, reference) for reference in mentioned(table)]
+    except StoreError as error:
+        raise InvalidSettings(f"a model cannot be loaded: {error}") from error
+    return local_models(loaded, table, make_queue)
+
+
+@final
+class LocalRepository(Repository):
+    """The stores as this process reads them."""
+
+    def __init__(
+        self, catalog: Catalog, models: Models, make_queue: MakeQueue, retire_seconds: float = 600.0
+    ) -> None:
+        """``retire_seconds``: how long a version that was replaced finishes its rollouts."""
+        self._catalog = catalog
+        self._models = models
+        self._make_queue = make_queue
+        self._retire_seconds = retire_seconds
+        # two that load the same model at once would load it twice
+        self._changing = asyncio.Lock()
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    async def index(self) -> tuple[ModelEntry, ...]:
+        """See ``Repository``."""
+        entries = await asyncio.to_thread(stores.index, self._catalog)
+        ready = {version.reference for version in self._models.versions}
+        return tuple(entry.with_states(ready, {}) for entry in entries)
+
+    async def describe(self, name: str) -> dict[str, Any]:
+        """See ``Repository``."""
+        try:
+            entry, cards = await asyncio.to_thread(stores.describe, self._catalog, name)
+        except model_store.UnknownModel as error:
+            raise UnknownModel(str(error)) from error
+        ready = {version.reference for version in self._models.versions}
+        return entry.with_states(ready, {}).summary() | {"cards": cards}
+
+    async def load(self, name: str) -> None:
+        """See ``Repository``."""
+        async with self._changing:
+            await self._load(name)
+
+    async def _load(self, name: str) -> None:
+        try:
+            table = await asyncio.to_thread(stores.table_of, self._catalog, (name,))
+            present = {version.reference for version in self._models.versions}
+            missing = [reference for reference in mentioned(table) if reference not in present]
+            loaded = [await asyncio.to_thread(load_version, self._catalog, each) for each in missing]
+        except model_store.UnknownModel as error:
+            raise UnknownModel(str(error)) from error
+        except (StoreError, InvalidSettings) as error:
+            raise LoadFailed(without_places(str(error))) from error
+        for version in loaded:
+            queue = self._make_queue(version)
+            self._models.add(served_version(version), queue)
+        self._route({**self._models.table, **table})
+
+    async def unload(self, name: str) -> None:
+        """See ``Repository``."""
+        async with self._changing:
+            before = self._models.table
+            table = {wanted: route for wanted, route in before.items() if name not in (wanted, route.name)}
+            if len(table) == len(before):
+                raise UnknownModel(f"{name} is not served; nothing to unload")
+            self._route(table)
+
+    async def readiness(self) -> Readiness:
+        """See ``Repository``."""
+        return Readiness(ready=True)
+
+    async def pages(self, accept: str) -> tuple[bytes, ...]:  # noqa: ARG002
+        """See ``Repository``."""
+        return ()
+
+    def _route(self, table: dict[str, Route]) -> None:
+        self._models.route(table)
+        needed = mentioned(table)
+        for version in self._models.versions:
+            if version.reference not in needed:
+                retiring = asyncio.get_running_loop().create_task(
+                    self._retire(self._models.remove(version.reference))
+                )
+                self._retiring.add(retiring)
+                retiring.add_done_callback(self._retiring.discard)
+
+    async def _retire(self, retired: Retired) -> None:
+        try:
+            async with asyncio.timeout(self._retire_seconds):
+                await retired.released()
+                await retired.queue.drain()
+        except TimeoutError:
+            log.warning("a version that was replaced still has rollouts under way; they end now")
+        finally:
+            await retired.queue.close()

@@ -1,0 +1,1 @@
+"""Who computes: processes and threads behind one seam, and the shared memory through which they are fed."""
