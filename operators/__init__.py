@@ -14,6 +14,12 @@ from operators.axial_mno import AxialMno, AxialMnoConfig
 from operators.diffusion_reaction_mno import DiffusionReactionMno, DiffusionReactionMnoConfig
 from operators.evolution import EvolutionOperator, EvolutionSurrogate
 from operators.latent_march import LatentMarch, LatentMarchConfig
+from operators.neural_operator import (
+    EvolutionNeuralOperator,
+    EvolutionNeuralOperatorConfig,
+    SteadyNeuralOperator,
+    SteadyNeuralOperatorConfig,
+)
 from operators.one_shot import OneShot, OneShotConfig
 from operators.operator import Operator, UnsupportedGrid
 from operators.shallow_water_mno import ShallowWaterMno, ShallowWaterMnoConfig
@@ -26,18 +32,24 @@ OperatorConfig = Annotated[
     | DiffusionReactionMnoConfig
     | OneShotConfig
     | LatentMarchConfig
-    | AutoregressiveConfig,
+    | AutoregressiveConfig
+    | SteadyNeuralOperatorConfig
+    | EvolutionNeuralOperatorConfig,
     Field(discriminator="kind"),
 ]
 AnySurrogate = Surrogate | EvolutionSurrogate
 
-_STEADY: Mapping[str, Callable[[Any], Operator]] = {"axial_mno": AxialMno}
+_STEADY: Mapping[str, Callable[[Any], Operator]] = {
+    "axial_mno": AxialMno,
+    "steady_neural_operator": SteadyNeuralOperator,
+}
 _EVOLUTION: Mapping[str, type[EvolutionOperator]] = {
     "shallow_water_mno": ShallowWaterMno,
     "diffusion_reaction_mno": DiffusionReactionMno,
     "one_shot": OneShot,
     "latent_march": LatentMarch,
     "autoregressive": Autoregressive,
+    "evolution_neural_operator": EvolutionNeuralOperator,
 }
 
 

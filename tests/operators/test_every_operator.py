@@ -17,9 +17,17 @@ from operators import (
 from operators.autoregressive import AutoregressiveConfig
 from operators.axial_mno import AxialMnoConfig
 from operators.diffusion_reaction_mno import DiffusionReactionMnoConfig
+from operators.feed_forward import FeedForwardConfig
+from operators.heads.pointwise import PointwiseConfig
+from operators.heads.spectral import SpectralConfig
 from operators.latent_march import LatentMarchConfig
+from operators.mixers.linear_l1 import LinearL1Config
+from operators.mixers.s6 import S6Config
+from operators.neural_operator import EvolutionNeuralOperatorConfig, SteadyNeuralOperatorConfig
 from operators.one_shot import OneShotConfig
 from operators.shallow_water_mno import ShallowWaterMnoConfig
+from operators.trunks.gnot import GnotConfig
+from operators.trunks.stack import StackConfig
 
 TRUNK = {"channels": 16, "inner_channels": 8, "rank": 2, "blocks": 1}
 GENERIC = {
@@ -30,6 +38,19 @@ GENERIC = {
     "history": 3,
     "frames": 5,
 }
+
+STACK = StackConfig(
+    channels=16,
+    mixers=(S6Config(states=2, plan="axial"), LinearL1Config(heads=2)),
+    feed_forward=FeedForwardConfig(hidden=32),
+)
+GNOT = GnotConfig(
+    channels=16,
+    blocks=1,
+    cross_mixer=S6Config(states=2),
+    mixer=LinearL1Config(heads=2),
+    feed_forward=FeedForwardConfig(hidden=32),
+)
 
 # one small instance per row of the operators' tables; a new architecture adds its own
 SMALL: dict[str, OperatorConfig] = {
@@ -47,7 +68,23 @@ SMALL: dict[str, OperatorConfig] = {
     "one_shot": OneShotConfig(**GENERIC),
     "latent_march": LatentMarchConfig(**GENERIC),
     "autoregressive": AutoregressiveConfig(**GENERIC),
+    "stack": SteadyNeuralOperatorConfig(trunk=STACK, head=SpectralConfig(channels=4, modes=3, hidden=8)),
+    "gnot": SteadyNeuralOperatorConfig(trunk=GNOT, head=PointwiseConfig(layers=1)),
+    **{
+        predicts: EvolutionNeuralOperatorConfig(
+            fields=2,
+            walls="periodic",
+            history=3,
+            frames=5,
+            predicts=predicts,
+            trunk=STACK,
+            head=PointwiseConfig(layers=1),
+        )
+        for predicts in ("frames", "increments")
+    },
 }
+# what treats cells one by one takes any grid
+CELLWISE = ("steady_neural_operator", "evolution_neural_operator")
 STEADY = {name: config for name, config in SMALL.items() if not evolves(config)}
 EVOLUTION = {name: config for name, config in SMALL.items() if evolves(config)}
 
@@ -94,6 +131,9 @@ def test_answer_has_the_shape_of_the_input_and_is_finite(surrogate: Surrogate) -
     assert torch.isfinite(pressure).all()
 
 
+@pytest.mark.parametrize(
+    "surrogate", [config for config in STEADY.values() if config.kind not in CELLWISE], indirect=True
+)
 def test_constant_permeability_gives_the_series_solution_before_any_training(surrogate: Surrogate) -> None:
     # 0.0736713 is the maximum of -laplace p = 1 on the unit square (Timoshenko and Goodier 1970, section 109)
     pressure = surrogate(torch.full((1, 1, 64, 64), 3.0), torch.full((1,), 6.0))
@@ -137,7 +177,8 @@ def test_overfits_two_samples(surrogate: Surrogate) -> None:
     target = surrogate(a, source).detach() * (1 + 0.2 * torch.sin(torch.linspace(0, 6, 16)))
     optimizer = torch.optim.Adam(surrogate.parameters(), lr=5e-3)
     losses = []
-    for _ in range(60):
+    # attention that is normalized by sums learns more slowly than scans
+    while len(losses) < 240 and not (losses and losses[-1] < 0.5 * losses[0]):
         loss = (surrogate(a, source) - target).norm() / target.norm()
         optimizer.zero_grad()
         loss.backward()
@@ -151,6 +192,9 @@ def test_other_grids_need_no_retraining(surrogate: Surrogate) -> None:
 
 
 def test_a_grid_that_does_not_fit_is_refused(surrogate: Surrogate) -> None:
+    if surrogate.operator.config.kind in CELLWISE:
+        assert surrogate(_permeability(ny=18), torch.ones(2)).shape == (2, 1, 18, 16)
+        return
     with pytest.raises(UnsupportedGrid, match="18 x 16"):
         surrogate(_permeability(ny=18), torch.ones(2))
 
@@ -208,6 +252,9 @@ def test_other_grids_need_no_other_operator(evolution: EvolutionSurrogate) -> No
 def test_grids_that_do_not_divide_into_patches_are_refused(
     evolution: EvolutionSurrogate, shape: tuple[int, int]
 ) -> None:
+    if evolution.operator.config.kind in CELLWISE:
+        assert _next(evolution, _history(evolution, ny=shape[0], nx=shape[1])).shape[-2:] == shape
+        return
     with pytest.raises(UnsupportedGrid, match=f"{shape[0]} x {shape[1]}"):
         _next(evolution, _history(evolution, ny=shape[0], nx=shape[1]))
 
