@@ -1,7 +1,8 @@
 """The selective scan against the best torch form, as ratios that hold on any machine.
 
 One thread; process CPU time, which other work on the machine disturbs least; all candidates of a comparison
-in turn, round after round; medians. A shape is (batch, channels, states, tokens).
+in turn, round after round; medians. A shape is (batch, channels, states, tokens). With a CUDA device also its
+backends, between events of the device and beside the time that their bytes take.
 """
 
 import math
@@ -16,13 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import torch
 from torch import Tensor
 
-from operators.scan import Direction, selective_scan
+from operators.scan import BACKENDS, Direction, selective_scan
 from operators.scan.native import library
 
 Run = Callable[[], object]
@@ -109,7 +110,7 @@ def forward(given: Inputs, **options: Any) -> Run:
 def forward_and_backward(given: Inputs, scan: Callable[..., Tensor] = selective_scan, **options: Any) -> Run:
     """A scan and the gradients of all its inputs."""
     leaves = {name: value.clone().requires_grad_() for name, value in given.items()}
-    cotangent = torch.randn(given["x"].shape)
+    cotangent = torch.randn(given["x"].shape).to(given["x"].device)
     return lambda: torch.autograd.grad(scan(**leaves, **options), tuple(leaves.values()), cotangent)
 
 
@@ -262,6 +263,71 @@ def axial_times() -> Iterator[str]:
             yield f"axial 32 x 32, 8 states, batch {batch}, {channels} channels: {times}"
 
 
+# bytes read and written a second when an H200 copies memory, measured
+DEVICE_BANDWIDTH = 4.3e12
+BOTH_WAYS: Inputs = {"directions": (Direction.FORWARD, Direction.REVERSE)}
+
+
+def byte_floor(given: Inputs) -> float:
+    """Seconds to read every input and write y once, at an H200's rate of copying."""
+    numbers = sum(value.numel() for value in given.values()) + given["x"].numel()
+    return float(given["x"].element_size() * numbers / DEVICE_BANDWIDTH)
+
+
+def device_medians(candidates: Mapping[str, Run], rounds: int = 21) -> dict[str, float]:
+    """Seconds of each candidate between two events on the device; the candidates take turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for turn in range(rounds + 3):
+        for name, run in candidates.items():
+            start, end = (cast(Any, torch.cuda).Event(enable_timing=True) for _ in range(2))
+            start.record()
+            run()
+            end.record()
+            end.synchronize()
+            # the first turns compile and fill the caches
+            if turn >= 3:
+                seconds[name].append(1e-3 * start.elapsed_time(end))
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def device_ratios(shape: Shape) -> Iterator[Ratio]:
+    """One direction and two, of each backend that the device has, against the byte floor and each other."""
+    device = torch.device("cuda")
+    for directions, options in ((1, {}), (2, BOTH_WAYS)):
+        given = {name: value.to(device) for name, value in inputs(shape, directions).items()}
+        runs: dict[str, Run] = {}
+        for backend in ("triton", "mamba_ssm", "torch"):
+            refusal = explain_refusal(device, backend)
+            if refusal is not None:
+                click.echo(f"{shape.name}: no {backend}: {refusal}")
+                continue
+            runs[backend] = forward(given, backend=backend, **options)
+            runs[f"{backend} f+b"] = forward_and_backward(given, backend=backend, **options)
+        found = device_medians(runs)
+        times = ", ".join(f"{name} {1e6 * seconds:.1f} us" for name, seconds in found.items())
+        floor = byte_floor(given)
+        click.echo(f"{shape.name}, directions {directions}: {times}; byte floor {1e6 * floor:.1f} us")
+        if "triton" in found and "mamba_ssm" in found:
+            # one direction: the kernels; two: fusion against laying out, scanning and merging
+            bound = 0.6 if directions == 2 else 0.5 if shape is S2 else 1.0
+            name = f"triton / mamba_ssm, forward, directions {directions}"
+            yield Ratio(name, shape.name, found["triton"] / found["mamba_ssm"], bound)
+
+
+def explain_refusal(device: torch.device, backend: str) -> str | None:
+    """Why a backend cannot; None if it can."""
+    return BACKENDS[backend].refusal(device, torch.float32)
+
+
+def device_part(quick: bool) -> list[Ratio]:
+    """The part of the benchmark that needs a CUDA device."""
+    if not torch.cuda.is_available():
+        click.echo("no CUDA device: nothing about triton and mamba_ssm was measured")
+        return []
+    click.echo(f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, float32")
+    return [ratio for shape in ([S0] if quick else [S0, S1, S2]) for ratio in device_ratios(shape)]
+
+
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """So many threads inside the context."""
@@ -311,6 +377,7 @@ def bench_scan(progress: Callable[..., Any], quick: bool, isa: str | None) -> No
             ratios += measure()
         for line in axial_times():
             click.echo(line)
+    ratios += device_part(quick)
     for ratio in ratios:
         click.echo(str(ratio))
     failed = sum(not ratio.passes for ratio in ratios)

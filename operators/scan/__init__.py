@@ -8,19 +8,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from operators.scan.chunked import Chunked
-from operators.scan.dispatch import Choice, choose, explain, set_default_backend
+from operators.scan.dispatch import TABLE, Choice, choose, explain, set_default_backend, work_of
+from operators.scan.mamba_ssm import MambaSsm
 from operators.scan.native import Native
 from operators.scan.op import forced, selective_scan_op
 from operators.scan.path import Direction
 from operators.scan.reference import Reference
 from operators.scan.scan import AdjointBackend, Backend, InvalidScan, prepare
+from operators.scan.triton import Triton
 
 BACKENDS: Final[Mapping[str, Backend]] = {
-    backend.name: backend for backend in (Reference(), Chunked(), Native())
+    backend.name: backend for backend in (Reference(), Chunked(), Native(), Triton(), MambaSsm())
 }
 
 __all__ = [
     "BACKENDS",
+    "TABLE",
     "Backend",
     "Choice",
     "Direction",
@@ -66,7 +69,8 @@ def selective_scan(
     if torch.compiler.is_compiling():
         # the operation chooses when it runs
         return _through_op(x, dt, A, B, C, D, z, dt_bias, dt_softplus, directions, grid)
-    chosen = choose(x.device, x.dtype, x.shape[1], backend)
+    sequences = x.shape[0] * len(directions) * x.shape[-1]
+    chosen = choose(work_of(x.device, x.dtype, x.shape[1], sequences, A.shape[-1]), backend)
     # in inference mode there is nothing to differentiate: the operation would only cost its dispatch
     if not isinstance(chosen, AdjointBackend) or (torch.is_inference_mode_enabled() and type(x) is Tensor):
         scan = prepare(x, dt, A, B, C, D, z, dt_bias, dt_softplus, directions, grid)

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from operators.scan.scan import AdjointBackend, prepare
+from operators.scan.scan import AdjointBackend, Scan, prepare
 
 _forced: ContextVar[AdjointBackend | None] = ContextVar("forced scan backend", default=None)
 
@@ -25,10 +25,10 @@ class forced:  # noqa: N801
         _forced.reset(self._token)
 
 
-def _backend(x: Tensor) -> AdjointBackend:
+def _backend(scan: Scan) -> AdjointBackend:
     from operators.scan.dispatch import choose_adjoint  # the table of backends imports this module
 
-    return _forced.get() or choose_adjoint(x.device, x.dtype)
+    return _forced.get() or choose_adjoint(scan)
 
 
 _TENSORS = "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? dt_bias"
@@ -62,7 +62,7 @@ def _selective_scan(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gives y, the states before the chunks (if ``save``) and the states after the last token."""
     scan = prepare(x, dt, A, B, C, D, z, dt_bias, dt_softplus, directions, grid)
-    y, checkpoint, last_state = _backend(x).forward(scan, save)
+    y, checkpoint, last_state = _backend(scan).forward(scan, save)
     return y, checkpoint, last_state
 
 
@@ -83,7 +83,7 @@ def _selective_scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gives the cotangents of x, dt, A, B, C, D, z and dt_bias; empty ones for absent inputs."""
     scan = prepare(x, dt, A, B, C, D, z, dt_bias, dt_softplus, directions, grid)
-    backend = _backend(x)
+    backend = _backend(scan)
     if checkpoint.shape[1] != scan.checkpoints:
         # the forward pass did not know that a gradient would be wanted
         checkpoint = backend.forward(scan, save=True).checkpoint

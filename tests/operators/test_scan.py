@@ -1,10 +1,13 @@
 """The selective scan: every backend against the recurrence in float64, values and gradients."""
 
+import importlib.util
 import math
+import os
 import shutil
 import subprocess
 import sys
 import threading
+import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,10 +20,25 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import operators.scan as scan_package
-from operators.scan import BACKENDS, Direction, InvalidScan, explain, selective_scan, set_default_backend
+from operators.scan import (
+    BACKENDS,
+    TABLE,
+    Direction,
+    InvalidScan,
+    explain,
+    selective_scan,
+    set_default_backend,
+)
+from operators.scan.dispatch import MAMBA_STATES, MANY_SEQUENCES, Work
+from operators.scan.mamba_ssm import MambaSsm
 from operators.scan.native import library
 from operators.scan.op import selective_scan_backward_op, selective_scan_op
 from operators.scan.path import CHUNK
+from operators.scan.triton import Triton
+
+# Triton reads this when somebody first imports it, which is not yet
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 Inputs = dict[str, Any]
 
@@ -70,19 +88,19 @@ def make_inputs(
     return inputs | {"z": normal(batch, tokens, width)} if gate else inputs
 
 
-def leaves(inputs: Inputs, dtype: torch.dtype) -> Inputs:
-    return {name: value.to(dtype, copy=True).requires_grad_() for name, value in inputs.items()}
+def leaves(inputs: Inputs, dtype: torch.dtype, device: str = "cpu") -> Inputs:
+    return {name: value.to(device, dtype, copy=True).requires_grad_() for name, value in inputs.items()}
 
 
-def values_and_gradients(inputs: Inputs, dtype: torch.dtype, **options: Any) -> Inputs:
+def values_and_gradients(inputs: Inputs, dtype: torch.dtype, device: str = "cpu", **options: Any) -> Inputs:
     """The output and the gradients of a fixed weighted sum of it."""
-    taken = leaves(inputs, dtype)
+    taken = leaves(inputs, dtype, device)
     y = selective_scan(**taken, **options)
     weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    (y * weights.to(dtype)).sum().backward()
-    gradients = {name: value.grad for name, value in taken.items() if value.grad is not None}
+    (y * weights.to(device, dtype)).sum().backward()
+    gradients = {name: value.grad.cpu() for name, value in taken.items() if value.grad is not None}
     assert gradients.keys() == inputs.keys()
-    return {"y": y.detach()} | gradients
+    return {"y": y.detach().cpu()} | gradients
 
 
 def relative_error(value: Tensor, truth: Tensor) -> float:
@@ -475,13 +493,16 @@ def test_unknown_instruction_set() -> None:
         loaded.force_isa("altivec")
 
 
-def run_python(code: str, folder: Path) -> str:
+def run_python(
+    code: str, folder: Path, environment: Mapping[str, str] | None = None, timeout: int = 120
+) -> str:
     done = subprocess.run(
         [sys.executable, "-W", "error::RuntimeWarning", "-c", code],
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        env=environment,
+        timeout=timeout,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -530,6 +551,345 @@ print(explain("cpu", torch.float32, 5))
     warning, choice = run_python(code, tmp_path).splitlines()
     assert "C++ compiler" in warning
     assert choice.startswith("torch: ")
+
+
+# --- Triton's kernels, by its interpreter
+
+
+def scan_by_doubling(self: Any, inputs: Any) -> list[Any]:
+    """Composes whole slices of a tile; Triton's interpreter composes number by number, in minutes."""
+    columns = [np.moveaxis(tensor.handle.data, self.axis, 0) for tensor in inputs]
+
+    def tensors(arrays: list[np.ndarray[Any, Any]]) -> list[Any]:
+        pairs = zip(arrays, inputs, strict=True)
+        return [self.to_tensor(np.ascontiguousarray(array), tensor.dtype) for array, tensor in pairs]
+
+    distance = 1
+    while distance < len(columns[0]):
+        shifted = [np.roll(column, distance, 0) for column in columns]
+        composed = self.combine_fn.fn(*tensors(shifted), *tensors(columns))
+        columns = [
+            np.concatenate([old[:distance], new.handle.data[distance:]])
+            for old, new in zip(columns, composed, strict=True)
+        ]
+        distance *= 2
+    return tensors([np.moveaxis(column, 0, self.axis) for column in columns])
+
+
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("the kernels run on the device")
+    pytest.importorskip("triton")
+    from triton.runtime import interpreter
+
+    monkeypatch.setattr(interpreter.ScanOps, "generic_scan", scan_by_doubling)
+    monkeypatch.setitem(BACKENDS, "triton", Triton(interpreted=True))  # type: ignore[arg-type]
+
+
+interprets = [
+    pytest.mark.usefixtures("interpreted"),
+    # numbers too large are the tests' own
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+]
+
+
+def for_triton(function: Callable[..., None]) -> Callable[..., None]:
+    for mark in interprets:
+        function = mark(function)
+    return function
+
+
+@for_triton
+def test_kernels_agree_with_the_recurrence_both_ways_through_chunks() -> None:
+    inputs = make_inputs(2 * CHUNK + 3, 3, 2, 2, batch=1)
+    assert_matches_reference(inputs, "triton", directions=(0, 1))
+
+
+@pytest.mark.parametrize("absent", [("D",), ("z",), ("dt_bias",), ("D", "z", "dt_bias")])
+@for_triton
+def test_kernels_do_without_what_is_absent(absent: tuple[str, ...]) -> None:
+    inputs = {name: value for name, value in make_inputs(6, 3, 2).items() if name not in absent}
+    assert_matches_reference(inputs, "triton")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("directions", "grid"),
+    [
+        *[((k,), (3, 2)) for k in Direction],
+        (RASTER, (35, 2)),
+        (AXIAL, (3, 5)),
+        (AXIAL[:2], (2, 35)),
+        (AXIAL[2:], (35, 2)),
+        ((0, 5, 2, 7), (4, 3)),
+        ((4, 4), (1, 9)),
+        # more than one launch takes
+        ((0, 1, 0, 1, 0), (1, 9)),
+    ],
+)
+@for_triton
+def test_kernels_know_all_directions(directions: tuple[int, ...], grid: tuple[int, int]) -> None:
+    inputs = make_inputs(grid[0] * grid[1], 3, 2, len(directions), batch=1)
+    assert_matches_reference(inputs, "triton", directions=directions, grid=grid)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tokens", [1, 2, 15, 16, 17, 63, 64, 65])
+@for_triton
+def test_kernels_at_odd_lengths(tokens: int) -> None:
+    assert_matches_reference(make_inputs(tokens, 3, 1, 1, batch=2), "triton", directions=(1,))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "states"), [(1, 1), (16, 4), (17, 3), (40, 2), (130, 1)])
+@for_triton
+def test_kernels_at_odd_widths(width: int, states: int) -> None:
+    assert_matches_reference(make_inputs(9, width, states, 2), "triton", directions=(0, 1))
+
+
+@pytest.mark.slow
+@for_triton
+def test_kernels_hand_on_over_many_chunks() -> None:
+    # more chunks than are handed on at a time
+    assert_matches_reference(make_inputs(34 * CHUNK + 5, 2, 1, 1, batch=1), "triton", directions=(1,))
+
+
+@for_triton
+def test_kernels_take_any_strides() -> None:
+    inputs = make_inputs(10, 4, 2, 2)
+    truth = values_and_gradients(inputs, torch.float64, backend="reference", directions=(0, 1))
+    names = ("x", "dt", "z", "B", "C")
+    views = {name: inputs[name].float().mT.contiguous().mT for name in names}
+    views["x"] = torch.stack([inputs["x"], inputs["x"]], -1)[..., 0].float()
+    taken = {name: views.get(name, value.float()).requires_grad_() for name, value in inputs.items()}
+    y = selective_scan(**taken, directions=(0, 1), backend="triton")
+    assert relative_error(y.detach(), truth["y"]) <= VALUE
+    # the gradient of a sum is an expanded scalar
+    y.sum().backward()
+    expected = leaves(inputs, torch.float64)
+    selective_scan(**expected, directions=(0, 1), backend="reference").sum().backward()
+    assert_agrees({n: t.grad for n, t in taken.items()}, {n: t.grad for n, t in expected.items()})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extreme", [name for name in EXTREMES if "bounds" not in name])
+@for_triton
+def test_kernels_at_extremes(extreme: str) -> None:
+    inputs = make_inputs(40, 3, 2, batch=1)
+    EXTREMES[extreme](inputs)
+    assert_matches_reference(inputs, "triton")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["x", "dt", "B", "C", "z"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@for_triton
+def test_kernels_spread_what_is_not_a_number_as_the_recurrence_does(name: str, bad: float) -> None:
+    inputs = {n: v.float() for n, v in make_inputs(70, 3, 2).items()}
+    inputs[name][1, ..., 30, 1] = bad
+    expected = selective_scan(**inputs, backend="reference").isfinite()
+    assert torch.equal(selective_scan(**inputs, backend="triton").isfinite(), expected)
+
+
+@pytest.mark.slow
+@for_triton
+def test_kernels_give_the_last_states_and_half_precision() -> None:
+    inputs = {n: v.float() for n, v in make_inputs(35, 3, 2, 2, batch=1).items()}
+    prepared = prepare_scan(inputs, [0, 1])
+    expected = BACKENDS["reference"].forward(prepared, save=False).last_state
+    torch.testing.assert_close(BACKENDS["triton"].forward(prepared, save=False).last_state, expected)
+    halves = {n: v.bfloat16() for n, v in inputs.items()}
+    y = selective_scan(**halves, directions=(0, 1), backend="triton")
+    assert y.dtype == torch.bfloat16
+    truth = selective_scan(
+        **{n: v.double() for n, v in halves.items()}, directions=(0, 1), backend="reference"
+    )
+    assert relative_error(y, truth) < 2e-2
+
+
+@pytest.mark.slow
+def test_kernels_compile_for_a_device_that_is_not_here(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    code = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from operators.scan import triton_kernels as kernels
+flags = dict.fromkeys(("HAS_BIAS", "SOFTPLUS", "HAS_D", "HAS_Z", "FIRST", "LAST"), True)
+values = flags | dict(KS=256, LASTS=256, REVERSED=2, RESETS=0, DIRECTIONS=2, ADJOINT=0, T=4, BD=32)
+for name in ("chunk_ends", "carry", "outputs", "chunk_adjoints", "gradients"):
+    kernel = getattr(kernels, name)
+    constants = {a: values[a] for a in kernel.arg_names if a in values}
+    types = {a: "i32" if a in kernels._SIZES else "*fp32" for a in kernel.arg_names}
+    source = ASTSource(kernel, types | dict.fromkeys(constants, "constexpr"), constexprs=constants)
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1})
+    print(name, len(compiled.asm["cubin"]))
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)
+    assert len(run_python(code, ROOT, environment, timeout=800).splitlines()) == 5
+
+
+# --- mamba_ssm's kernel, by a stand-in with its arguments
+
+
+def plain_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor) -> Any:
+    """Sequences [batch channel token] with groups of B and C [batch group state token], token by token."""
+    step = torch.nn.functional.softplus(delta + bias[:, None])
+    B, C = (t.repeat_interleave(u.shape[1] // t.shape[1], 1) for t in (B, C))
+    h, ys = torch.zeros(*u.shape[:2], A.shape[1]), []
+    for t in range(u.shape[2]):
+        h = torch.exp(step[..., t, None] * A) * h + (step * u)[..., t, None] * B[..., t]
+        ys.append((h * C[..., t]).sum(-1) + D * u[..., t])
+    return torch.stack(ys, -1), h
+
+
+class StandIn(types.ModuleType):
+    """What is called of ``selective_scan_cuda``, with its demands on the arguments."""
+
+    @staticmethod
+    def fwd(u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, z: Any, bias: Any, softplus: bool) -> Any:
+        batch, channels, tokens = u.shape
+        assert z is None
+        assert softplus
+        assert delta.shape == u.shape
+        assert B.shape == C.shape == (batch, B.shape[1], A.shape[1], tokens)
+        assert A.shape[0] == channels == D.numel() == bias.numel()
+        assert all(t.stride(-1) == 1 for t in (u, delta, B, C))
+        assert u.dtype == delta.dtype == B.dtype == C.dtype
+        assert A.dtype == D.dtype == bias.dtype == torch.float32
+        y, last = plain_scan(u.float(), delta.float(), A, B.float(), C.float(), D, bias)
+        kept = torch.zeros(batch, channels, -(-tokens // 2048), 2 * A.shape[1])
+        kept[:, :, -1, 1::2] = last
+        return y.to(u.dtype), kept
+
+    @staticmethod
+    def bwd(
+        u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, z: Any, bias: Any,
+        dout: Any, x: Any, out: Any, dz: Any, softplus: bool, recompute_out_z: bool,
+    ) -> Any:  # fmt: skip
+        assert z is out is dz is None
+        assert softplus
+        assert not recompute_out_z
+        assert dout.shape == u.shape
+        assert dout.stride(-1) == 1
+        assert dout.dtype == u.dtype
+        assert x.shape[:2] == u.shape[:2]
+        with torch.enable_grad():
+            given = [t.detach().float().requires_grad_() for t in (u, delta, A, B, C, D, bias)]
+            y, _ = plain_scan(*given)
+            return torch.autograd.grad(y, given, dout.float())
+
+
+@pytest.mark.parametrize("directions", [(0,), RASTER, AXIAL, (0, 5, 2, 7)])
+def test_mamba_ssm_is_given_what_its_kernel_takes(
+    monkeypatch: pytest.MonkeyPatch, directions: tuple[int, ...]
+) -> None:
+    monkeypatch.setitem(sys.modules, "selective_scan_cuda", StandIn("selective_scan_cuda"))
+    inputs = make_inputs(5 * 7, 6, 3, len(directions))
+    prepared = prepare_scan({n: v.float() for n, v in inputs.items()}, list(directions), [5, 7])
+    backend = MambaSsm()
+    found = backend.forward(prepared, save=True)
+    expected = BACKENDS["torch"].forward(prepared, save=True)
+    assert found.checkpoint.shape == expected.checkpoint.shape
+    assert found.checkpoint.untyped_storage().nbytes() == 4
+    torch.testing.assert_close(found.last_state, expected.last_state)
+    weights = torch.randn(found.y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    by = backend.backward(prepared, found.checkpoint, weights.float())
+    truth = values_and_gradients(
+        inputs, torch.float64, backend="reference", directions=directions, grid=(5, 7)
+    )
+    assert_agrees({"y": found.y} | by._asdict(), truth)
+
+
+def test_mamba_ssm_says_why_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, cuda = MambaSsm(), torch.device("cuda")
+    assert "CUDA, not on cpu" in str(backend.refusal(torch.device("cpu"), torch.float32))
+    assert "float32, not in torch.float64" in str(backend.refusal(cuda, torch.float64))
+    if importlib.util.find_spec("selective_scan_cuda") is None:
+        assert "not installed" in str(backend.refusal(cuda, torch.float32))
+    monkeypatch.setattr("operators.scan.mamba_ssm._is_installed", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert backend.refusal(cuda, torch.float32) is None
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    assert "atomically" in str(backend.refusal(cuda, torch.float32))
+
+
+# --- on a device
+
+
+@pytest.fixture
+def device() -> str:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return "cuda"
+
+
+def on_device(backend: str) -> None:
+    refusal = BACKENDS[backend].refusal(torch.device("cuda"), torch.float32)
+    if refusal is not None:
+        pytest.skip(refusal)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["triton", "mamba_ssm", "torch"])
+@pytest.mark.parametrize("directions", [*[(k,) for k in Direction], RASTER[:2], RASTER, AXIAL, (0, 5, 2, 7)])
+@pytest.mark.parametrize("grid", [(5, 7), (70, 2), (3, 66)])
+def test_device_agrees(device: str, backend: str, directions: tuple[int, ...], grid: tuple[int, int]) -> None:
+    on_device(backend)
+    inputs = make_inputs(grid[0] * grid[1], 40, 5, len(directions))
+    options: Any = {"directions": directions, "grid": grid}
+    truth = values_and_gradients(inputs, torch.float64, backend="reference", **options)
+    assert_agrees(values_and_gradients(inputs, torch.float32, device, backend=backend, **options), truth)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["triton", "mamba_ssm"])
+@pytest.mark.parametrize("tokens", [1, 2, 15, 17, 63, 64, 65, 1000, 16384])
+@pytest.mark.parametrize(("width", "states"), [(17, 3), (128, 16), (8, 64)])
+def test_device_agrees_at_all_lengths(
+    device: str, backend: str, tokens: int, width: int, states: int
+) -> None:
+    on_device(backend)
+    inputs = make_inputs(tokens, width, states, 2, batch=1)
+    truth = values_and_gradients(inputs, torch.float64, device, backend="torch", directions=(0, 1))
+    found = values_and_gradients(inputs, torch.float32, device, backend=backend, directions=(0, 1))
+    assert_agrees(found, truth)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["triton", "mamba_ssm"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_device_in_half_precision(device: str, backend: str, dtype: torch.dtype) -> None:
+    on_device(backend)
+    inputs = make_inputs(70, 40, 5, 2)
+    found = values_and_gradients(inputs, dtype, device, backend=backend, directions=(0, 1))
+    rounded = {n: v.to(dtype).double() for n, v in inputs.items()}
+    truth = values_and_gradients(rounded, torch.float64, backend="reference", directions=(0, 1))
+    for name, value in found.items():
+        assert relative_error(value, truth[name]) < 2e-2, name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("extreme", EXTREMES)
+def test_device_at_extremes(device: str, extreme: str) -> None:
+    on_device("triton")
+    inputs = make_inputs(130, 17, 4, batch=1)
+    EXTREMES[extreme](inputs)
+    truth = values_and_gradients(inputs, torch.float64, backend="reference")
+    found = values_and_gradients(inputs, torch.float32, device, backend="triton")
+    assert_agrees({"y": found["y"]} if "bounds" in extreme else found, truth)
+
+
+@pytest.mark.gpu
+def test_device_gives_the_same_bits_again(device: str) -> None:
+    on_device("triton")
+    inputs = make_inputs(12 * 12, 200, 8, 4, batch=3)
+    options: Any = {"directions": RASTER, "grid": (12, 12), "backend": "triton"}
+    first, *others = (values_and_gradients(inputs, torch.float32, device, **options) for _ in range(4))
+    for other in others:
+        assert all(torch.equal(first[name], other[name]) for name in first)
 
 
 # --- the operation
@@ -658,11 +1018,11 @@ def test_work_is_linear_in_the_length(backend: str) -> None:
     assert work(4 * 256) < 4.5 * work(256)
 
 
-def prepare_scan(inputs: Inputs) -> Any:
+def prepare_scan(inputs: Inputs, directions: list[int] | None = None, grid: list[int] | None = None) -> Any:
     from operators.scan.scan import prepare
 
     names = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias")
-    return prepare(*[inputs.get(n) for n in names], True, [0], [])  # type: ignore[arg-type]
+    return prepare(*[inputs.get(n) for n in names], True, directions or [0], grid or [])  # type: ignore[arg-type]
 
 
 # --- the choice of a backend, and bad arguments
@@ -678,10 +1038,52 @@ def automatic() -> Iterator[None]:
 def test_choice_of_a_backend() -> None:
     assert explain("cpu", torch.float64, 256).backend == "reference"
     assert explain("cpu", torch.float64, 257).backend == "torch"
-    assert explain("cuda", torch.float32, 10).backend == "torch"
+    if not torch.cuda.is_available():
+        assert explain("cuda", torch.float32, 10).backend == "torch"
     assert explain("cpu", torch.float32, 10, backend="reference").backend == "reference"
     set_default_backend("torch")
     assert explain("cpu", torch.float32, 10).backend == "torch"
+
+
+@pytest.mark.parametrize(
+    ("work", "backends"),
+    [
+        (Work(torch.device("cuda"), torch.float32, short=True), ["triton", "mamba_ssm", "torch"]),
+        (
+            Work(torch.device("cuda"), torch.bfloat16, short=False, many=True),
+            ["mamba_ssm", "triton", "mamba_ssm", "torch"],
+        ),
+        (Work(torch.device("cuda"), torch.float32, short=True, many=True, large=True), ["triton", "torch"]),
+        (Work(torch.device("cuda"), torch.float64, short=False), ["torch"]),
+        (Work(torch.device("cpu"), torch.float32, short=True, many=True), ["cpu", "torch"]),
+        (Work(torch.device("cpu"), torch.float64, short=True), ["reference", "torch"]),
+        (Work(torch.device("meta"), torch.float32, short=True), ["torch"]),
+    ],
+)
+def test_table_of_backends(work: Work, backends: list[str]) -> None:
+    assert [row.backend for row in TABLE if row.suits(work)] == backends
+
+
+def test_choice_goes_by_size_and_says_what_was_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("operators.scan.triton", "operators.scan.mamba_ssm"):
+        monkeypatch.setattr(f"{name}._is_installed", lambda: True)
+    monkeypatch.setattr("operators.scan.triton._device_refusal", lambda device: None)  # noqa: ARG005
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    scan_package.dispatch._from_table.cache_clear()
+    try:
+        few = explain("cuda", torch.float32, 999)
+        many = explain("cuda", torch.float32, 999, sequences=MANY_SEQUENCES)
+        large = explain("cuda", torch.float32, 999, sequences=MANY_SEQUENCES, states=MAMBA_STATES + 1)
+        assert [choice.backend for choice in (few, many, large)] == ["triton", "mamba_ssm", "triton"]
+        monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+        steady = explain("cuda", torch.float32, 999, sequences=MANY_SEQUENCES)
+        assert steady.backend == "triton"
+        assert "not mamba_ssm: deterministic" in steady.reason
+        monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: False)
+        with pytest.raises(ValueError, match="no more than 256 states"):
+            explain("cuda", torch.float32, 999, "mamba_ssm", states=MAMBA_STATES + 1)
+    finally:
+        scan_package.dispatch._from_table.cache_clear()
 
 
 @needs_kernel
@@ -696,6 +1098,10 @@ def test_backends_that_cannot_say_so() -> None:
     inputs = make_inputs(4, 2, 2)
     with pytest.raises(ValueError, match="it computes in float32"):
         selective_scan(**inputs, backend="cpu")
+    with pytest.raises(ValueError, match="it computes in float32"):
+        selective_scan(**inputs, backend="triton")
+    with pytest.raises(ValueError, match="it runs on CUDA, not on cpu"):
+        explain("cpu", torch.float32, 4, "mamba_ssm")
     with pytest.raises(ValueError, match="there are reference"):
         selective_scan(**inputs, backend="cobol")
     with pytest.raises(ValueError, match="there are reference"):
