@@ -12,14 +12,19 @@ Wu, J. Comput. Phys. 134 (1997), coarse basis functions that carry the fine stru
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from operators.darcy_stencil import Transmissibilities
 from operators.per_grid import per_grid
+
+# on a CPU, at most so many coarse nodes are eliminated at once: from 150 on, MKL shares a factorization among
+# threads that spin for each other, which takes a thousand times as long where one has to wait for a core
+MOST_NODES: Final = 110
 
 
 class _Side(NamedTuple):
@@ -129,10 +134,51 @@ def balance_fluxes(
     nodes = (intervals + 1) ** 2
     matrix = field.new_zeros(batch, nodes**2).index_add(1, assembly.target, entries)
     load = source * torch.outer(y.prolongation.sum(0), x.prolongation.sum(0)).flatten()
-    # a singular matrix makes its own sample's answer non-finite, and leaves the rest of the batch alone
-    c, _ = torch.linalg.solve_ex(matrix.reshape(batch, nodes, nodes), load.expand(batch, nodes))
+    c = _solve(matrix.reshape(batch, nodes, nodes), load.expand(batch, nodes), intervals + 1)
     fine_c: Tensor = y.prolongation @ c.reshape(batch, intervals + 1, intervals + 1) @ x.prolongation.T
     return field * fine_c[:, None]
+
+
+def _solve(
+    matrix: Float[Tensor, "batch node node"], load: Float[Tensor, "batch node"], line: int
+) -> Float[Tensor, "batch node"]:
+    """Solves each system; the answer of a singular one is not finite, and leaves the others alone.
+
+    Args:
+        matrix: couples nodes of the same line and of neighbouring ones.
+        load: right-hand sides.
+        line: nodes on a line of the coarse grid.
+    """
+    if matrix.device.type != "cpu":
+        together: Tensor = torch.linalg.solve_ex(matrix, load)[0]
+        return together
+    parts: list[Tensor] = []  # answers to [the first line behind the part, load], with all before eliminated
+    nodes = matrix.shape[-1]
+    step = max(1, MOST_NODES // line) * line
+    for start in range(0, nodes, step):
+        stop = min(start + step, nodes)
+        block = matrix[:, start:stop, start:stop]
+        behind, right = matrix[:, start:stop, stop : stop + line], load[:, start:stop, None]
+        if parts:
+            rest = stop - start - line
+            known = matrix[:, start : start + line, start - line : start] @ parts[-1][:, -line:]
+            block = block - pad(known[..., :-1], (0, rest, 0, rest))
+            right = right - pad(known[..., -1:], (0, 0, 0, rest))
+        parts.append(_solve_each(block, torch.cat([behind, right], dim=-1)))
+    solution = parts[-1]
+    for part in reversed(parts[:-1]):
+        head = part[..., -1:] - part[..., :-1] @ solution[:, :line]
+        solution = torch.cat([head, solution], dim=1)
+    return solution[..., 0]
+
+
+def _solve_each(
+    matrix: Float[Tensor, "batch node node"], right: Float[Tensor, "batch node column"]
+) -> Float[Tensor, "batch node column"]:
+    # PyTorch factors the matrices of a batch within OpenMP threads, where MKL has no threads of its own. Once
+    # anybody in the process has called torch.set_num_threads it counts on them for all but small matrices: it
+    # waits for ever, or breaks the factors (https://github.com/pytorch/pytorch/issues/141358)
+    return torch.stack([torch.linalg.solve_ex(*system)[0] for system in zip(matrix, right, strict=True)])
 
 
 def _sums(v: Tensor, x_faces: Tensor, y: _Side, x: _Side) -> Float[Tensor, "batch 3*Y*column"]:

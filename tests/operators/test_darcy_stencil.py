@@ -1,14 +1,21 @@
 """The differentiable stencil against matrices assembled face by face."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+import operators
 from operators import darcy_stencil
 from operators.axial_mno import torsion
 from operators.multiscale import balance_fluxes
 
 SPACING = (0.05, 0.08)
+ROOT = Path(operators.__file__).parents[1]
 
 
 def _dense(k: np.ndarray, scheme: str) -> np.ndarray:
@@ -78,10 +85,12 @@ def _balanced(field: np.ndarray, k: np.ndarray, scheme: str, intervals: int) -> 
 
 
 @pytest.mark.parametrize("scheme", darcy_stencil.SCHEMES)
-@pytest.mark.parametrize("intervals", [1, 2, 3])
-def test_balance_is_what_its_definition_says(scheme: str, intervals: int) -> None:
+@pytest.mark.parametrize(
+    ("shape", "intervals"), [((6, 12), 1), ((6, 12), 2), ((6, 12), 3), ((20, 30), 10), ((32, 32), 16)]
+)
+def test_balance_is_what_its_definition_says(scheme: str, shape: tuple[int, int], intervals: int) -> None:
     random = np.random.default_rng(3)
-    k, field = np.exp(random.standard_normal((6, 12))), 0.5 + random.random((6, 12))
+    k, field = np.exp(random.standard_normal(shape)), 0.5 + random.random(shape)
     faces = darcy_stencil.transmissibilities(_tensor(k), SPACING, scheme)
     found = balance_fluxes(_tensor(field), faces, SPACING[0] * SPACING[1], intervals)[0, 0].numpy()
     np.testing.assert_allclose(found, _balanced(field, k, scheme, intervals), rtol=1e-9)
@@ -117,3 +126,27 @@ def test_torsion_solves_the_poisson_equation_on_a_rectangle() -> None:
     interior = laplacian[6:-6, 6:-6]
     torch.testing.assert_close(interior, torch.full_like(interior, -1.0), rtol=0, atol=1e-2)
     assert float(phi.min()) > 0
+
+
+def test_two_threads_balance_a_batch() -> None:
+    # 17 x 17 coarse nodes are enough for MKL to factor a matrix in several threads; two threads that wait for
+    # each other end only with their process
+    code = f"""
+import torch
+from operators import darcy_stencil
+from operators.multiscale import balance_fluxes
+torch.set_num_threads(2)
+torch.manual_seed(5)
+k, field = torch.randn(2, 3, 1, 32, 32, dtype=torch.float64).exp()
+
+def balanced_and_gradient(k, field):
+    k = k.clone().requires_grad_()
+    faces = darcy_stencil.transmissibilities(k, {SPACING}, "tpfa-harmonic-v1")
+    balanced = balance_fluxes(field, faces, 0.004, 16)
+    return torch.stack([balanced.detach(), *torch.autograd.grad(balanced.sum(), k)])
+
+alone = torch.cat([balanced_and_gradient(k[i : i + 1], field[i : i + 1]) for i in range(3)], dim=1)
+assert torch.allclose(balanced_and_gradient(k, field), alone, rtol=1e-9)
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, timeout=300, check=True)
