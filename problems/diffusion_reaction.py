@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import final
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 
 from problems import diffusion_reaction_rk4, diffusion_reaction_strang
 from problems.diffusion_reaction_equation import FRAME_INTERVAL
@@ -74,6 +74,7 @@ class DiffusionReaction(EvolutionProblem):
     frame_interval = FRAME_INTERVAL
     frame_count = 100
     rest = MappingProxyType({"u": 0.0, "v": 0.0})
+    invariant_names = ("mean_u", "mean_v")
     vectors = ()
     walls = ("zero_flux",)
 
@@ -116,6 +117,20 @@ class DiffusionReaction(EvolutionProblem):
         """Means of u and v; they obey ``<u>' = <u - u^3> - k - <v>`` and ``<v>' = <u> - <v>``."""
         u, v = self._validated(state, grid)
         return {"mean_u": float(u.mean()), "mean_v": float(v.mean())}
+
+    def frame_invariants(
+        self,
+        frames: Mapping[str, Float[np.ndarray, "frame y x"]],
+        grid: Grid,  # noqa: ARG002
+    ) -> Float64[np.ndarray, "frame invariant"]:
+        """See ``invariants``; those of a state that breaks a rule are not all finite."""
+        found = np.empty((len(frames["u"]), len(self.invariant_names)))
+        for number, spec in enumerate(self.inputs):
+            values = frames[spec.name]
+            found[:, number] = values.mean(axis=(1, 2), dtype=np.float64)
+            largest = np.maximum(values.max(axis=(1, 2)), -values.min(axis=(1, 2)))
+            found[largest > _LARGEST] = np.nan
+        return found
 
     def features(self, state: Fields, grid: Grid) -> Mapping[str, float]:
         """Largest |u| and |v|, and the rms difference of neighboring cells of u over the rms of u."""

@@ -11,6 +11,8 @@
 The smooth families look the same on every grid.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from types import MappingProxyType
 

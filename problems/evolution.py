@@ -3,6 +3,9 @@
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+from jaxtyping import Float, Float64
+
 from problems.fields import Fields
 from problems.grid import Grid
 from problems.problem import Problem
@@ -20,6 +23,7 @@ class EvolutionProblem(Problem):
         walls: names of the boundary conditions, the default one first.
         rest: by field, what errors are measured against: the departure from it. Still water for one problem,
             zero, which is not its steady state, for another.
+        invariant_names: what the invariants are called, in their order.
         vectors: pairs of fields that are the components (along x, along y) of a vector.
     """
 
@@ -28,6 +32,7 @@ class EvolutionProblem(Problem):
     frame_count: int
     walls: tuple[str, ...]
     rest: Mapping[str, float]
+    invariant_names: tuple[str, ...]
     vectors: tuple[tuple[str, str], ...]
 
     @abstractmethod
@@ -73,7 +78,20 @@ class EvolutionProblem(Problem):
 
     @abstractmethod
     def invariants(self, state: Fields, grid: Grid) -> Mapping[str, float]:
-        """Integrals and extremes that tell a wrong state, such as the mass and the least depth."""
+        """Integrals and extremes that tell a wrong state, such as the mass and the least depth.
+
+        Raises:
+            InvalidField: a field breaks one of its rules.
+        """
+
+    @abstractmethod
+    def frame_invariants(
+        self, frames: Mapping[str, Float[np.ndarray, "frame y x"]], grid: Grid
+    ) -> Float64[np.ndarray, "frame invariant"]:
+        """The invariants of many states at once, much faster; computed in float64 from whatever they are.
+
+        Those of a state that breaks a rule are not all finite.
+        """
 
     @abstractmethod
     def features(self, state: Fields, grid: Grid) -> Mapping[str, float]:

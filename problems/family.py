@@ -1,5 +1,7 @@
 """A family of samples: named, with parameters, drawn by seed and index."""
 
+from __future__ import annotations
+
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -4,6 +4,8 @@ A cosine expansion with the spectrum of the covariance exp(-r^2 / (2 l^2)), l th
 variance doubles at a wall, as cosines do.
 """
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

@@ -16,6 +16,8 @@ The Gaussian field is a cosine expansion with the spectrum of the covariance exp
 correlation length; its variance doubles at a wall, as cosines do.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 from types import MappingProxyType

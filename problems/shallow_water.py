@@ -17,12 +17,13 @@ from types import MappingProxyType
 from typing import final
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 
 from problems.evolution import EvolutionProblem
 from problems.fields import Fields, FieldSpec, InvalidField, validate_fields
 from problems.grid import Grid
 from problems.shallow_water_families import FAMILIES, REST_DEPTH
+from problems.shallow_water_integrals import integrate
 from problems.shallow_water_march import (
     FRAME_INTERVAL,
     SCHEMES,
@@ -64,6 +65,7 @@ class ShallowWater(EvolutionProblem):
     frame_count = 100
     rest_depth = REST_DEPTH
     rest = MappingProxyType({"h": REST_DEPTH, "hu": 0.0, "hv": 0.0})
+    invariant_names = ("mass", "momentum_x", "momentum_y", "energy", "depth_min", "depth_max")
     vectors = (("hu", "hv"),)
 
     def sample(
@@ -139,6 +141,20 @@ class ShallowWater(EvolutionProblem):
             "depth_min": float(h.min()),
             "depth_max": float(h.max()),
         }
+
+    def frame_invariants(
+        self, frames: Mapping[str, Float[np.ndarray, "frame y x"]], grid: Grid
+    ) -> Float64[np.ndarray, "frame invariant"]:
+        """See ``invariants``; those of a state that breaks a rule are not all finite."""
+        h, hu, hv = (np.ascontiguousarray(frames[spec.name]) for spec in self.inputs)
+        found = np.empty((len(h), len(self.invariant_names)))
+        integrate(h, hu, hv, GRAVITY, found)
+        found[:, :4] *= grid.cell_area
+        found[:, 4] = h.min(axis=(1, 2))
+        found[:, 5] = h.max(axis=(1, 2))
+        # an integral of numbers that are not finite is not finite either
+        found[found[:, 4] <= 0] = np.nan
+        return found
 
     def features(self, state: Fields, grid: Grid) -> Mapping[str, float]:
         """Range of the depth [m], largest Froude number, roughness of the surface.

@@ -17,6 +17,8 @@ rounding for grids that divide each other, since products of fields are averaged
 Lengths are those of a domain whose shorter side is 5 m, and scale with it (``pdebench``: do not).
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType

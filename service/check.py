@@ -11,7 +11,7 @@ from service.errors import InvalidSettings
 from service.settings import Settings
 from service.telemetry.tracing import open_tracer
 
-__all__ = ["check", "check_files"]
+__all__ = ["check", "check_files", "check_imported"]
 
 
 def check_files(settings: Settings) -> None:
@@ -27,12 +27,26 @@ def check_files(settings: Settings) -> None:
         _require_writable(settings.security.audit)
 
 
+def check_imported(settings: Settings) -> None:
+    """Refuse models that nobody would serve.
+
+    Raises:
+        InvalidSettings: there are some.
+    """
+    if settings.imported and settings.processes == "none":
+        raise InvalidSettings(
+            f"imported: expected processes=workers with {', '.join(settings.imported)}, got none; a function "
+            "of somebody else's runs in a process of its own only"
+        )
+
+
 def check(settings: Settings) -> None:
     """Read what the settings name, the models' names in the stores too.
 
     Raises:
         InvalidSettings: something is missing or broken.
     """
+    check_imported(settings)
     check_files(settings)
     # imported here: it takes seconds, and the supervisor can do without
     from model_store import StoreError, open_catalog

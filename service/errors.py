@@ -46,10 +46,18 @@ __all__ = [
     "UnsupportedMedia",
     "WorkFailed",
     "WorkerLost",
+    "quoted",
 ]
 
 # characters of what was sent that an answer quotes
 LONGEST_QUOTE: Final = 80
+
+
+def quoted(value: object) -> str:
+    """A value as an answer quotes it: whatever was sent, in no more than a line, and in no time."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    return repr(value[:LONGEST_QUOTE] if isinstance(value, str) else value)[:LONGEST_QUOTE]
 
 
 class InvalidSettings(ValueError):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, final
+from typing import Any, Final, Literal, NamedTuple, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from problems import EvolutionProblem, Grid
 from problems import InvalidField as BrokenRule
 from service.errors import InvalidField
-from service.frame_trust import CalibratedError, calibrated_error
+from service.frame_trust import CalibratedError, Calibration
+from service.workers.worker import INVARIANTS
 
-__all__ = ["Block", "Frame", "FrameJudge", "Judged", "State", "rows_of"]
+__all__ = ["Block", "Computed", "Frame", "FrameJudge", "Judged", "State", "rows_of"]
 
 State = Mapping[str, NDArray[Any]]
 
@@ -24,22 +25,59 @@ MASS_DEFECT: Final = "mass_defect"
 
 
 @final
-@dataclass(frozen=True)
-class Frame:
+class Computed(NamedTuple):
+    """A block as it was computed, in memory that others wait for.
+
+    Attributes:
+        fields: [batch frame y x] by name.
+        invariants: [batch frame invariant]; not all finite where nobody has looked at a frame, or where it
+            breaks a rule.
+    """
+
+    fields: State
+    invariants: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, outputs: State, problem: EvolutionProblem) -> Self:
+        """What a worker has given."""
+        fields = {spec.name: outputs[spec.name] for spec in problem.outputs}
+        if INVARIANTS in outputs:
+            return cls(fields, outputs[INVARIANTS])
+        rows, frames = next(iter(fields.values())).shape[:2]
+        return cls(fields, np.full((rows, frames, len(problem.invariant_names)), np.nan))
+
+    @property
+    def sound(self) -> list[bool]:
+        """Of each frame, whether it is known to be one."""
+        sound: list[bool] = np.logical_and.reduce(np.isfinite(self.invariants), axis=(0, 2)).tolist()
+        return sound
+
+    def frame(self, number: int) -> State:
+        """The fields [batch y x] of a frame, where they are."""
+        return {name: values[:, number] for name, values in self.fields.items()}
+
+    def some(self, frames: slice, dtype: str) -> Computed:
+        """Some frames: fields of this dtype where they are, others as copies; invariants of their own."""
+        fields = {name: values[:, frames].astype(dtype, copy=False) for name, values in self.fields.items()}
+        return Computed(fields, self.invariants[:, frames].copy())
+
+
+@final
+class Frame(NamedTuple):
     """The state after a step.
 
     Attributes:
         step: counted from the initial state, which is step 0.
         time: of the step [s].
         fields: [batch y x] by name.
-        invariants: [batch] by name.
+        invariants: of each row, by name.
         error: what is known about the error at this step; None: nothing.
     """
 
     step: int
     time: float
     fields: State
-    invariants: Mapping[str, NDArray[np.float64]]
+    invariants: Mapping[str, Sequence[float]]
     error: CalibratedError | None
 
 
@@ -76,13 +114,14 @@ class Judged:
 @final
 @dataclass(frozen=True)
 class Block:
-    """The frames of a block that are sent, in memory of their own, and the state after it.
+    """The frames of a block that are sent, and the state after it in memory of its own.
 
     Attributes:
+        frames: their fields lie where they were computed, unless they leave in another dtype.
         fault: what is wrong with the frame after these, which ends them; None: nothing.
     """
 
-    frames: tuple[Frame, ...]
+    frames: Sequence[Frame]
     state: State
     fault: InvalidField | None
 
@@ -93,49 +132,66 @@ class FrameJudge:
 
     def __init__(self, judged: Judged, start_step: int, initial: State) -> None:
         self._judged = judged
-        self._mass = self._invariants(start_step, initial).get(MASS)
+        self._calibration = Calibration.of(judged.calibration)
+        self._names = judged.problem.invariant_names
+        # of the state before the first frame, where the problem has one [batch]
+        self._mass: NDArray[np.float64] | None = None
+        if MASS in self._names:
+            with np.errstate(all="ignore"):
+                self._mass = self._invariants(start_step, initial)[:, self._names.index(MASS)]
+            self._names = (*self._names, MASS_DEFECT)
 
-    def block(self, fields: State, steps: range, every: int) -> Block:
-        """Judge the frames [batch frame y x] of ``steps``, of which every ``every``-th is sent."""
-        frames: list[Frame] = []
-        fault = None
-        for offset, step in enumerate(steps):
-            if step % every == 0:
-                try:
-                    frames.append(
-                        self._frame(step, {name: values[:, offset] for name, values in fields.items()})
-                    )
-                except InvalidField as error:
-                    fault = error
-                    break
-        last = {name: values[:, len(steps) - 1].copy() for name, values in fields.items()}
-        return Block(tuple(frames), last, fault)
+    def block(self, computed: Computed, steps: range, every: int) -> Block:
+        """Judge the frames of ``steps``, of which every ``every``-th is sent."""
+        first, fault = -steps.start % every, None
+        steps_sent = steps[first::every]
+        # what overflows is no number in the answer either
+        with np.errstate(all="ignore"):
+            sent = computed.some(slice(first, len(steps), every), self._judged.dtype)
+            for number, sound in enumerate(sent.sound):
+                if not sound:
+                    try:
+                        sent.invariants[:, number] = self._looked_at(steps_sent[number], sent.frame(number))
+                    except InvalidField as error:
+                        # its traceback would keep the fields
+                        fault, steps_sent = error.with_traceback(None), steps_sent[:number]
+                        break
+            numbers = self._with_defect(sent.invariants)
+        # [frame invariant batch]: in Python from here on
+        known = zip(steps_sent, numbers.transpose(1, 2, 0).tolist(), strict=False)
+        frames = [self._frame(step, sent.frame(n), each) for n, (step, each) in enumerate(known)]
+        last = {name: values.copy() for name, values in computed.frame(len(steps) - 1).items()}
+        return Block(frames, last, fault)
 
-    def _frame(self, step: int, state: State) -> Frame:
-        with np.errstate(over="ignore"):
-            fields = {name: values.astype(self._judged.dtype, order="C") for name, values in state.items()}
+    def _frame(self, step: int, fields: State, numbers: Sequence[Sequence[float]]) -> Frame:
+        invariants = dict(zip(self._names, numbers, strict=True))
+        error = self._calibration.error(step - self._judged.calibrated_from)
+        return Frame(step, step * self._judged.frame_interval, fields, invariants, error)
+
+    def _with_defect(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Beside the invariants [batch frame invariant] what part of the mass was won."""
+        if self._mass is None:
+            return numbers
+        defect = numbers[:, :, self._names.index(MASS)] / self._mass[:, None] - 1
+        return np.concatenate([numbers, defect[:, :, None]], axis=2)
+
+    def _looked_at(self, step: int, fields: State) -> NDArray[np.float64]:
+        """The invariants [batch invariant] of a frame that may not be one."""
         for name, values in fields.items():
             if not np.isfinite(values).all():
                 row = int(np.argmin(np.isfinite(values).all(axis=(1, 2))))
                 raise self._judged.diverged(step, row, f"{name} is not finite in {self._judged.dtype}")
-        invariants = self._invariants(step, fields)
-        if self._mass is not None:
-            invariants[MASS_DEFECT] = invariants[MASS] / self._mass - 1
-        time_of_step = step * self._judged.frame_interval
-        error = calibrated_error(self._judged.calibration, step - self._judged.calibrated_from)
-        return Frame(step, time_of_step, fields, invariants, error)
+        return self._invariants(step, fields)
 
-    def _invariants(self, step: int, fields: State) -> dict[str, NDArray[np.float64]]:
+    def _invariants(self, step: int, fields: State) -> NDArray[np.float64]:
         problem, grid = self._judged.problem, self._judged.grid
-        rows: list[Mapping[str, float]] = []
+        rows: list[list[float]] = []
         for state in rows_of(fields):
             try:
-                # what overflows is no number in the answer either
-                with np.errstate(all="ignore"):
-                    rows.append(problem.invariants(state, grid))
+                rows.append(list(problem.invariants(state, grid).values()))
             except BrokenRule as error:
                 raise self._judged.diverged(step, len(rows), error.message) from error
-        return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        return np.array(rows)
 
 
 def rows_of(fields: State) -> Iterator[dict[str, NDArray[np.float64]]]:

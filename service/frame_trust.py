@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, Self, final
 
 import numpy as np
 
-__all__ = ["CalibratedError", "calibrated_error", "within_hull"]
+__all__ = ["CalibratedError", "Calibration", "within_hull"]
 
 # of a card's calibration: the norm, the quantile in percent, the frame
 _KEY: Final = re.compile(r"(perturbation_l2|relative_l2)_q(\d+)\.frame_(\d+)")
@@ -31,23 +31,43 @@ class CalibratedError:
     coverage: float
 
 
-def calibrated_error(calibration: Mapping[str, float], steps: int) -> CalibratedError | None:
-    """The error after so many steps, between the frames of the card's; None beyond the last of them.
+@final
+@dataclass(frozen=True)
+class Calibration:
+    """How errors grow, as a card says.
 
-    Args:
-        calibration: of the card; its frames count from the last given one.
-        steps: since the given state, or since the card's first frame where that is earlier.
+    Attributes:
+        norm: of the errors.
+        coverage: the share of all states like those in training whose errors are no larger.
+        frames: for which errors are known, in their order; none: nothing is known.
+        errors: relative.
     """
-    found = [(match, value) for key, value in calibration.items() if (match := _KEY.fullmatch(key))]
-    if not found:
-        return None
-    points = sorted((int(match[3]), value) for match, value in found)
-    frames, values = zip(*points, strict=True)
-    if steps > frames[-1]:
-        return None
-    # errors grow: before the first of the frames its own error is on the safe side
-    upper = float(np.interp(steps, frames, values))
-    return CalibratedError("calibrated", found[0][0][1], upper, int(found[0][0][2]) / 100)
+
+    norm: str
+    coverage: float
+    frames: tuple[int, ...]
+    errors: tuple[float, ...]
+
+    @classmethod
+    def of(cls, card: Mapping[str, float]) -> Self:
+        """What the calibration of a card says; its frames count from the last given one."""
+        found = [(match, value) for key, value in card.items() if (match := _KEY.fullmatch(key))]
+        if not found:
+            return cls("", 0.0, (), ())
+        frames, errors = zip(*sorted((int(match[3]), value) for match, value in found), strict=True)
+        return cls(found[0][0][1], int(found[0][0][2]) / 100, frames, errors)
+
+    def error(self, steps: int) -> CalibratedError | None:
+        """The error after so many steps, between the frames of the card's; None beyond the last of them.
+
+        Args:
+            steps: since the given state, or since the card's first frame where that is earlier.
+        """
+        if not self.frames or steps > self.frames[-1]:
+            return None
+        # errors grow: before the first of the frames its own error is on the safe side
+        upper = float(np.interp(steps, self.frames, self.errors))
+        return CalibratedError("calibrated", self.norm, upper, self.coverage)
 
 
 def within_hull(hull: Mapping[str, float], features: Mapping[str, float]) -> bool:

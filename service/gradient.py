@@ -145,7 +145,8 @@ class Differentiator:
             asyncio.ensure_future(self._judge.resembles_training(chosen, inputs, ticket)),
         )
         try:
-            return await asyncio.gather(*tasks)
+            outcome, known = await asyncio.gather(*tasks)
+            return outcome, known
         finally:
             for task in tasks:
                 task.cancel()

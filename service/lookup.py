@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from problems import EVOLUTION_PROBLEMS, PROBLEMS, STEADY_PROBLEMS, EvolutionProblem, Problem, SteadyProblem
-from service.errors import InvalidField, UnknownProblem
+from service.errors import InvalidField, UnknownProblem, quoted
 
 __all__ = ["find_evolution", "find_problem", "find_steady"]
 
@@ -15,7 +15,7 @@ def find_problem(name: str) -> Problem:
         UnknownProblem: there is none.
     """
     if name not in PROBLEMS:
-        raise UnknownProblem(f"no problem {name!r}; expected one of {sorted(PROBLEMS)}")
+        raise UnknownProblem(f"no problem {quoted(name)}; expected one of {sorted(PROBLEMS)}")
     return PROBLEMS[name]
 
 

@@ -13,7 +13,7 @@ from problems import CannotSolve
 from problems import InvalidField as BrokenRule
 from service.batching.batcher import Batcher
 from service.errors import InvalidField, WorkerLost
-from service.frame_judge import Judged, State, rows_of
+from service.frame_judge import Computed, Judged, State, rows_of
 from service.passage import off_loop, placed, size_of
 from service.shadow import Shadows
 from service.ticket import Ticket
@@ -51,10 +51,8 @@ class March:
         """Steps that are computed at once."""
         return self.bucket.frames
 
-    async def advance(self, state: State, step: int, *, admitted: bool) -> State:
-        """The next block after ``state``, which is that of ``step``: fields [batch frame y x].
-
-        They lie where the worker wrote them, between those of others.
+    async def advance(self, state: State, step: int, *, admitted: bool) -> Computed:
+        """The next block after ``state``, which is that of ``step``.
 
         Args:
             state: fields [batch y x].
@@ -74,9 +72,10 @@ class March:
             raise WorkerLost(text, error.retry_after, step) from error
         for row, why in outcome.solutions.unsolved.items():
             raise self.judged.diverged(step + 1, row, why)
+        computed = Computed.of(outcome.solutions.fields, self.judged.problem)
         if self.served is not None and not admitted:
-            self.shadows.follow(self.served, batch, outcome.solutions.fields)
-        return outcome.solutions.fields
+            self.shadows.follow(self.served, batch, computed.fields)
+        return computed
 
     def _batch(self, state: State, step: int) -> Batch:
         fields = placed(state, self.queue, self.bucket.dtype)

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.deadline import deadline_at
-from service.errors import LONGEST_QUOTE, InvalidField
+from service.errors import LONGEST_QUOTE, InvalidField, quoted
 from service.solver import ErrorKind, Method
 from service.ticket import Priority, Ticket
 
@@ -69,14 +69,19 @@ def read_options(
         given: as they came.
         strict: take a number only as a number; a query has nothing but text.
     """
+    # before anything looks at all of them: there may be a million, and pydantic has an error for each
+    for unknown in given:
+        if unknown not in kind.model_fields:
+            raise _no_option(unknown[:LONGEST_QUOTE], [*names, *kind.model_fields])
     try:
         return kind.model_validate(given, strict=strict)
     except ValidationError as error:
         fault = error.errors()[0]
         # whatever was sent, the answer quotes no more than a line of it
-        name, got = str(fault["loc"][0])[:LONGEST_QUOTE], repr(fault["input"])[:LONGEST_QUOTE]
-        if fault["type"] != "extra_forbidden":
-            raise InvalidField(name, fault["type"], f"{name}: {fault['msg']}, got {got}") from error
-        known = [*names, *kind.model_fields]
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        raise InvalidField(name, "unknown", f"{name!r} is not an option; did you mean {near!r}?") from error
+        name, message = str(fault["loc"][0]), f"{fault['msg']}, got {quoted(fault['input'])}"
+        raise InvalidField(name, fault["type"], f"{name}: {message}") from error
+
+
+def _no_option(name: str, known: Sequence[str]) -> InvalidField:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    return InvalidField(name, "unknown", f"{name!r} is not an option; did you mean {near!r}?")

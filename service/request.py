@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, final
+from typing import Any, Literal, NamedTuple, final
 
 from numpy.typing import NDArray
 
@@ -46,8 +46,7 @@ class SolveRequest:
 
 
 @final
-@dataclass(frozen=True)
-class SolveResponse:
+class SolveResponse(NamedTuple):
     """Solutions, and what is known about each.
 
     Attributes:

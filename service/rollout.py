@@ -1,9 +1,10 @@
 """The story of a rollout: validate the state, choose how to step, step block by block, judge every frame.
 
-A block is what one call of the surrogate returns. The next one is asked for when all frames of this one were
-taken, so that a slow reader has at most a block in memory and holds no thread. Blocks of several rollouts of
-one version and grid share the worker's batches, and a rollout that nobody reads any more leaves the queue. It
-stays with the version that it began with, also when another one takes over its name.
+A block is what one call of the surrogate returns. The next one is asked for when half of the frames of this
+one were taken (``course.py``), so that neither the worker nor the network waits for the other, and a slow
+reader has at most a block and a half in memory and holds no thread. Blocks of several rollouts of one version
+and grid share the worker's batches, and a rollout that nobody reads any more leaves the queue. It stays with
+the version that it began with, also when another one takes over its name.
 """
 
 from __future__ import annotations
@@ -11,27 +12,28 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, final
+from typing import Final, Literal, NamedTuple, final
 
 from problems import EvolutionProblem, Grid
 from service.batching.batcher import Batcher
+from service.course import Course, Progress, Unwatched
 from service.deadline import Deadline
 from service.errors import LONGEST_QUOTE, InvalidField, NotAvailableYet
-from service.frame_judge import Block, Frame, FrameJudge, Judged, State, rows_of
+from service.frame_judge import Frame, FrameJudge, Judged, State, rows_of
 from service.frame_trust import within_hull
 from service.lookup import find_evolution
 from service.march import March
 from service.settings import Limits
 from service.shadow import Shadows
+from service.shelf import Form
 from service.ticket import ANYBODY, Ticket
 from service.validate import Inputs, complete_state, validate_inputs, within_float32
 from service.versions.models import Models, require_tested
 from service.workers.worker import Bucket
 
-__all__ = ["Frame", "Progress", "Roller", "Rollout", "RolloutMethod", "RolloutRequest"]
+__all__ = ["Frame", "Progress", "Roller", "Rollout", "RolloutMethod", "RolloutRequest", "Sheet"]
 
 RolloutMethod = Literal["auto", "surrogate", "solver", "hybrid"]
 
@@ -68,6 +70,18 @@ class RolloutRequest:
 
 
 @final
+class Sheet(NamedTuple):
+    """What is sent of a frame: bytes, of which some may be its fields where they are."""
+
+    step: int
+    parts: Sequence[bytes | memoryview]
+
+    def own(self) -> Sheet:
+        """The same in memory of its own."""
+        return Sheet(self.step, (b"".join(self.parts),))
+
+
+@final
 @dataclass(frozen=True)
 class Rollout:
     """How a rollout is computed, and its frames as they are.
@@ -79,8 +93,10 @@ class Rollout:
         block: steps that are computed at once, counted from the start; a rollout that goes on from the end of
             a block gives the same frames as one that was not broken.
         in_distribution: for each row, whether its state resembles the training data.
-        nbytes: what the frames of a block take in memory [B].
-        frames: close it to stop the computation.
+        nbytes: what its frames take in memory: those of a block, and half of those of the one before [B].
+        frames: in memory of their own; close it to stop the computation. Either these are read, or what is
+            ``written``.
+        course: steps it.
     """
 
     names: tuple[str, ...]
@@ -96,75 +112,20 @@ class Rollout:
     in_distribution: tuple[bool, ...]
     nbytes: int
     frames: AsyncGenerator[Frame, None]
+    course: Course
+
+    def written(self, write: Callable[[Frame], Sequence[bytes | memoryview]]) -> AsyncGenerator[Sheet, None]:
+        """What is sent of a frame after another; close it to stop the computation.
+
+        Args:
+            write: gives the bytes in parts, which may be the frame's fields where they are. Called for all
+                frames of a block at once, perhaps in a thread.
+        """
+        return self.course.taken(Form(lambda frame: Sheet(frame.step, write(frame)), Sheet.own))
 
     async def close(self) -> None:
         """Compute no more."""
         await self.frames.aclose()
-
-
-@final
-@dataclass(frozen=True)
-class _Course:
-    """A rollout under way: how it is stepped, and which of its frames are sent.
-
-    Attributes:
-        initial: the state that was given, in the bucket's dtype or another.
-        in_distribution: for each row, whether its state resembles the training data.
-    """
-
-    request: RolloutRequest
-    march: March
-    judge: FrameJudge
-    initial: State
-    in_distribution: tuple[bool, ...]
-
-    async def block(self, state: State, step: int, *, admitted: bool) -> Block:
-        """The block after ``state``, which is that of ``step``."""
-        fields = await self.march.advance(state, step, admitted=admitted)
-        steps = range(step + 1, min(step + self.march.block, self.request.steps) + 1)
-        # in memory of their own: a slow reader would keep what others wait for
-        return await asyncio.to_thread(self.judge.block, fields, steps, self.request.every)
-
-    async def frames(self, deadline: Deadline, block: Block) -> AsyncGenerator[Frame, None]:
-        """All frames, of which ``block`` has the first."""
-        step = self.request.start_step
-        while True:
-            for frame in block.frames:
-                yield frame
-            if block.fault is not None:
-                raise block.fault
-            step += self.march.block
-            if step >= self.request.steps:
-                return
-            async with deadline.kept():
-                block = await self.block(block.state, step, admitted=True)
-
-
-class Progress(Protocol):
-    """What is told of one rollout after another; ``service.telemetry.metrics`` counts it."""
-
-    def began(self) -> None:
-        """A client reads its frames; ``ended`` follows."""
-
-    def sent(self, frames: int = 1) -> None:
-        """Frames were handed over."""
-
-    def ended(self) -> None:
-        """It wants no more of them."""
-
-
-@final
-class _Unwatched:
-    """Tells nobody."""
-
-    def began(self) -> None:
-        """See ``Progress``."""
-
-    def sent(self, frames: int = 1) -> None:
-        """See ``Progress``."""
-
-    def ended(self) -> None:
-        """See ``Progress``."""
 
 
 @final
@@ -202,9 +163,11 @@ class Roller:
             inputs = await asyncio.to_thread(_checked, problem, request, self._limits)
             # on the event loop, which changes what is served
             march = self._choose(problem, request, inputs)
-            course = await asyncio.to_thread(_plan, request, march, inputs)
-            first = await course.block(course.initial, request.start_step, admitted=False)
-        version, cells = march.bucket.version, next(iter(course.initial.values())).size
+            judge, in_distribution = await asyncio.to_thread(_looked_at, request, march, inputs)
+            steps = range(request.start_step + 1, request.steps + 1)
+            course = Course(march, judge, steps, request.every, deadline, self._progress(problem.name))
+            await course.advance(inputs.fields, admitted=False)
+        version, cells = march.bucket.version, next(iter(inputs.fields.values())).size
         return Rollout(
             names=tuple(spec.name for spec in problem.outputs),
             model=None if version is None else str(version),
@@ -216,9 +179,13 @@ class Roller:
             block=march.block,
             steps=request.steps,
             count=request.steps // request.every - request.start_step // request.every,
-            in_distribution=course.in_distribution,
-            nbytes=march.block * len(problem.outputs) * cells * (8 if request.dtype == "float64" else 4),
-            frames=_watched(self._progress(problem.name), course.frames(deadline, first)),
+            in_distribution=in_distribution,
+            nbytes=(march.block + march.block // 2)
+            * len(problem.outputs)
+            * cells
+            * (8 if request.dtype == "float64" else 4),
+            frames=course.taken(_OWN),
+            course=course,
         )
 
     def _choose(self, problem: EvolutionProblem, request: RolloutRequest, inputs: Inputs) -> March:
@@ -293,18 +260,18 @@ class Roller:
 
 
 def _unwatched(_: str) -> Progress:
-    return _Unwatched()
+    return Unwatched()
 
 
-async def _watched(progress: Progress, frames: AsyncGenerator[Frame, None]) -> AsyncGenerator[Frame, None]:
-    progress.began()
-    try:
-        async with aclosing(frames):
-            async for frame in frames:
-                progress.sent()
-                yield frame
-    finally:
-        progress.ended()
+def _same(frame: Frame) -> Frame:
+    return frame
+
+
+def _own(frame: Frame) -> Frame:
+    return frame._replace(fields={name: values.copy() for name, values in frame.fields.items()})
+
+
+_OWN: Final = Form(_same, _own)
 
 
 def _check_span(request: RolloutRequest, limits: Limits) -> None:
@@ -324,11 +291,12 @@ def _checked(problem: EvolutionProblem, request: RolloutRequest, limits: Limits)
     return validate_inputs(problem, complete_state(problem, request.state, request.start_step), limits)
 
 
-def _plan(request: RolloutRequest, march: March, inputs: Inputs) -> _Course:
+def _looked_at(request: RolloutRequest, march: March, inputs: Inputs) -> tuple[FrameJudge, tuple[bool, ...]]:
+    """What judges the frames, and for each row whether its state resembles the training data."""
     if march.bucket.dtype == "float32":
         within_float32(march.judged.problem, inputs)
     judge = FrameJudge(march.judged, request.start_step, inputs.fields)
-    return _Course(request, march, judge, inputs.fields, _in_distribution(march, inputs))
+    return judge, _in_distribution(march, inputs)
 
 
 def _in_distribution(march: March, inputs: Inputs) -> tuple[bool, ...]:

@@ -16,10 +16,11 @@ from typing import final
 
 import torch
 
-from model_store import Catalog, LoadedVersion, StoreError, open_catalog
+from model_store import Catalog, LoadedVersion, Reference, StoreError, open_catalog
 from operators.scan import set_default_backend
 from service.access.rate import Ledger
 from service.batching.batcher import Batcher
+from service.check import check_imported
 from service.processes.answering import Answering, Rim, batch_rules
 from service.processes.cores import model_threads
 from service.processes.event_loop import FrontLoop
@@ -99,13 +100,15 @@ class Service:
         Raises:
             InvalidSettings: the models or the addresses cannot be had.
         """
+        check_imported(settings)
         self._settings = settings
         self._stopping = False
-        metrics, catalog = Metrics("front-0"), _catalog(settings)
+        self._metrics = metrics = Metrics("front-0")
+        catalog = _catalog(settings)
         make_queue = _make_queue(settings, metrics)
         self._models = load_models(catalog, settings.models, make_queue)
         self._solver = build_solver(settings, self._models, metrics)
-        repository = LocalRepository(catalog, self._models, make_queue, settings.retire_seconds)
+        repository = LocalRepository(catalog, self._models, make_queue, settings.retire_seconds, self._forget)
         rim = Rim(metrics, Ledger.private(), "front-0", lambda: self._stopping)
         self._answering = Answering(self._solver, self._models, repository, settings, rim)
         self._ports = Ports(settings.model_copy(update={"fronts": 1}))
@@ -124,6 +127,10 @@ class Service:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._stopped.set)
 
+    def _forget(self, version: Reference) -> None:
+        self._metrics.forget(version.name, str(version.version))
+        self._answering.forget(version)
+
     async def _answer(self, announce: Announce) -> None:
         self._loop = asyncio.get_running_loop()
         with self._ports as ports, self._signals():
@@ -134,6 +141,7 @@ class Service:
                 if not self._stop.is_set():
                     await self._stopped.wait()
                 self._stopping = True
+                self._answering.changed()
                 await asyncio.sleep(self._settings.drain_delay_seconds)
                 await self._answering.stop(self._settings.grace_seconds)
 

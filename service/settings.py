@@ -35,7 +35,9 @@ class Limits(BaseModel):
         default=64 * 2**20, gt=0, description="largest request body, also after decompression"
     )
     json_bytes: int = Field(
-        default=64 * 2**20, gt=0, description="largest JSON body, also after decompression; see body_bytes"
+        default=24 * 2**20,
+        gt=0,
+        description="largest JSON body, likewise: a field of 1024 x 1024; others wait while it is parsed",
     )
     inflight_bytes: int = Field(
         default=512 * 2**20, gt=0, description="bodies under way together; JSON counts 16 times"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal, final
+from typing import Final, Literal, NamedTuple, final
 
 __all__ = ["ANYBODY", "Priority", "Ticket"]
 
@@ -11,8 +10,7 @@ Priority = Literal["interactive", "bulk"]
 
 
 @final
-@dataclass(frozen=True)
-class Ticket:
+class Ticket(NamedTuple):
     """What the queues need to know of a request beside its numbers.
 
     Attributes:

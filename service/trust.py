@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, final
+from typing import Any, Final, NamedTuple, final
 
 from numpy.typing import NDArray
 
@@ -28,8 +27,7 @@ __all__ = ["NOTHING_KNOWN", "Judge", "Trust", "too_much_contrast"]
 
 
 @final
-@dataclass(frozen=True)
-class Trust:
+class Trust(NamedTuple):
     """What is known about the rows of an answer, and how long it took to know it [s]; None: was not asked."""
 
     errors: tuple[ErrorBound, ...] | None = None

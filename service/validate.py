@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, final
 
 import numpy as np
@@ -68,8 +69,16 @@ def validate_inputs(problem: Problem, given: Mapping[str, Any], limits: Limits) 
     for spec in problem.parameters:
         value = _parameter(spec, given.get(spec.name, DEFAULT_PARAMETER))
         fits = fits and (value == 0 or FLOAT32_TINY <= abs(value) <= FLOAT32_MAX)
-        fields[spec.name] = np.array([value] * rows)
+        fields[spec.name] = _uniform(value, rows)
     return Inputs(fields, single, (ny, nx), rows, fits)
+
+
+@lru_cache(256)
+def _uniform(value: float, rows: int) -> NDArray[np.float64]:
+    """A parameter of each row. Few are ever asked for, and whoever gets one may only read it."""
+    values = np.full(rows, value)
+    values.flags.writeable = False
+    return values
 
 
 def check_like(inputs: Inputs, name: str, given: Any) -> NDArray[Any]:

@@ -39,7 +39,8 @@ def load_waves(name: str) -> tuple[ServedVersion, Compute]:
 
     def compute(batch: Batch) -> Solutions:
         frames = {
-            name: np.repeat(field[:, None], FRAMES_PER_CALL, axis=1) for name, field in batch.fields.items()
+            name: np.broadcast_to(field[:, None], (len(field), FRAMES_PER_CALL, *field.shape[1:]))
+            for name, field in batch.fields.items()
         }
         return Solutions(frames, (0,) * batch.rows)
 

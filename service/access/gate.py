@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, final
+from typing import Any, Final, final
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -74,31 +74,73 @@ class Guard:
 
 @final
 class Visit:
-    """One request, from its first byte to the last one of its answer."""
+    """One request, from its head to the last byte of its answer.
 
-    __slots__ = ("_began", "_guard", "_method", "_recorder", "_trace", "client", "route", "timing")
+    Attributes:
+        route: a template, never what a client wrote.
+        client: whose it is, once they are let in.
+        status: of the answer.
+    """
 
-    def __init__(self, guard: Guard, method: str, route: str, traceparent: str | None) -> None:
-        """``route`` is a template, never what a client wrote."""
+    __slots__ = (
+        "_began",
+        "_entry",
+        "_facts",
+        "_guard",
+        "_method",
+        "_recorder",
+        "_timing",
+        "_trace",
+        "client",
+        "route",
+        "status",
+    )
+
+    def __init__(
+        self, guard: Guard, method: str, route: str, headers: Mapping[str, str], received: float
+    ) -> None:
+        """``headers`` name the trace that it belongs to; ``received`` is when they were there [s]."""
         self._guard = guard
         self._method = method
-        self.route = route
+        self._began = received
+        self._entry: Entry | None = None
         self._recorder = guard.metrics.route(HTTP, route)
         self._recorder.began()
-        self._began = time.perf_counter()
         self._trace: Trace | None = None
         if guard.tracer.on:
-            self._trace = guard.tracer.begin(f"{method} {route}", traceparent, self._began)
+            parent, state = headers.get("traceparent"), headers.get("tracestate")
+            self._trace = guard.tracer.begin(f"{method} {route}", parent, received, state)
+        self._timing: Timing | None = None
+        self._facts: Mapping[str, Any] = {}
+        self.route = route
         self.client = ""
-        self.timing: Timing | None = None
+        self.status = LEFT
 
-    def end(self, status: str) -> None:
-        """The answer was written, or its client left."""
-        seconds = time.perf_counter() - self._began
-        self._recorder.ended(status, seconds)
-        self._guard.access.note(HTTP, self._method, self.route, status, seconds, self.client)
+    def enter(self, authorization: str | None, right: Right) -> Principal:
+        """Let them in, until the end.
+
+        Raises:
+            ServiceFault: they may not, or not now.
+        """
+        principal, self._entry = self._guard.enter(authorization, right)
+        self.client = principal.client
+        return principal
+
+    def note(self, timing: Timing | None, model: str | None, batch_size: int) -> None:
+        """What computed the answer, with how many others, and where the time went."""
         if self._trace is not None:
-            self._trace.end(status, self.timing)
+            self._timing = timing
+            self._facts = {"mno.batch_size": batch_size} | ({"mno.model": model} if model else {})
+
+    def end(self) -> None:
+        """The answer was read, or its client left."""
+        if self._entry is not None:
+            self._entry.release()
+        seconds = time.perf_counter() - self._began
+        self._recorder.ended(self.status, seconds)
+        self._guard.access.note(HTTP, self._method, self.route, self.status, seconds, self.client)
+        if self._trace is not None:
+            self._trace.end(self.status, self._timing, self._facts)
 
 
 def right_for(method: str, path: str) -> Right | None:
@@ -127,20 +169,18 @@ class Passage:
             return
         headers = Headers(scope=scope)
         route = self._template(scope["path"])
-        visit = Visit(self._guard, scope["method"], route, headers.get("traceparent"))
+        visit = Visit(self._guard, scope["method"], route, headers, time.perf_counter())
         scope["state"]["visit"] = visit
-        status = LEFT
 
         async def send_and_note(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = str(message["status"])
+                visit.status = str(message["status"])
             await send(message)
 
         try:
             await self._let_in(scope, headers, visit, receive, send_and_note)
         finally:
-            visit.end(status)
+            visit.end()
 
     async def _let_in(
         self, scope: Scope, headers: Headers, visit: Visit, receive: Receive, send: Send
@@ -152,7 +192,7 @@ class Passage:
         try:
             if right == "admin":
                 self._guard.security.refuse_foreign_page(headers.get("host"), headers.get("origin"))
-            principal, entry = self._guard.enter(headers.get("authorization"), right)
+            scope["state"]["principal"] = visit.enter(headers.get("authorization"), right)
         except ServiceFault as fault:
             self._guard.refused(fault)
             # whoever has no token is counted only: nobody may fill the audit log from outside
@@ -162,10 +202,7 @@ class Passage:
                 self._guard.audit.note("refused", subject, fault.principal, "refused", reason=slug_of(fault))
             await answer_fault(Request(scope), fault)(scope, receive, send)
             return
-        with entry:
-            scope["state"]["principal"] = principal
-            visit.client = principal.client
-            await self._app(scope, receive, send)
+        await self._app(scope, receive, send)
 
     def _template(self, path: str) -> str:
         if not self._known:

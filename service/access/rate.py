@@ -49,7 +49,9 @@ class RateSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    requests_per_second: float | None = Field(default=None, gt=0, description="of one token; none: no limit")
+    requests_per_second: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="of one token; none: no limit"
+    )
     burst: int | None = Field(
         default=None, gt=0, description="requests of one token at once; default: those of a second"
     )
@@ -227,6 +229,10 @@ class _UnderWay:
         self.release()
 
 
+def _filled(bucket: Bucket) -> float:
+    return bucket.filled
+
+
 @final
 class _Client:
     """A bucket that fills with time and empties with each request, whichever front lets it in."""
@@ -256,10 +262,18 @@ class _Client:
         self._ledger.count(self._slot, 1, 1)
         return _UnderWay(self._ledger, self._slot)
 
+    def go_on(self, now: float) -> None:
+        bounds = self._bounds
+        self._slot = self._ledger.slot_of(self._key, self._slot)
+        if bounds.requests_per_second is not None:
+            let_in, _ = self._ledger.read(self._slot)
+            self._take(bounds.requests_per_second, bounds.burst, let_in, now)
+        self._ledger.count(self._slot, 1, 0)
+
     def _take(self, rate: float, burst: float, let_in: int, now: float) -> None:
-        before = self._bucket
-        filled = min(before.level + rate * (now - before.filled), burst)
-        level = filled - (let_in - before.seen)
+        # another front may know better
+        before = max(self._bucket, self._ledger.latest(self._slot) or self._bucket, key=_filled)
+        level = min(before.level - (let_in - before.seen) + rate * (now - before.filled), burst)
         self._bucket = Bucket(level, now, let_in)
         self._ledger.keep(self._slot, self._bucket)
         if level < 1:
@@ -306,9 +320,7 @@ class RateLimits:
         Raises:
             RateLimited: too many of this client's requests; it says when to come again.
         """
-        record, client = self._clients.get(principal.client, _NOT_KNOWN)
-        if record is not principal.record:
-            client = self._know(principal)
+        client = self._client_of(principal)
         if client is None:
             return UNLIMITED
         try:
@@ -316,6 +328,25 @@ class RateLimits:
         except RateLimited:
             self._refused(principal.client)
             raise
+
+    def go_on(self, principal: Principal) -> None:
+        """Count a request in that takes the place of an ended one, whose entry is kept for it.
+
+        Raises:
+            RateLimited: this client's requests are too frequent; it says when to come again.
+        """
+        client = self._client_of(principal)
+        if client is None:
+            return
+        try:
+            client.go_on(self._clock())
+        except RateLimited:
+            self._refused(principal.client)
+            raise
+
+    def _client_of(self, principal: Principal) -> _Client | None:
+        record, client = self._clients.get(principal.client, _NOT_KNOWN)
+        return client if record is principal.record else self._know(principal)
 
     def _know(self, principal: Principal) -> _Client | None:
         bounds = self._bounds(principal.record)

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.access.tokens import LONGEST_TOKEN, Scope, TokenRecord, read_tokens
-from service.errors import Forbidden, InvalidSettings, Unauthenticated
+from service.errors import Forbidden, InvalidSettings, Unauthenticated, quoted
 
 __all__ = [
     "ANYBODY",
@@ -164,8 +164,9 @@ class Security:
             return
         named = (_host(f"//{host}") if host else "127.0.0.1", _host(origin) if origin else "127.0.0.1")
         if not all(map(is_loopback, named)):
+            host, origin = map(quoted, named)
             raise Forbidden(
-                f"expected a page of this machine, got host {named[0]!r} and origin {named[1]!r}; "
+                f"expected a page of this machine, got host {host} and origin {origin}; "
                 "without tokens only 127.0.0.1 and localhost are answered"
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from service.errors import InvalidSettings
 
 __all__ = ["token"]
 
+# a century: a token that is to last longer needs no end
+MOST_DAYS = 36500
 SCOPES = click.Choice(["solve", "admin", "metrics"])
 _FILE = click.option(
     "--file",
@@ -33,7 +36,7 @@ def token() -> None:
 @click.option(
     "--scope", "scopes", type=SCOPES, multiple=True, default=["solve"], show_default=True, help="Repeatable."
 )
-@click.option("--days", type=click.FloatRange(min=0, min_open=True), help="How long it is accepted.")
+@click.option("--days", type=click.FloatRange(0, MOST_DAYS, min_open=True), help="How long it is accepted.")
 @click.option("--requests-per-second", type=click.FloatRange(min=0, min_open=True))
 @click.option("--burst", type=click.IntRange(1), help="Requests at once.")
 @click.option("--concurrent", type=click.IntRange(1), help="Requests under way.")
@@ -48,6 +51,9 @@ def new(
     path: Path,
 ) -> None:
     """Make a token for NAME and print it, this once."""
+    if days is not None and math.isnan(days):
+        # not less than any number, and not more
+        raise click.BadParameter("expected a number of days, got nan", param_hint="'--days'")
     made = datetime.now(UTC).replace(microsecond=0)
     secret, digest = new_token()
     record = TokenRecord(

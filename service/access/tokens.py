@@ -53,7 +53,9 @@ class TokenRecord(BaseModel):
     scopes: tuple[Scope, ...] = Field(min_length=1, description="what it allows: solve, admin, metrics")
     created: AwareDatetime | None = None
     not_after: AwareDatetime | None = Field(default=None, description="when it stops being accepted")
-    requests_per_second: float | None = Field(default=None, gt=0, description="default: `[rate]`")
+    requests_per_second: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="default: `[rate]`"
+    )
     burst: int | None = Field(default=None, gt=0, description="requests at once; default: a second of them")
     concurrent: int | None = Field(default=None, gt=0, description="requests under way; default: `[rate]`")
 

@@ -449,12 +449,14 @@ class Batcher:
             self._look()
 
     def _broke(self, run: _Run, error: Exception) -> None:
-        again = len(run.taken) > 1 or isinstance(error, WorkerLost)
+        died = isinstance(error, WorkerLost)
         for waiting in run.taken:
             if waiting.future.done():
                 continue
-            if again and not waiting.alone:
-                waiting.alone = True
+            # a death may be anybody's fault, or nobody's; what breaks alone has broken by itself
+            again = not waiting.survived if died else not waiting.alone and len(run.taken) > 1
+            if again:
+                waiting.alone, waiting.survived = True, waiting.survived or died
                 self._line.add(waiting)
                 self._observer.on_retry(waiting.rows)
             else:

@@ -55,6 +55,7 @@ class Waiting(Generic[Result]):
         rows: number of samples.
         nbytes: size of its inputs [B].
         alone: it was in a batch that broke, and is computed in one of its own.
+        survived: it was in one whose worker died.
     """
 
     batch: Batch
@@ -65,6 +66,7 @@ class Waiting(Generic[Result]):
     rows: int
     nbytes: int
     alone: bool = False
+    survived: bool = False
 
 
 @final

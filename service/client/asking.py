@@ -1,13 +1,11 @@
-"""What both clients make of their arguments, and of what comes back."""
+"""What both clients take, and what they make of it; only how an answer is waited for is their own."""
 
 from __future__ import annotations
 
-import ssl
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Final, final
-from urllib.parse import urlsplit
+from dataclasses import replace
+from typing import Any, Generic, TypeVar, final
 
 from numpy.typing import ArrayLike
 
@@ -15,68 +13,16 @@ from service.client.answers import Answer, Frame, Gradient
 from service.client.connection import Question
 from service.client.frames import Follower
 from service.client.labels import is_labelled, labelled_like, plain
+from service.client.retrying import Patience
 
-__all__ = ["Address", "Rollouts", "address_of", "named_alike", "question_of"]
+__all__ = ["Asking", "Rollouts", "named_alike"]
 
-SCHEMES: Final = ("http", "https", "grpc", "grpcs")
-
-
-@final
-@dataclass(frozen=True)
-class Address:
-    """Where a service is, and how it is asked.
-
-    Attributes:
-        ca: file with whom to trust, in place of those that the system trusts.
-        cert: files with the client's own certificate and key, for mutual TLS.
-    """
-
-    scheme: str
-    host: str
-    url: str
-    token: str | None
-    timeout: float
-    ca: Path | None
-    cert: tuple[Path, Path] | None
-
-    @property
-    def grpc(self) -> bool:
-        """Whether to speak gRPC."""
-        return self.scheme.startswith("grpc")
-
-    @property
-    def secure(self) -> bool:
-        """Whether to speak TLS."""
-        return self.scheme.endswith("s")
-
-    def context(self) -> ssl.SSLContext:
-        """Whom to trust, and what to show."""
-        context = ssl.create_default_context(cafile=self.ca)
-        if self.cert is not None:
-            context.load_cert_chain(*self.cert)
-        return context
-
-
-def address_of(
-    url: str,
-    token: str | None,
-    timeout: float,
-    ca: str | Path | None,
-    cert: tuple[str | Path, str | Path] | None,
-) -> Address:
-    """The address that a URL says.
-
-    Raises:
-        ValueError: it says none.
-    """
-    parts = urlsplit(url)
-    if parts.scheme not in SCHEMES or not parts.netloc:
-        expected = "http://host:port, https://..., grpc://host:port or grpcs://..."
-        raise ValueError(f"expected {expected}, got {url!r}")
-    pair = None if cert is None else (Path(cert[0]), Path(cert[1]))
-    if (ca is not None or pair is not None) and not parts.scheme.endswith("s"):
-        raise ValueError(f"ca and cert are for https:// and grpcs://, got {url!r}")
-    return Address(parts.scheme, parts.netloc, url, token, timeout, None if ca is None else Path(ca), pair)
+# an answer, a gradient, frames and a list of descriptions: at once, or to be awaited
+Solved = TypeVar("Solved")
+Differentiated = TypeVar("Differentiated")
+Followed = TypeVar("Followed")
+Described = TypeVar("Described")
+Known = TypeVar("Known", Answer, Gradient)
 
 
 def question_of(
@@ -88,15 +34,15 @@ def question_of(
 ) -> Question:
     """What is asked; options that say nothing are left out."""
     return Question(
-        problem,
-        plain(field),
-        {name: value for name, value in options.items() if value is not None and value is not False},
-        parameters,
-        None if cotangent is None else plain(cotangent),
+        problem, plain(field), _said(options), parameters, None if cotangent is None else plain(cotangent)
     )
 
 
-def named_alike(field: Any, found: Answer | Gradient) -> Any:
+def _said(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None and value is not False}
+
+
+def named_alike(field: Any, found: Known) -> Known:
     """The answer with the coordinates of the question's field, if it has any."""
     if not is_labelled(field):
         return found
@@ -114,17 +60,16 @@ class Rollouts:
         problem: str,
         state: Mapping[str, ArrayLike | Any] | ArrayLike,
         options: Mapping[str, Any],
-        retries: int,
+        patience: Patience,
     ) -> None:
-        given = {name: value for name, value in options.items() if value is not None and value is not False}
+        given = _said(options)
         if isinstance(state, Mapping):
             self._like = next(iter(state.values()), None)
-            self.follower = Follower(
-                problem, {name: plain(field) for name, field in state.items()}, given, retries
-            )
+            fields = {name: plain(field) for name, field in state.items()}
+            self.follower = Follower(problem, fields, given, patience)
         else:
             self._like = None
-            self.follower = Follower(problem, plain(state), given, retries)
+            self.follower = Follower(problem, plain(state), given, patience)
 
     def take(self, frame: Frame, block: int) -> Frame | None:
         """See ``Follower``."""
@@ -132,3 +77,173 @@ class Rollouts:
         if taken is None or not is_labelled(self._like):
             return taken
         return replace(taken, fields=labelled_like(self._like, taken.fields))
+
+
+class Asking(ABC, Generic[Solved, Differentiated, Followed, Described]):
+    """What a client can be asked."""
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+
+    def solve(
+        self,
+        problem: str,
+        field: ArrayLike | Any,
+        *,
+        model: str | None = None,
+        method: str = "auto",
+        error: str = "bound",
+        tolerance: float | str | None = None,
+        timeout_ms: float | None = None,
+        priority: str | None = None,
+        reproducible: bool = False,
+        **parameters: float,
+    ) -> Solved:
+        """Solve one field (ny, nx) or a batch (batch, ny, nx); float64 in gives float64 out.
+
+        Args:
+            problem: ``darcy``.
+            field: its input field, for Darcy the permeability; an ``xarray.DataArray`` gives such answers.
+            model: ``name``, ``name@alias`` or ``name@3``.
+            method: ``auto``, ``surrogate`` or ``solver``.
+            error: ``bound`` or ``none``.
+            tolerance: not available yet.
+            timeout_ms: deadline for the service [ms].
+            priority: ``interactive``, or ``bulk`` for what can wait.
+            reproducible: the same bits whatever else the service computes.
+            parameters: uniform parameters of the problem, for Darcy ``source``.
+
+        Raises:
+            ServiceError: the service refused or failed.
+            httpx.HTTPError: the service could not be reached; over gRPC ``Unreachable``.
+        """
+        options = {
+            "model": model,
+            "method": method,
+            "error": error,
+            "tolerance": tolerance,
+            "timeout_ms": timeout_ms,
+            "priority": priority,
+            "reproducible": reproducible,
+        }
+        return self._solve(question_of(problem, field, options, parameters), field)
+
+    def vjp(
+        self,
+        problem: str,
+        field: ArrayLike | Any,
+        cotangent: ArrayLike | Any,
+        *,
+        wrt: str | None = None,
+        model: str | None = None,
+        method: str = "auto",
+        timeout_ms: float | None = None,
+        priority: str | None = None,
+        reproducible: bool = False,
+        **parameters: float,
+    ) -> Differentiated:
+        """The gradient of the sum of ``cotangent`` times the solution.
+
+        Args:
+            problem: ``darcy``.
+            field: where to differentiate; see ``solve``.
+            cotangent: in the shape of the solution.
+            wrt: the input field, ``permeability``, or ``log_permeability`` for its logarithm.
+            model: see ``solve``; so for the others.
+            method: ``auto`` or ``surrogate``.
+            timeout_ms: deadline for the service [ms].
+            priority: ``interactive``, or ``bulk`` for what can wait.
+            reproducible: the same bits whatever else the service computes.
+            parameters: uniform parameters of the problem, for Darcy ``source``.
+
+        Raises:
+            ServiceError: the service refused or failed.
+            httpx.HTTPError: the service could not be reached; over gRPC ``Unreachable``.
+        """
+        options = {
+            "wrt": wrt,
+            "model": model,
+            "method": method,
+            "timeout_ms": timeout_ms,
+            "priority": priority,
+            "reproducible": reproducible,
+        }
+        return self._differentiate(question_of(problem, field, options, parameters, cotangent), field)
+
+    def rollout(
+        self,
+        problem: str,
+        state: Mapping[str, ArrayLike | Any] | ArrayLike,
+        *,
+        steps: int = 100,
+        every: int = 1,
+        start_step: int = 0,
+        model: str | None = None,
+        method: str = "auto",
+        walls: str | None = None,
+        timeout_ms: float | None = None,
+        priority: str | None = None,
+        reproducible: bool = False,
+    ) -> Followed:
+        """The frames that follow from a state, as they are computed; float64 in gives float64 out.
+
+        A connection that breaks is taken up again, and the frames are those of a stream that did not break;
+        of the reference solver in float32 up to rounding. Close the generator, or drop it, to stop the
+        computation.
+
+        Args:
+            problem: ``shallow_water`` or ``diffusion_reaction``.
+            state: fields (ny, nx) by name, or one array (channel, ny, nx); of shallow water ``hu`` and ``hv``
+                may be left out where nothing moves.
+            steps: the last step, counted from the initial state.
+            every: yield every so-many-th step.
+            start_step: number of the step that ``state`` belongs to.
+            model: ``name``, ``name@alias`` or ``name@3``.
+            method: ``auto``, ``surrogate`` or ``solver``.
+            walls: boundary conditions; a surrogate knows those that it was trained with only.
+            timeout_ms: deadline for the last frame [ms].
+            priority: ``interactive``, or ``bulk`` for what can wait.
+            reproducible: the same bits whatever else the service computes.
+
+        Raises:
+            ValueError: ``every`` is below 1.
+            ServiceError: the service refused or failed.
+            httpx.HTTPError: the service could not be reached, or the stream broke and nothing new came for
+                seconds; over gRPC ``Unreachable``.
+        """
+        options = {
+            "steps": steps,
+            "every": every,
+            "start_step": start_step,
+            "model": model,
+            "method": method,
+            "walls": walls,
+            "timeout_ms": timeout_ms,
+            "priority": priority,
+            "reproducible": reproducible,
+        }
+        return self._follow(Rollouts(problem, state, options, self._patience))
+
+    def problems(self) -> Described:
+        """What the service solves: fields, units, bounds, grids. Over HTTP only."""
+        return self._describe("problems")
+
+    def models(self) -> Described:
+        """The models of the service, their versions, and which are loaded; over HTTP also their aliases."""
+        return self._describe("models")
+
+    @abstractmethod
+    def _solve(self, question: Question, field: ArrayLike | Any) -> Solved:
+        """The answer, with the coordinates of ``field``."""
+
+    @abstractmethod
+    def _differentiate(self, question: Question, field: ArrayLike | Any) -> Differentiated:
+        """The gradient, with the coordinates of ``field``."""
+
+    @abstractmethod
+    def _follow(self, rollouts: Rollouts) -> Followed:
+        """The frames, leg by leg."""
+
+    @abstractmethod
+    def _describe(self, what: str) -> Described:
+        """What ``GET /v1/...`` lists under its name."""

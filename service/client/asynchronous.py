@@ -1,4 +1,4 @@
-"""The client for an event loop; see ``blocking.py``, whose twin it is.
+"""The client for an event loop: the twin of ``blocking.py``, with ``await``.
 
 ::
 
@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, final
@@ -19,10 +19,12 @@ from typing import Any, Self, TypeVar, final
 import httpx
 from numpy.typing import ArrayLike
 
+from service.client.address import Address, address_of
 from service.client.answers import Answer, Frame, Gradient
-from service.client.asking import Address, Rollouts, address_of, named_alike, question_of
-from service.client.connection import AsyncTransport, Attempts, BrokenStream, Retryable
-from service.client.http import AsyncHttpTransport
+from service.client.asking import Asking, Rollouts, named_alike
+from service.client.connection import AsyncTransport, Question
+from service.client.http import AsyncHttpTransport, network_options
+from service.client.retrying import PATIENCE, Patience, Retryable
 
 __all__ = ["AsyncClient"]
 
@@ -30,7 +32,14 @@ Found = TypeVar("Found")
 
 
 @final
-class AsyncClient:
+class AsyncClient(
+    Asking[
+        Coroutine[Any, Any, Answer],
+        Coroutine[Any, Any, Gradient],
+        AsyncGenerator[Frame, None],
+        Coroutine[Any, Any, list[dict[str, Any]]],
+    ]
+):
     """A connection to one service. Reuse it; close it, or use it in an ``async with`` block."""
 
     def __init__(
@@ -45,8 +54,9 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Prepare to ask the service at ``url``; see ``Client``."""
-        self._retries = retries
-        self._transport = _open(address_of(url, token, timeout, ca, cert), transport)
+        address = address_of(url, token, timeout, ca, cert)
+        super().__init__(Patience(retries, min(PATIENCE, timeout)))
+        self._transport = _open(address, transport)
 
     async def __aenter__(self) -> Self:
         return self
@@ -60,109 +70,21 @@ class AsyncClient:
         """Close the connections."""
         await self._transport.close()
 
-    async def solve(
-        self,
-        problem: str,
-        field: ArrayLike | Any,
-        *,
-        model: str | None = None,
-        method: str = "auto",
-        error: str = "bound",
-        tolerance: float | str | None = None,
-        timeout_ms: float | None = None,
-        priority: str | None = None,
-        reproducible: bool = False,
-        **parameters: float,
-    ) -> Answer:
-        """Solve one field (ny, nx) or a batch (batch, ny, nx); see ``Client.solve``."""
-        options = {
-            "model": model,
-            "method": method,
-            "error": error,
-            "tolerance": tolerance,
-            "timeout_ms": timeout_ms,
-            "priority": priority,
-            "reproducible": reproducible,
-        }
-        question = question_of(problem, field, options, parameters)
-        found: Answer = named_alike(field, await self._again(lambda: self._transport.solve(question)))
-        return found
+    async def _solve(self, question: Question, field: ArrayLike | Any) -> Answer:
+        found = await self._again(question.options, lambda: self._transport.solve(question))
+        return named_alike(field, found)
 
-    async def vjp(
-        self,
-        problem: str,
-        field: ArrayLike | Any,
-        cotangent: ArrayLike | Any,
-        *,
-        wrt: str | None = None,
-        model: str | None = None,
-        method: str = "auto",
-        timeout_ms: float | None = None,
-        priority: str | None = None,
-        reproducible: bool = False,
-        **parameters: float,
-    ) -> Gradient:
-        """The gradient of the sum of ``cotangent`` times the solution; see ``Client.vjp``."""
-        options = {
-            "wrt": wrt,
-            "model": model,
-            "method": method,
-            "timeout_ms": timeout_ms,
-            "priority": priority,
-            "reproducible": reproducible,
-        }
-        question = question_of(problem, field, options, parameters, cotangent)
-        found: Gradient = named_alike(
-            field, await self._again(lambda: self._transport.differentiate(question))
-        )
-        return found
+    async def _differentiate(self, question: Question, field: ArrayLike | Any) -> Gradient:
+        found = await self._again(question.options, lambda: self._transport.differentiate(question))
+        return named_alike(field, found)
 
-    def rollout(
-        self,
-        problem: str,
-        state: Mapping[str, ArrayLike | Any] | ArrayLike,
-        *,
-        steps: int = 100,
-        every: int = 1,
-        start_step: int = 0,
-        model: str | None = None,
-        method: str = "auto",
-        walls: str | None = None,
-        timeout_ms: float | None = None,
-        priority: str | None = None,
-        reproducible: bool = False,
-    ) -> AsyncGenerator[Frame, None]:
-        """The frames that follow from a state, as they are computed; see ``Client.rollout``."""
-        options = {
-            "steps": steps,
-            "every": every,
-            "start_step": start_step,
-            "model": model,
-            "method": method,
-            "walls": walls,
-            "timeout_ms": timeout_ms,
-            "priority": priority,
-            "reproducible": reproducible,
-        }
-        return self._follow(Rollouts(problem, state, options, self._retries))
+    async def _describe(self, what: str) -> list[dict[str, Any]]:
+        found = await self._again({}, lambda: self._transport.describe(f"/v1/{what}"))
+        return list(found[what])
 
-    async def problems(self) -> list[dict[str, Any]]:
-        """What the service solves: fields, units, bounds, grids. Over HTTP only."""
-        found: list[dict[str, Any]] = (await self._again(lambda: self._transport.describe("/v1/problems")))[
-            "problems"
-        ]
-        return found
-
-    async def models(self) -> list[dict[str, Any]]:
-        """The models of the service, their versions, and which are loaded; over HTTP also their aliases."""
-        found: list[dict[str, Any]] = (await self._again(lambda: self._transport.describe("/v1/models")))[
-            "models"
-        ]
-        return found
-
-    async def _again(self, ask: Callable[[], Awaitable[Found]]) -> Found:
+    async def _again(self, options: Mapping[str, Any], ask: Callable[[], Awaitable[Found]]) -> Found:
         """Ask, and again where it may help."""
-        attempts = Attempts(self._retries)
+        attempts = self._patience.attempts(options)
         while True:
             try:
                 return await ask()
@@ -171,26 +93,17 @@ class AsyncClient:
             await asyncio.sleep(pause)
 
     async def _follow(self, rollouts: Rollouts) -> AsyncGenerator[Frame, None]:
-        follower, attempts = rollouts.follower, Attempts(self._retries)
-        while True:
-            pause = 0.0
+        follower = rollouts.follower
+        while not follower.whole:
             try:
                 async with self._transport.stream(follower.leg()) as stream:
                     async for frame in stream.frames:
                         taken = rollouts.take(frame, stream.block)
                         if taken is not None:
-                            attempts = Attempts(self._retries)
                             yield taken
                 return
             except Retryable as failure:
-                pause = attempts.pause(failure)
-            except BrokenStream as error:
-                if follower.whole:
-                    return
-                message = follower.failed(error)
-                if message is not None:
-                    raise self._transport.gave_up(message) from error
-                pause = Attempts(1).pause(Retryable(error)) if follower.failures > 1 else 0.0
+                pause = follower.after(failure)
             await asyncio.sleep(pause)
 
 
@@ -200,9 +113,4 @@ def _open(address: Address, transport: httpx.AsyncBaseTransport | None) -> Async
         from service.client.grpc import AsyncGrpcTransport
 
         return AsyncGrpcTransport(address)
-    headers = {"Authorization": f"Bearer {address.token}"} if address.token else {}
-    verify = address.context() if address.secure and transport is None else True
-    http = httpx.AsyncClient(
-        base_url=address.url, headers=headers, timeout=address.timeout, transport=transport, verify=verify
-    )
-    return AsyncHttpTransport(http)
+    return AsyncHttpTransport(httpx.AsyncClient(transport=transport, **network_options(address, transport)))

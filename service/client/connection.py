@@ -1,13 +1,12 @@
-"""How the clients ask: what is asked, whatever carries it, and when it is asked again."""
+"""How the clients ask: what is asked, whatever carries it, and what goes wrong."""
 
 from __future__ import annotations
 
-import random
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Final, final
+from typing import Any, final
 
 from numpy.typing import NDArray
 
@@ -15,19 +14,12 @@ from service.client.answers import Answer, Frame, Gradient
 
 __all__ = [
     "AsyncTransport",
-    "Attempts",
-    "BrokenStream",
     "Leg",
     "Question",
-    "Retryable",
     "ServiceError",
     "Transport",
     "Unreachable",
 ]
-
-# before the service is asked again, the first time [s]; then twice as long, and so on
-PAUSE: Final = 0.5
-LONGEST_PAUSE: Final = 60.0
 
 
 class ServiceError(Exception):
@@ -48,49 +40,6 @@ class ServiceError(Exception):
 
 class Unreachable(ConnectionError):
     """The service cannot be reached over gRPC, or the connection broke."""
-
-
-class BrokenStream(Exception):
-    """A stream of frames ended before its end; it may go on from its last frame."""
-
-
-class Retryable(Exception):
-    """Something that may work in a moment.
-
-    Args:
-        error: what to raise when there are no attempts left.
-        after: when to come back, if the service said so [s].
-    """
-
-    def __init__(self, error: Exception, after: float | None = None) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.after = after
-
-
-@final
-class Attempts:
-    """Counts the attempts of one request."""
-
-    def __init__(self, retries: int) -> None:
-        """``retries``: further attempts when the service is overloaded or cannot be reached."""
-        self._left = retries
-        self._pause = PAUSE
-
-    def pause(self, failure: Retryable) -> float:
-        """How long to wait before the next attempt [s].
-
-        Raises:
-            Exception: that of the failure, when there are no attempts left.
-        """
-        if not self._left:
-            raise failure.error
-        self._left -= 1
-        longest, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
-        if failure.after is not None:
-            # all who were refused together do not come back together
-            return min(failure.after, LONGEST_PAUSE) * random.uniform(1.0, 1.25)
-        return longest * random.uniform(0.5, 1.0)
 
 
 @final
@@ -168,11 +117,7 @@ class Transport(ABC):
 
     @abstractmethod
     def stream(self, leg: Leg) -> AbstractContextManager[Stream]:
-        """The frames of a rollout; see ``solve``. They raise ``BrokenStream`` where the stream breaks."""
-
-    @abstractmethod
-    def gave_up(self, message: str) -> Exception:
-        """What to raise when a stream broke again and again."""
+        """The frames of a rollout; see ``solve``. They raise ``Retryable`` where the stream breaks."""
 
     @abstractmethod
     def close(self) -> None:
@@ -196,10 +141,6 @@ class AsyncTransport(ABC):
 
     @abstractmethod
     def stream(self, leg: Leg) -> AbstractAsyncContextManager[AsyncStream]:
-        """See ``Transport``."""
-
-    @abstractmethod
-    def gave_up(self, message: str) -> Exception:
         """See ``Transport``."""
 
     @abstractmethod

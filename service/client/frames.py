@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.client.answers import CalibratedEstimate, Frame
-from service.client.connection import BrokenStream, Leg
+from service.client.connection import Leg
+from service.client.retrying import Patience, Retryable
 
 __all__ = ["CalibratedEstimate", "Follower", "Frame"]
 
@@ -43,9 +44,15 @@ class Follower:
         problem: str,
         state: Mapping[str, NDArray[Any]] | NDArray[Any],
         options: Mapping[str, Any],
-        retries: int,
+        patience: Patience,
     ) -> None:
-        """``options`` are those of a :class:`Leg`; ``retries``: attempts that bring nothing new."""
+        """``options`` are those of a :class:`Leg`.
+
+        Raises:
+            ValueError: ``every`` is below 1.
+        """
+        if options["every"] < 1:
+            raise ValueError(f"every: expected 1 or more, got {options['every']}")
         self._problem = problem
         self._options = dict(options)
         self._timeout_ms = self._options.pop("timeout_ms", None)
@@ -54,14 +61,9 @@ class Follower:
         self._leg_defect = 0.0
         self._newest = self._start
         self._first: Frame | None = None
-        self._retries = retries
-        self._failures = 0
+        self._patience = patience
+        self._attempts = patience.attempts(options)
         self._began = time.monotonic()
-
-    @property
-    def failures(self) -> int:
-        """Attempts one after the other that brought nothing new."""
-        return self._failures
 
     def leg(self) -> Leg:
         """What to ask for next."""
@@ -70,6 +72,9 @@ class Follower:
             "start_step": self._origin.step,
             "timeout_ms": None if self._timeout_ms is None else max(self._timeout_ms - spent, 1.0),
         }
+        if self._first is not None:
+            # an alias may have moved meanwhile
+            options["model"] = self._first.model or options.get("model")
         # the origin moves on while frames come, which are counted from where the leg began
         self._leg_defect = self._origin.mass_defect
         return Leg(self._problem, self._origin.state, self._origin.channels, options)
@@ -85,24 +90,28 @@ class Follower:
             self._origin = _after(frame)
         if frame.step <= self._newest:
             return None
-        self._newest, self._failures = frame.step, 0
+        self._newest = frame.step
+        self._attempts = self._patience.attempts({"timeout_ms": self._timeout_ms})
         return frame
 
-    def failed(self, error: BrokenStream) -> str | None:
-        """The stream broke. Where it is to be given up, a message that says so; else ask for the next leg."""
-        self._failures += 1
-        if self._failures > self._retries:
-            return f"the stream broke after step {self._newest}: {error}"
+    def after(self, failure: Retryable) -> float:
+        """How long to wait before the next leg [s].
+
+        Raises:
+            Exception: that of the failure, when nothing new has come for too long.
+        """
+        if self.whole:
+            # nothing is left to ask for
+            return 0.0
         if self._first is not None:
-            # an alias may have moved meanwhile
-            self._options["model"] = self._first.model or self._options.get("model")
-        return None
+            failure.error.add_note(f"the rollout has its frames up to step {self._newest}")
+        return self._attempts.pause(failure)
 
     @property
     def whole(self) -> bool:
         """Whether all frames are there, whatever became of the end of the stream."""
         steps, every = self._options["steps"], self._options["every"]
-        return bool(self._newest == steps - steps % every)
+        return self._first is not None and bool(self._newest == steps - steps % every)
 
     def _since_the_start(self, invariants: Mapping[str, float]) -> Mapping[str, float]:
         if DEFECT not in invariants:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final, cast, final
+from typing import Any, Final, final
 
 import grpc
 import grpc.aio
@@ -12,20 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from problems import EVOLUTION_PROBLEMS, STEADY_PROBLEMS
+from service.client.address import Address
 from service.client.answers import Answer, CalibratedEstimate, ErrorEstimate, Frame, Gradient
-from service.client.asking import Address
 from service.client.connection import (
     AsyncStream,
     AsyncTransport,
-    BrokenStream,
     Leg,
     Question,
-    Retryable,
     ServiceError,
     Stream,
     Transport,
     Unreachable,
 )
+from service.client.retrying import RETRIED, Retryable, seconds_of
 from service.grpc.parts import entry, tagged
 from service.pb import inference_pb2 as inference
 from service.pb import solver_pb2 as pb
@@ -47,8 +46,10 @@ OPTIONS: Final = (
     # a service that is gone without a word is found out [ms]
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    # the clients ask again themselves
+    # the clients ask again themselves; in between a call fails without being sent
     ("grpc.enable_retries", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
 )
 
 METHODS: Final = {
@@ -89,7 +90,6 @@ STATUSES_BY_CODE: Final[Mapping[grpc.StatusCode, int]] = {
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.UNAUTHENTICATED: 401,
 }
-RETRIED: Final = (429, 503)
 # what the library says by itself, without a fault of the service
 TOO_LARGE: Final = "larger than max"
 SLUGS_BY_CODE: Final[Mapping[grpc.StatusCode, str]] = {
@@ -100,68 +100,93 @@ SLUGS_BY_CODE: Final[Mapping[grpc.StatusCode, str]] = {
 
 
 @final
+class _Wire:
+    """What is asked over a channel of either kind; what comes back is to be read, or awaited and read."""
+
+    def __init__(self, library: Any, address: Address) -> None:
+        """``library``: ``grpc``, or ``grpc.aio``."""
+        if address.secure:
+            self.channel = library.secure_channel(address.host, _credentials(address), OPTIONS)
+        else:
+            self.channel = library.insecure_channel(address.host, OPTIONS)
+        self._metadata = (("authorization", f"Bearer {address.token}"),) if address.token else ()
+        self._timeout = address.timeout
+        self._solve = self.channel.unary_unary(SOLVE, None, pb.SolveResponse.FromString)
+        self._vjp = self.channel.unary_unary(VJP, None, pb.VjpResponse.FromString)
+        self._rollout = self.channel.unary_stream(ROLLOUT, None, pb.Frame.FromString)
+        self._index = self.channel.unary_unary(INDEX, None, inference.RepositoryIndexResponse.FromString)
+
+    def solve(self, question: Question) -> Any:
+        timeout = _seconds(question.options, self._timeout)
+        return self._solve(_solve_bytes(question), timeout=timeout, metadata=self._metadata)
+
+    def differentiate(self, question: Question) -> Any:
+        timeout = _seconds(question.options, self._timeout)
+        return self._vjp(_vjp_bytes(question), timeout=timeout, metadata=self._metadata)
+
+    def index(self) -> Any:
+        return self._index(b"", timeout=self._timeout, metadata=self._metadata)
+
+    def roll_out(self, leg: Leg) -> Any:
+        timeout = _seconds(leg.options, None)
+        return self._rollout(_rollout_bytes(leg), timeout=timeout, metadata=self._metadata)
+
+
+@contextmanager
+def _reaching() -> Iterator[None]:
+    """Around what goes over the network: the library's errors become ours."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise _failure(error) from error
+
+
+@final
 class GrpcTransport(Transport):
     """In a thread."""
 
     def __init__(self, address: Address) -> None:
-        if address.secure:
-            self._channel = grpc.secure_channel(address.host, _credentials(address), OPTIONS)
-        else:
-            self._channel = grpc.insecure_channel(address.host, OPTIONS)
-        self._metadata = _metadata(address)
-        self._timeout = address.timeout
-        self._solve = self._channel.unary_unary(SOLVE, None, pb.SolveResponse.FromString)
-        self._vjp = self._channel.unary_unary(VJP, None, pb.VjpResponse.FromString)
-        self._rollout = self._channel.unary_stream(ROLLOUT, None, pb.Frame.FromString)
-        self._index = self._channel.unary_unary(INDEX, None, inference.RepositoryIndexResponse.FromString)
+        self._wire = _Wire(grpc, address)
 
     def solve(self, question: Question) -> Answer:
         """See ``Transport``."""
-        return _answer(self._ask(self._solve, _solve_bytes(question), question.options))
+        with _reaching():
+            return _answer(self._wire.solve(question))
 
     def differentiate(self, question: Question) -> Gradient:
         """See ``Transport``."""
-        return _gradient(self._ask(self._vjp, _vjp_bytes(question), question.options))
+        with _reaching():
+            return _gradient(self._wire.differentiate(question))
 
     def describe(self, path: str) -> Any:
         """See ``Transport``."""
         _require_models(path)
-        return _models(self._ask(self._index, b"", {}))
-
-    def _ask(self, method: Any, body: bytes, options: Mapping[str, Any]) -> Any:
-        try:
-            return method(body, timeout=_seconds(options, self._timeout), metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise _failure(error) from error
+        with _reaching():
+            return _models(self._wire.index())
 
     @contextmanager
     def stream(self, leg: Leg) -> Iterator[Stream]:
         """See ``Transport``."""
-        timeout = _seconds(leg.options, None)
-        call = cast(Any, self._rollout(_rollout_bytes(leg), timeout=timeout, metadata=self._metadata))
+        call = self._wire.roll_out(leg)
         try:
             known = _begun(call.initial_metadata())
             if not known:
                 # nothing but a status came: reading says which
-                _refuse(call)
+                with _reaching():
+                    next(call, None)
+                raise _nothing()
             yield Stream(_block(known), self._frames(call, known))
         finally:
             call.cancel()
 
     def _frames(self, call: Any, known: Mapping[str, str]) -> Iterator[Frame]:
-        try:
+        with _reaching():
             for message in call:
                 yield _frame(message, known)
-        except grpc.RpcError as error:
-            raise _broken(error) from error
-
-    def gave_up(self, message: str) -> Exception:
-        """See ``Transport``."""
-        return Unreachable(message)
 
     def close(self) -> None:
         """See ``Transport``."""
-        self._channel.close()
+        self._wire.channel.close()
 
 
 @final
@@ -169,64 +194,47 @@ class AsyncGrpcTransport(AsyncTransport):
     """In an event loop."""
 
     def __init__(self, address: Address) -> None:
-        if address.secure:
-            self._channel = grpc.aio.secure_channel(address.host, _credentials(address), OPTIONS)
-        else:
-            self._channel = grpc.aio.insecure_channel(address.host, OPTIONS)
-        self._metadata = _metadata(address)
-        self._timeout = address.timeout
-        self._solve = self._channel.unary_unary(SOLVE, None, pb.SolveResponse.FromString)
-        self._vjp = self._channel.unary_unary(VJP, None, pb.VjpResponse.FromString)
-        self._rollout = self._channel.unary_stream(ROLLOUT, None, pb.Frame.FromString)
-        self._index = self._channel.unary_unary(INDEX, None, inference.RepositoryIndexResponse.FromString)
+        self._wire = _Wire(grpc.aio, address)
 
     async def solve(self, question: Question) -> Answer:
         """See ``Transport``."""
-        return _answer(await self._ask(self._solve, _solve_bytes(question), question.options))
+        with _reaching():
+            return _answer(await self._wire.solve(question))
 
     async def differentiate(self, question: Question) -> Gradient:
         """See ``Transport``."""
-        return _gradient(await self._ask(self._vjp, _vjp_bytes(question), question.options))
+        with _reaching():
+            return _gradient(await self._wire.differentiate(question))
 
     async def describe(self, path: str) -> Any:
         """See ``Transport``."""
         _require_models(path)
-        return _models(await self._ask(self._index, b"", {}))
-
-    async def _ask(self, method: Any, body: bytes, options: Mapping[str, Any]) -> Any:
-        try:
-            return await method(body, timeout=_seconds(options, self._timeout), metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise _failure(error) from error
+        with _reaching():
+            return _models(await self._wire.index())
 
     @asynccontextmanager
     async def stream(self, leg: Leg) -> AsyncIterator[AsyncStream]:
         """See ``Transport``."""
-        timeout = _seconds(leg.options, None)
-        call = cast(Any, self._rollout(_rollout_bytes(leg), timeout=timeout, metadata=self._metadata))
+        call = self._wire.roll_out(leg)
         try:
             known = _begun(await call.initial_metadata())
             if not known:
-                # nothing but a status came
-                await _refuse_soon(call)
+                # nothing but a status came: reading says which
+                with _reaching():
+                    await call.read()
+                raise _nothing()
             yield AsyncStream(_block(known), self._frames(call, known))
         finally:
             call.cancel()
 
     async def _frames(self, call: Any, known: Mapping[str, str]) -> AsyncIterator[Frame]:
-        try:
+        with _reaching():
             async for message in call:
                 yield _frame(message, known)
-        except grpc.RpcError as error:
-            raise _broken(error) from error
-
-    def gave_up(self, message: str) -> Exception:
-        """See ``Transport``."""
-        return Unreachable(message)
 
     async def close(self) -> None:
         """See ``Transport``."""
-        await self._channel.close(None)
+        await self._wire.channel.close(None)
 
 
 # --- what is asked
@@ -238,10 +246,6 @@ def _credentials(address: Address) -> grpc.ChannelCredentials:
         return grpc.ssl_channel_credentials(ca)
     certificate, key = (path.read_bytes() for path in address.cert)
     return grpc.ssl_channel_credentials(ca, key, certificate)
-
-
-def _metadata(address: Address) -> tuple[tuple[str, str], ...]:
-    return (("authorization", f"Bearer {address.token}"),) if address.token else ()
 
 
 def _seconds(options: Mapping[str, Any], longest: float | None) -> float | None:
@@ -432,22 +436,9 @@ def _models(message: inference.RepositoryIndexResponse) -> dict[str, Any]:
 # --- what goes wrong
 
 
-def _refuse(call: Any) -> None:
-    """Raise what a stream without frames ended with."""
-    try:
-        next(call, None)
-    except grpc.RpcError as error:
-        raise _failure(error) from error
-    raise BrokenStream("nothing came")
-
-
-async def _refuse_soon(call: Any) -> None:
-    """See ``_refuse``."""
-    try:
-        await call.read()
-    except grpc.RpcError as error:
-        raise _failure(error) from error
-    raise BrokenStream("nothing came")
+def _nothing() -> Retryable:
+    """A stream has ended that had no frames, as if that were all."""
+    return Retryable(Unreachable("the stream ended before it began"))
 
 
 def _failure(error: Any) -> Exception:
@@ -459,21 +450,14 @@ def _failure(error: Any) -> Exception:
         return Retryable(Unreachable(f"the service cannot be reached: {error.details()}"))
     found = _service_error(code, str(error.details()), trailing)
     if found.status in RETRIED:
-        after = trailing.get("retry-after")
-        return Retryable(found, None if after is None else float(after))
+        return Retryable(found, seconds_of(trailing.get("retry-after")))
     return found
-
-
-def _broken(error: Any) -> Exception:
-    """What it means where frames were coming."""
-    failure = _failure(error)
-    return BrokenStream(str(failure.error)) if isinstance(failure, Retryable) else failure
 
 
 def _service_error(code: grpc.StatusCode, details: str, trailing: Mapping[str, Any]) -> ServiceError:
     fault = pb.Fault.FromString(trailing.get("mno-fault-bin", b""))
-    slug = fault.type or SLUGS_BY_CODE.get(code, "internal")
-    if not fault.type and TOO_LARGE in details:
+    slug = fault.type or trailing.get("mno-fault") or SLUGS_BY_CODE.get(code, "internal")
+    if "mno-fault" not in trailing and TOO_LARGE in details:
         slug = "payload-too-large"
     status = STATUSES.get(slug, STATUSES_BY_CODE.get(code, 500))
     problem: dict[str, Any] = {"type": slug, "status": status, "detail": details}

@@ -15,24 +15,37 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from service.client.address import Address
 from service.client.answers import Answer, CalibratedEstimate, ErrorEstimate, ErrorSummary, Frame, Gradient
 from service.client.connection import (
     AsyncStream,
     AsyncTransport,
-    BrokenStream,
     Leg,
     Question,
-    Retryable,
     ServiceError,
     Stream,
     Transport,
 )
+from service.client.retrying import RETRIED, Retryable, seconds_of
 
-__all__ = ["AsyncHttpTransport", "HttpTransport"]
+__all__ = ["AsyncHttpTransport", "HttpTransport", "network_options"]
 
 NPY: Final = "application/x-npy"
 NPY_STREAM: Final = "application/x-npy-stream"
-RETRIED: Final = (429, 503)
+# how a service is lost that dies, or is not there
+LOST: Final = (httpx.NetworkError, httpx.RemoteProtocolError)
+# frames that do not come are asked for again, an answer is not
+SILENT: Final = (*LOST, httpx.TimeoutException)
+
+
+def network_options(address: Address, transport: object | None) -> dict[str, Any]:
+    """What ``httpx`` is told about a service; a transport of a test needs no certificates."""
+    return {
+        "base_url": address.url,
+        "headers": {"Authorization": f"Bearer {address.token}"} if address.token else {},
+        "timeout": address.timeout,
+        "verify": address.context() if address.secure and transport is None else True,
+    }
 
 
 @final
@@ -84,17 +97,21 @@ def _loaded(data: bytes) -> NDArray[Any]:
     return array
 
 
+@contextmanager
+def _reaching(kinds: tuple[type[httpx.TransportError], ...]) -> Iterator[None]:
+    """Around what goes over the network: what may work in a moment is said to."""
+    try:
+        yield
+    except kinds as error:
+        raise Retryable(error) from error
+
+
 def _failure(response: httpx.Response) -> Retryable | ServiceError:
     """What an answer says that is none; its body has been read."""
     error = ServiceError(response.status_code, _problem(response))
-    return Retryable(error, _after(response)) if response.status_code in RETRIED else error
-
-
-def _after(response: httpx.Response) -> float | None:
-    try:
-        return max(float(response.headers["Retry-After"]), 0.0)
-    except (KeyError, ValueError):
-        return None
+    if error.status in RETRIED:
+        return Retryable(error, seconds_of(response.headers.get("Retry-After")))
+    return error
 
 
 def _problem(response: httpx.Response) -> Mapping[str, Any]:
@@ -126,16 +143,14 @@ class HttpTransport(Transport):
         return self._ask(self._http.build_request("GET", path)).json()
 
     def _ask(self, request: httpx.Request) -> httpx.Response:
-        response = self._open(request)
-        response.read()
+        with _reaching(LOST):
+            response = self._open(request)
+            response.read()
         response.close()
         return response
 
     def _open(self, request: httpx.Request) -> httpx.Response:
-        try:
-            response = self._http.send(request, stream=True)
-        except httpx.ConnectError as error:
-            raise Retryable(error) from error
+        response = self._http.send(request, stream=True)
         if not response.is_error:
             return response
         response.read()
@@ -145,10 +160,8 @@ class HttpTransport(Transport):
     @contextmanager
     def stream(self, leg: Leg) -> Iterator[Stream]:
         """See ``Transport``."""
-        try:
+        with _reaching(SILENT):
             response = self._open(_rollout_post(leg).build(self._http))
-        except httpx.TransportError as error:
-            raise BrokenStream(str(error)) from error
         try:
             yield Stream(int(response.headers["Mno-Block"]), self._frames(response))
         finally:
@@ -156,16 +169,10 @@ class HttpTransport(Transport):
 
     def _frames(self, response: httpx.Response) -> Iterator[Frame]:
         reader = _FrameReader(response.headers)
-        try:
+        with _reaching(SILENT):
             for chunk in response.iter_bytes():
                 yield from reader.feed(chunk)
-        except httpx.TransportError as error:
-            raise BrokenStream(str(error)) from error
-        reader.check_end()
-
-    def gave_up(self, message: str) -> Exception:
-        """See ``Transport``."""
-        return httpx.ReadError(message)
+            reader.check_end()
 
     def close(self) -> None:
         """See ``Transport``."""
@@ -192,16 +199,14 @@ class AsyncHttpTransport(AsyncTransport):
         return (await self._ask(self._http.build_request("GET", path))).json()
 
     async def _ask(self, request: httpx.Request) -> httpx.Response:
-        response = await self._open(request)
-        await response.aread()
+        with _reaching(LOST):
+            response = await self._open(request)
+            await response.aread()
         await response.aclose()
         return response
 
     async def _open(self, request: httpx.Request) -> httpx.Response:
-        try:
-            response = await self._http.send(request, stream=True)
-        except httpx.ConnectError as error:
-            raise Retryable(error) from error
+        response = await self._http.send(request, stream=True)
         if not response.is_error:
             return response
         await response.aread()
@@ -211,10 +216,8 @@ class AsyncHttpTransport(AsyncTransport):
     @asynccontextmanager
     async def stream(self, leg: Leg) -> AsyncIterator[AsyncStream]:
         """See ``Transport``."""
-        try:
+        with _reaching(SILENT):
             response = await self._open(_rollout_post(leg).build(self._http))
-        except httpx.TransportError as error:
-            raise BrokenStream(str(error)) from error
         try:
             yield AsyncStream(int(response.headers["Mno-Block"]), self._frames(response))
         finally:
@@ -222,17 +225,11 @@ class AsyncHttpTransport(AsyncTransport):
 
     async def _frames(self, response: httpx.Response) -> AsyncIterator[Frame]:
         reader = _FrameReader(response.headers)
-        try:
+        with _reaching(SILENT):
             async for chunk in response.aiter_bytes():
                 for frame in reader.feed(chunk):
                     yield frame
-        except httpx.TransportError as error:
-            raise BrokenStream(str(error)) from error
-        reader.check_end()
-
-    def gave_up(self, message: str) -> Exception:
-        """See ``Transport``."""
-        return httpx.ReadError(message)
+            reader.check_end()
 
     async def close(self) -> None:
         """See ``Transport``."""
@@ -326,7 +323,7 @@ class _FrameReader:
     def check_end(self) -> None:
         """Refuse a stream that has no end."""
         if not self._ended:
-            raise BrokenStream("its end is missing")
+            raise httpx.RemoteProtocolError("the end of the stream is missing")
 
     def _next(self) -> bytes | None:
         if len(self._buffer) < 8:
@@ -344,7 +341,7 @@ class _FrameReader:
             return known
         error = ServiceError(int(known["error"]["status"]), known["error"])
         if error.status in RETRIED:
-            raise BrokenStream(str(error))
+            raise Retryable(error)
         raise error
 
     def _frame(self, known: Mapping[str, Any], record: bytes) -> Frame:

@@ -14,11 +14,13 @@ from typing import Any, Final, TypeAlias, final
 import grpc
 import grpc.aio
 
-from service.errors import DeadlineExceeded, Overloaded
+from service.errors import DeadlineExceeded
+from service.grpc.budget import Budget, Share
 from service.grpc.call import Buffer, Call, Metadata, Method, Outcome
 from service.settings import Limits
+from service.stall import Stall
 
-__all__ = ["AioCall", "Budget", "Handlers", "options"]
+__all__ = ["AioCall", "Handlers", "options"]
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
@@ -33,7 +35,6 @@ KEEPALIVE, KEEPALIVE_ANSWER = 30_000, 10_000
 PING_INTERVAL: Final = 5_000
 # whoever begins a message and does not end it holds a call until its connection is so old, and as long again
 CONNECTION_AGE: Final = 3_600_000
-RETRY_AFTER: Final = 1
 # the types of the library do not know it
 EOF: Final[Any] = grpc.aio.EOF  # type: ignore[attr-defined]
 
@@ -69,27 +70,6 @@ def options(limits: Limits) -> list[tuple[str, int | str]]:
 
 
 @final
-class Budget:
-    """Bytes that all calls under way may hold."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.held = 0
-
-    def take(self, count: int, mine: int) -> None:
-        """Hold ``count`` more, beside ``mine``.
-
-        Raises:
-            Overloaded: with those of other calls they are too many.
-        """
-        others = self.held - mine
-        # alone, a call gets whatever the limit on a message lets through
-        if others > 0 and self.held + count > self.limit:
-            raise Overloaded(f"other calls hold {others} bytes; try again later", RETRY_AFTER)
-        self.held += count
-
-
-@final
 class AioCall(Call):
     """A call of the library."""
 
@@ -120,26 +100,37 @@ class AioCall(Call):
         self._first = first
         self._many = first is None
         self._one_answer = one
-        self._budget = budget
+        self._share = Share(budget)
         self._stall_seconds = stall_seconds
-        self._held = 0
+        self._stall: Stall | None = None
+        # ends the wait for the next message of a stream
+        self._reading: asyncio.Timeout | None = None
+        self._leaving = False
         self._task = asyncio.current_task()
         # of a call with one answer, that answer
         self.answer = b""
         # why it ends before its time
         self.stopped: Outcome | None = None
+        # it has not had all messages that the client wanted to send
+        self.cut = False
 
-    def hold(self, count: int) -> None:
-        self._budget.take(count, self._held)
-        self._held += count
+    def hold(self, count: int, beside: int | None = None) -> None:
+        self._share.take(count, self._share.held if beside is None else beside)
 
     def let_go(self, count: int) -> None:
-        self._budget.held -= count
-        self._held -= count
+        self._share.let_go(count)
 
     def release(self) -> None:
         """The call has ended: what it held is free."""
-        self.let_go(self._held)
+        self.let_go(self._share.held)
+        if self._stall is not None:
+            self._stall.close()
+
+    def leave(self) -> None:
+        """Take no more messages; those that came are answered."""
+        self._leaving = True
+        if self._reading is not None:
+            self._reading.reschedule(asyncio.get_running_loop().time())
 
     def stop(self, outcome: Outcome) -> None:
         """End the call before its time."""
@@ -148,15 +139,36 @@ class AioCall(Call):
             self._task.cancel()
 
     async def message(self) -> bytes | None:
-        message = await self._next() if self._many else self._first
-        self._first = None
+        if self._many:
+            return await self._next()
+        message, self._first = self._first, None
         if message is not None:
             self.hold(len(message))
         return message
 
     async def _next(self) -> bytes | None:
-        message: Any = await self._context.read()
-        return None if message is EOF else message
+        message: Any = None
+        if not self._leaving:
+            message = await self._read()
+        if message is None:
+            self.cut = True
+            return None
+        if message is EOF:
+            return None
+        self.arrived = time.perf_counter()
+        data: bytes = message
+        await self._share.take_in_turn(len(data))
+        return data
+
+    async def _read(self) -> Any:
+        """What comes next; None: nothing any more, since the service stops."""
+        try:
+            async with asyncio.timeout(None) as self._reading:
+                return await self._context.read()
+        except TimeoutError:
+            return None
+        finally:
+            self._reading = None
 
     async def begin(self, metadata: Metadata) -> None:
         await self._context.send_initial_metadata(tuple(metadata))
@@ -166,8 +178,10 @@ class AioCall(Call):
         if self._one_answer:
             self.answer = data
             return
+        if self._stall is None:
+            self._stall = Stall(self._stall_seconds)
         try:
-            async with asyncio.timeout(self._stall_seconds):
+            with self._stall:
                 await self._context.write(data)
         except TimeoutError as error:
             way_out = "read faster, or ask for fewer frames with every"

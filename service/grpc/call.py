@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias, final
 
 import grpc
 
+from service.access.stay import Stay
 from service.telemetry.timing import Timing
 
 __all__ = ["Buffer", "Call", "Metadata", "Method", "Outcome"]
@@ -37,8 +38,10 @@ class Call(ABC):
     Attributes:
         metadata: what the client said beside its messages, by lower-case name; of a repeated one the last.
         received: when it began, on the clock of ``time.perf_counter`` [s].
+        arrived: when its last message came, on that clock [s].
         deadline: when the client has no more use for an answer, on that clock; None: never.
         client: whose share of the workers it uses.
+        stay: of a stream, lets in each of its requests; None: whoever calls is let in.
         request_id: comes back to the client, and is in the log.
         trailing: sent with the outcome, whatever that is.
         timing: where the time of its one answer went; None: nobody knows.
@@ -47,15 +50,21 @@ class Call(ABC):
     def __init__(self, metadata: Mapping[str, str], received: float, deadline: float | None) -> None:
         self.metadata = metadata
         self.received = received
+        self.arrived = received
         self.deadline = deadline
         self.client = ""
+        self.stay: Stay | None = None
         self.request_id = ""
         self.trailing: Metadata = ()
         self.timing: Timing | None = None
 
     @abstractmethod
-    def hold(self, count: int) -> None:
+    def hold(self, count: int, beside: int | None = None) -> None:
         """Count so many bytes of memory as this call's until it ends, or lets go of them.
+
+        Args:
+            count: so many.
+            beside: what is held for the same request already; None: all that the call holds.
 
         Raises:
             Overloaded: with those of other calls they are too many.
@@ -69,8 +78,10 @@ class Call(ABC):
     async def message(self) -> bytes | None:
         """The next message, None after the last; its bytes are held.
 
+        A stream waits until there is room for them, and has no more messages when the service stops.
+
         Raises:
-            Overloaded: see ``hold``.
+            Overloaded: see ``hold``; of the one message of a call.
         """
 
     @abstractmethod

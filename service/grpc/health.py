@@ -28,27 +28,33 @@ for _module in (health_pb2, reflection_pb2):
 
 @final
 class Health:
-    """Whether the services answer: all do, until the process is about to stop."""
+    """Whether the services answer: all do, until the process is about to stop.
+
+    Attributes:
+        stopped: the server is stopping, and nothing changes any more.
+        change: is set at the next change.
+    """
 
     def __init__(self, services: Iterable[str], draining: Callable[[], bool]) -> None:
         self.services = frozenset(services) | {""}
         self._draining = draining
-        self._stopped = False
-        self._changed = asyncio.Event()
+        self.stopped = False
+        self.change = asyncio.Event()
 
     @property
     def serving(self) -> bool:
         """Whether calls are welcome."""
-        return not (self._stopped or self._draining())
+        return not (self.stopped or self._draining())
+
+    def changed(self) -> None:
+        """Have whoever watches look again whether calls are welcome."""
+        change, self.change = self.change, asyncio.Event()
+        change.set()
 
     def stop(self) -> None:
         """From now on calls are not welcome, and whoever watches is told."""
-        self._stopped = True
-        self._changed.set()
-
-    async def change(self) -> None:
-        """Return when the service stops."""
-        await self._changed.wait()
+        self.stopped = True
+        self.changed()
 
 
 def health_methods(health: Health) -> list[Method]:
@@ -70,10 +76,16 @@ def health_methods(health: Health) -> list[Method]:
 
     async def watch(call: Call) -> None:
         request = decode(health_pb2.HealthCheckRequest, await call.message() or b"")
-        await call.send([status(request.service)])
-        if health.serving:
-            await health.change()
-            await call.send([status(request.service)])
+        told = None
+        while True:
+            # what changes while this is sent is not missed
+            change, stopped, known = health.change, health.stopped, status(request.service)
+            if known != told:
+                await call.send([known])
+                told = known
+            if stopped:
+                return
+            await change.wait()
 
     return [
         Method(f"/{HEALTH}/Check", check, scope=None),
@@ -89,6 +101,7 @@ def reflection_methods(services: Iterable[str]) -> list[Method]:
         while (message := await call.message()) is not None:
             request = decode(reflection_pb2.ServerReflectionRequest, message)
             await call.send([_reflected(request, names).SerializeToString()])
+            call.let_go(len(message))
 
     return [
         Method(f"/{name}/ServerReflectionInfo", reflect, scope=None, kind="stream")

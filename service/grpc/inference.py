@@ -1,26 +1,30 @@
 """The service `inference.GRPCInferenceService`: the Open Inference Protocol, version 2, as messages.
 
-What the protocol means is in `service/oip/inference.py`; here its messages are read and written.
+What the protocol means is in `service/oip/inference.py`; messages of inference are read and written in
+`inference_wire.py`.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Final, final
 
-import numpy as np
 from google.protobuf.json_format import ParseDict
-from numpy.typing import NDArray
 
 from service.access.audit import Audit
 from service.errors import LONGEST_QUOTE, InvalidField, NotAvailableYet
-from service.grpc.call import Buffer, Call, Method
-from service.grpc.faults import describe
+from service.grpc.call import Call, Method
 from service.grpc.health import Health
-from service.grpc.parts import Parts, tagged, varint
-from service.grpc.wire import KEY_NAME
+from service.grpc.inference_wire import (
+    INFER_FORM,
+    read_inference,
+    streamed,
+    write_failure,
+    write_inference,
+)
+from service.grpc.parts import Parts
+from service.grpc.pipelined import Item, Pipeline
 from service.http.pages import VERSION
 from service.oip.inference import (
     EXTENSIONS,
@@ -29,29 +33,20 @@ from service.oip.inference import (
     Inference,
     InferRequest,
     InferResponse,
-    Parameter,
 )
-from service.oip.tensor import Tensor, tensor_from_bytes, tensor_from_numbers, tensor_of
-from service.options import Asker
+from service.oip.order import Order, Parameter
+from service.oip.tensor import Tensor, tensor_of
 from service.pb import inference_pb2 as pb
 from service.pb.decode import decode
+from service.pb.usual import Reader, Wanted
 from service.rollout import Frame, Rollout
 from service.versions.repository import ModelEntry, Repository
 
 __all__ = ["SERVICE", "inference_methods"]
 
 SERVICE: Final = "inference.GRPCInferenceService"
-# requests of one stream under way at once
-MOST_AT_ONCE: Final = 64
-# larger messages are read off the event loop
-LARGE: Final = 2**21
 # a message that names a model is no longer, unless somebody plays with it [B]
 NAMES: Final = 2**16
-
-# where a message has the elements of a datatype, if not as raw bytes
-CONTENTS: Final = {"FP32": "fp32_contents", "FP64": "fp64_contents"}
-RAW_OUTPUT: Final = b"\x32"  # ModelInferResponse.raw_output_contents = 6
-INFER_RESPONSE: Final = b"\x12"  # ModelStreamInferResponse.infer_response = 2
 
 # what a request to step in time says beside the state: answered frame by frame, in a stream
 STEPS, EVERY = "steps", "every"
@@ -214,73 +209,47 @@ class _Infer:
 
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
+        self._reader = Reader(INFER_FORM)
+        self._inferences = Pipeline(self._reader.read, self._answers, write_failure)
 
     async def infer(self, call: Call) -> None:
-        message = await _read(await call.message() or b"")
-        response = await self._inference.infer(read_inference(message, call))
+        wanted = await self._reader.read(await call.message() or b"")
+        response = await self._inference.infer(read_inference(wanted, call, call.received))
         call.timing = response.timing
         await call.send(write_inference(response))
 
     async def stream(self, call: Call) -> None:
-        room, turn = asyncio.Semaphore(MOST_AT_ONCE), asyncio.Lock()
+        await self._inferences.run(call)
 
-        async def answer(message: Buffer) -> None:
-            try:
-                async with aclosing(self._answers(call, message)) as answers:
-                    async for parts in answers:
-                        # the frames of two answers must not mix
-                        async with turn:
-                            await call.send(parts)
-            finally:
-                call.let_go(len(message))
-                room.release()
-
-        async with asyncio.TaskGroup() as tasks:
-            while (message := await call.message()) is not None:
-                await room.acquire()
-                tasks.create_task(answer(message))
-
-    async def _answers(self, call: Call, message: Buffer) -> AsyncGenerator[Parts, None]:
-        """All answers to a request of a stream; what breaks is an answer too, and the stream goes on."""
-        name = ""
-        try:
-            wanted = await _read(message)
-            name = wanted.id
-            ends = wanted.parameters[WANTS_END].bool_param if WANTS_END in wanted.parameters else False
-            request = read_inference(wanted, call)
-            if STEPS not in request.parameters:
-                found = await self._inference.infer(request)
-                yield _streamed(write_inference(found, {IS_END: True} if ends else {}))
-                return
-            async with aclosing(self._frames(request)) as frames:
-                async for frame, known in frames:
-                    yield _streamed(write_inference(frame, known | ({IS_END: False} if ends else {})))
-            if ends:
-                last = InferResponse(request.model, request.version, name, ())
-                yield _streamed(write_inference(last, {IS_END: True}))
-        except Exception as fault:  # whatever broke is this request's answer
-            message_of = describe(fault, call.request_id).message
-            failed = pb.ModelStreamInferResponse(error_message=message_of)
-            failed.infer_response.id = name
-            yield [failed.SerializeToString()]
+    async def _answers(self, wanted: Wanted[Order], item: Item) -> AsyncGenerator[Parts, None]:
+        request = read_inference(wanted, item.call, item.arrived)
+        order = request.order
+        ends = order.parameters.get(WANTS_END) is True
+        if STEPS not in order.parameters:
+            found = await self._inference.infer(request)
+            yield streamed(write_inference(found, {IS_END: True} if ends else {}))
+            return
+        async with aclosing(self._frames(request, item)) as frames:
+            async for frame, known in frames:
+                yield streamed(write_inference(frame, known | ({IS_END: False} if ends else {})))
+        if ends:
+            last = InferResponse(order.model, order.version, request.id, ())
+            yield streamed(write_inference(last, {IS_END: True}))
 
     async def _frames(
-        self, request: InferRequest
+        self, request: InferRequest, item: Item
     ) -> AsyncGenerator[tuple[InferResponse, dict[str, Parameter]], None]:
-        parameters = dict(request.parameters)
-        steps = _count(STEPS, parameters.pop(STEPS))
-        every = _count(EVERY, parameters.pop(EVERY, 1))
-        found, rollout = await self._inference.roll_out(_with(request, parameters), steps, every)
+        order = request.order
+        steps, every = _count(STEPS, order.parameters[STEPS]), _count(EVERY, order.parameters.get(EVERY, 1))
+        block = request._replace(order=order.without(STEPS, EVERY))
+        found, rollout = await self._inference.roll_out(block, steps, every)
         single = next(iter(request.inputs.values())).array.ndim == 2
         async with aclosing(rollout.frames) as frames:
-            async for frame in frames:
-                outputs = tuple(_frame_tensors(frame, rollout, request.outputs, single=single))
-                response = InferResponse(found.name, str(found.version), request.id, outputs)
-                yield response, {"step": frame.step, "time": frame.time}
-
-
-def _with(request: InferRequest, parameters: Mapping[str, Parameter]) -> InferRequest:
-    return InferRequest(**{**vars(request), "parameters": parameters})
+            with item.holding(rollout.nbytes):
+                async for frame in frames:
+                    outputs = tuple(_frame_tensors(frame, rollout, order.outputs, single=single))
+                    response = InferResponse(found.name, str(found.version), request.id, outputs)
+                    yield response, {"step": frame.step, "time": frame.time}
 
 
 def _count(name: str, value: Parameter) -> int:
@@ -304,100 +273,3 @@ async def _answer(call: Call, message: Any) -> None:
 
 async def _request(kind: type[Any], call: Call) -> Any:
     return decode(kind, await call.message() or b"")
-
-
-async def _read(message: Buffer) -> pb.ModelInferRequest:
-    if len(message) > LARGE:
-        return await asyncio.to_thread(decode, pb.ModelInferRequest, message)
-    return decode(pb.ModelInferRequest, message)
-
-
-def read_inference(message: pb.ModelInferRequest, call: Call) -> InferRequest:
-    """The request of a call.
-
-    Raises:
-        InvalidField: tensors whose elements are missing, too many, or no elements.
-    """
-    timeout_ms = None if call.deadline is None else max(1000 * (call.deadline - call.received), 0.001)
-    return InferRequest(
-        message.model_name,
-        message.model_version,
-        message.id,
-        _tensors(message),
-        tuple(output.name for output in message.outputs),
-        {name: _parameter(name, value) for name, value in message.parameters.items()},
-        asker=Asker(call.client, call.metadata.get(KEY_NAME, ""), call.received),
-        timeout_ms=timeout_ms,
-    )
-
-
-def _tensors(message: pb.ModelInferRequest) -> dict[str, Tensor]:
-    raw = message.raw_input_contents
-    if raw and len(raw) != len(message.inputs):
-        got = f"got {len(raw)} for {len(message.inputs)} inputs"
-        raise InvalidField(
-            "raw_input_contents", "length", f"raw_input_contents: expected one for each input, {got}"
-        )
-    tensors = {}
-    for position, given in enumerate(message.inputs):
-        if given.name in tensors:
-            what = given.name[:LONGEST_QUOTE]
-            raise InvalidField(what, "twice", f"{what}: got two inputs of this name; send one")
-        if raw:
-            tensor = tensor_from_bytes(given.name, given.datatype, given.shape, raw[position])
-        else:
-            tensor = tensor_from_numbers(given.name, given.datatype, given.shape, _numbers(given))
-        tensors[given.name] = tensor
-    return tensors
-
-
-def _numbers(given: pb.ModelInferRequest.InferInputTensor) -> NDArray[Any]:
-    name = given.name[:LONGEST_QUOTE]
-    if "shared_memory_region" in given.parameters:
-        raise NotAvailableYet(f"{name}: {NO_SHARED_MEMORY}")
-    field = CONTENTS.get(given.datatype)
-    if field is None:
-        expected = "expected raw_input_contents, or fp32_contents and fp64_contents"
-        raise InvalidField(
-            name, "datatype", f"{name}: {expected}; {given.datatype[:LONGEST_QUOTE]!r} has raw only"
-        )
-    return np.array(getattr(given.contents, field), np.float64 if given.datatype == "FP64" else np.float32)
-
-
-def _parameter(name: str, value: pb.InferParameter) -> Parameter:
-    kind = value.WhichOneof("parameter_choice")
-    if kind is None:
-        what = name[:LONGEST_QUOTE]
-        raise InvalidField(what, "missing", f"{what}: expected a value, got a parameter without one")
-    parameter: Parameter = getattr(value, kind)
-    return parameter
-
-
-def write_inference(response: InferResponse, more: Mapping[str, Parameter] | None = None) -> Parts:
-    """A ``ModelInferResponse``; ``more`` are further parameters."""
-    head = pb.ModelInferResponse(model_name=response.model, model_version=response.version, id=response.id)
-    parts: list[Buffer] = []
-    for tensor in response.outputs:
-        head.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        data = tensor.raw()
-        parts += [RAW_OUTPUT + varint(len(data)), data]
-    for name, value in (more or {}).items():
-        _set(head.parameters[name], value)
-    return [head.SerializeToString(), *parts]
-
-
-def _set(parameter: pb.InferParameter, value: Parameter) -> None:
-    match value:
-        case bool():
-            parameter.bool_param = value
-        case int():
-            parameter.int64_param = value
-        case float():
-            parameter.double_param = value
-        case _:
-            parameter.string_param = str(value)
-
-
-def _streamed(parts: Parts) -> Parts:
-    """A ``ModelStreamInferResponse`` around a ``ModelInferResponse``."""
-    return tagged(INFER_RESPONSE, parts)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -20,6 +22,8 @@ DTYPES: Final[Mapping[str, np.dtype[Any]]] = {"float32": np.dtype("<f4"), "float
 # tags: a field's number and 2, that its length comes next
 KEY, VALUE = b"\x0a", b"\x12"  # of a map's entry
 DATA: Final = b"\x1a"  # Tensor.data = 3
+# kinds of arrays whose heads are remembered
+HEADS: Final = 256
 
 
 def tagged(tag: bytes, parts: Parts) -> Parts:
@@ -29,16 +33,41 @@ def tagged(tag: bytes, parts: Parts) -> Parts:
 
 def entry(tag: bytes, name: str, values: NDArray[Any]) -> Parts:
     """An entry of a map of tensors, whose field has this tag."""
-    key = name.encode()
-    return tagged(tag, [KEY + varint(len(key)) + key, *tagged(VALUE, tensor_parts(values))])
+    return [_entry_head(tag, name, values.dtype, values.shape), _elements(values)]
 
 
 def tensor_parts(values: NDArray[Any]) -> Parts:
     """A ``Tensor`` of float32 or float64."""
-    dtype = "float64" if values.dtype == np.float64 else "float32"
-    data = np.ascontiguousarray(values, DTYPES[dtype]).data.cast("B")
-    head = pb.Tensor(dtype=dtype, shape=values.shape).SerializeToString()
-    return [head + DATA + varint(len(data)), data]
+    return [_tensor_head(values.dtype, values.shape), _elements(values)]
+
+
+def _elements(values: NDArray[Any]) -> memoryview:
+    return np.ascontiguousarray(values, DTYPES[_name(values.dtype)]).data.cast("B")
+
+
+# frames and answers have the same shapes again and again
+@lru_cache(HEADS)
+def _entry_head(tag: bytes, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """What stands before the elements of an entry."""
+    key, tensor = name.encode(), _tensor_head(dtype, shape)
+    size = len(tensor) + _size(dtype, shape)
+    head = KEY + varint(len(key)) + key + VALUE + varint(size) + tensor
+    return tag + varint(len(head) + _size(dtype, shape)) + head
+
+
+@lru_cache(HEADS)
+def _tensor_head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """What stands before the elements of a tensor."""
+    known = pb.Tensor(dtype=_name(dtype), shape=shape).SerializeToString()
+    return known + DATA + varint(_size(dtype, shape))
+
+
+def _name(dtype: np.dtype[Any]) -> str:
+    return "float64" if dtype == np.float64 else "float32"
+
+
+def _size(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
+    return math.prod(shape) * DTYPES[_name(dtype)].itemsize
 
 
 def varint(number: int) -> bytes:

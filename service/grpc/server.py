@@ -9,6 +9,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 import grpc
@@ -16,8 +17,10 @@ import grpc.aio
 
 from service.access.gate import Guard
 from service.access.rate import Entry
-from service.errors import DeadlineExceeded, Forbidden, ServiceFault
-from service.grpc.aio import AioCall, Budget, Handlers, options
+from service.access.stay import Stay
+from service.errors import DeadlineExceeded, Forbidden, Overloaded, ServiceFault
+from service.grpc.aio import AioCall, Handlers, options
+from service.grpc.budget import Budget
 from service.grpc.call import Method, Outcome
 from service.grpc.faults import CANCELLED, outcome_of
 from service.grpc.health import Health, health_methods, reflection_methods
@@ -48,6 +51,11 @@ WAY_OUT: Final = "the service is stopping; ask again, and a rollout goes on from
 STOPPING: Final = Outcome(
     grpc.StatusCode.UNAVAILABLE, WAY_OUT, (("mno-fault", "not-ready"), ("retry-after", "1"))
 )
+# of the library, which share the port: each takes in one call in a turn of the event loop, and calls that are
+# taken in together are computed together
+SERVERS: Final = 8
+# calls under way are short: whoever was refused may soon come again [s]
+RETRY_AFTER: Final = 1
 # the library drops calls that it has read and not handed over when it stops: they are told before [s]
 NOTICE: Final = 0.2
 # for the last statuses to leave, after those under way were ended [s]
@@ -66,34 +74,39 @@ class GrpcServer:
         self._recorders: dict[str, RouteMetrics] = {}
         self._calls: set[AioCall] = set()
         self._empty = asyncio.Event()
-        self._server: grpc.aio.Server | None = None
+        self._servers: list[grpc.aio.Server] = []
         self._leaving = False
 
     async def start(self, address: str, tls: Tls | None = None) -> int:
         """Answer whoever connects to ``host:port``; returns the port, also where 0 was asked for."""
-        budget = Budget(self._limits.inflight_bytes)
-        # of HTTP, a connection has one request at a time: so many calls at once are as much
-        most = self._limits.connections
-        server = grpc.aio.server(options=options(self._limits), maximum_concurrent_rpcs=most)
-        server.add_generic_rpc_handlers((Handlers(self._methods, self._run, budget, self._limits),))
-        if tls is None:
-            port = server.add_insecure_port(address)
-        else:
-            port = server.add_secure_port(address, tls.grpc_credentials())
-        await server.start()
-        self._server = server
+        handlers = Handlers(self._methods, self._run, Budget(self._limits.inflight_bytes), self._limits)
+        host, _, wanted = address.rpartition(":")
+        port = int(wanted)
+        while len(self._servers) < SERVERS:
+            server = grpc.aio.server(
+                options=options(self._limits), maximum_concurrent_rpcs=self._limits.connections
+            )
+            server.add_generic_rpc_handlers((handlers,))
+            if tls is None:
+                port = server.add_insecure_port(f"{host}:{port}")
+            else:
+                port = server.add_secure_port(f"{host}:{port}", tls.grpc_credentials())
+            self._servers.append(server)
+            await server.start()
         return port
 
     async def drain(self, seconds: float) -> None:
-        """Take no more calls, answer those under way, and end what is not answered after so many seconds."""
+        """Take no more calls and messages, answer those that came, and end the rest after so many seconds."""
         self.health.stop()
-        if self._server is None:
+        if not self._servers:
             return
         self._leaving = True
+        for call in list(self._calls):
+            call.leave()
         notice = min(NOTICE, seconds)
         await asyncio.sleep(notice)
         seconds -= notice
-        stopping = asyncio.ensure_future(self._server.stop(seconds + LAST_WORDS))
+        stopping = asyncio.gather(*(server.stop(seconds + LAST_WORDS) for server in self._servers))
         try:
             async with asyncio.timeout(seconds):
                 while self._calls:
@@ -112,6 +125,8 @@ class GrpcServer:
         recorder.began()
         trace = self._begin_trace(call, method)
         self._calls.add(call)
+        if self._leaving:
+            call.leave()
         outcome = CANCELLED
         try:
             outcome = await self._answer(call, method)
@@ -136,11 +151,16 @@ class GrpcServer:
     async def _answer(self, call: AioCall, method: Method) -> Outcome:
         if self._leaving and method.scope is not None:
             return STOPPING
-        entry: Entry | None = None
+        entry: Entry | Stay | None = None
         try:
             if method.scope is not None:
-                principal, entry = self._guard.enter(call.metadata.get("authorization"), method.scope)
+                self._require_room()
+                authorization = call.metadata.get("authorization")
+                principal, entry = self._guard.enter(authorization, method.scope)
                 call.client = principal.client
+                if method.kind == "stream":
+                    who = partial(self._guard.security.authenticate, authorization, method.scope)
+                    call.stay = entry = Stay(self._guard.rate, who, entry)
             if call.deadline is None:
                 await method.handler(call)
             else:
@@ -154,7 +174,12 @@ class GrpcServer:
         finally:
             if entry is not None:
                 entry.release()
-        return OK
+        return STOPPING if call.cut else OK
+
+    def _require_room(self) -> None:
+        # of HTTP, a connection has one request at a time: so many calls at once are as much
+        if len(self._calls) > self._limits.connections:
+            raise Overloaded(f"{self._limits.connections} calls are under way; try again later", RETRY_AFTER)
 
     async def _note_refused(self, call: AioCall, method: Method, fault: Forbidden) -> None:
         about = ""

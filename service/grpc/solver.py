@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Final, TypeVar, final
+from typing import Final, final
 
-from google.protobuf.message import Message
-
-from service.grpc.call import Buffer, Call, Method
-from service.grpc.faults import describe
+from service.grpc.call import Call, Method
+from service.grpc.frame_message import FrameWriter
 from service.grpc.parts import Parts
+from service.grpc.pipelined import Item, Pipeline
 from service.grpc.wire import (
+    SOLVE_FORM,
+    SolveOrder,
     read_rollout,
     read_solve,
     read_vjp,
     rollout_metadata,
-    write_frame,
     write_solution,
     write_vjp,
 )
 from service.pb import solver_pb2 as pb
-from service.pb.decode import decode
+from service.pb.decode import decoded
+from service.pb.usual import Reader, Wanted
 from service.solver import Solver
 
 __all__ = ["SERVICE", "solver_methods"]
 
-Kind = TypeVar("Kind", bound=Message)
-
 SERVICE: Final = "mno.v1.Solver"
-# requests of one stream under way at once
-MOST_AT_ONCE: Final = 64
-# larger messages are read and written off the event loop
-LARGE: Final = 2**21
 
 
 def solver_methods(solver: Solver) -> list[Method]:
@@ -50,65 +45,38 @@ def solver_methods(solver: Solver) -> list[Method]:
 class _Calls:
     def __init__(self, solver: Solver) -> None:
         self._solver = solver
+        self._reader = Reader(SOLVE_FORM)
+        self._solutions = Pipeline(self._reader.read, self._answers, _unsolved)
 
     async def solve(self, call: Call) -> None:
-        message = await call.message()
-        await call.send(await self._solved(call, message or b""))
-
-    async def _solved(self, call: Call, message: Buffer) -> Parts:
-        wanted = await _read(pb.SolveRequest, message)
-        request = read_solve(wanted, call)
-        response = await self._solver.solve(request)
+        wanted = await self._reader.read(await call.message() or b"")
+        response = await self._solver.solve(read_solve(wanted, call, call.received))
         call.timing = response.timing
-        return write_solution(response, wanted.id)
+        await call.send(write_solution(response, wanted.id))
 
     async def solve_stream(self, call: Call) -> None:
-        room, turn = asyncio.Semaphore(MOST_AT_ONCE), asyncio.Lock()
+        await self._solutions.run(call)
 
-        async def answer(message: Buffer) -> None:
-            try:
-                parts = await self._solved_or_fault(call, message)
-                # the frames of two answers must not mix
-                async with turn:
-                    await call.send(parts)
-            finally:
-                call.let_go(len(message))
-                room.release()
-
-        async with asyncio.TaskGroup() as tasks:
-            while (message := await call.message()) is not None:
-                await room.acquire()
-                tasks.create_task(answer(message))
-
-    async def _solved_or_fault(self, call: Call, message: Buffer) -> Parts:
-        name = ""
-        try:
-            wanted = await _read(pb.SolveRequest, message)
-            name = wanted.id
-            request = read_solve(wanted, call)
-            return write_solution(await self._solver.solve(request), name)
-        except Exception as fault:  # whatever broke is this item's answer
-            known = describe(fault, call.request_id)
-            return [pb.SolveResponse(id=name, fault=known).SerializeToString()]
+    async def _answers(self, wanted: Wanted[SolveOrder], item: Item) -> AsyncGenerator[Parts, None]:
+        request = read_solve(wanted, item.call, item.arrived)
+        yield write_solution(await self._solver.solve(request), wanted.id)
 
     async def roll_out(self, call: Call) -> None:
-        wanted = await _read(pb.RolloutRequest, await call.message() or b"")
+        wanted = await decoded(pb.RolloutRequest, await call.message() or b"")
         rollout = await self._solver.roll_out(read_rollout(wanted, call))
-        async with aclosing(rollout.frames) as frames:
+        async with aclosing(rollout.written(FrameWriter(rollout))) as sheets:
             call.hold(rollout.nbytes)
             await call.begin(rollout_metadata(rollout))
-            async for frame in frames:
-                await call.send(write_frame(frame, rollout))
+            async for step, parts in sheets:
+                await call.send(parts)
                 # whatever ends the stream, the client knows from where to go on
-                call.trailing = (("mno-step", str(frame.step)),)
+                call.trailing = (("mno-step", str(step)),)
 
     async def differentiate(self, call: Call) -> None:
-        wanted = await _read(pb.VjpRequest, await call.message() or b"")
+        wanted = await decoded(pb.VjpRequest, await call.message() or b"")
         request = read_vjp(wanted, call)
-        await call.send(write_vjp(await self._solver.differentiate(request)))
+        await call.send(write_vjp(await self._solver.differentiate(request), wanted.request.id))
 
 
-async def _read(kind: type[Kind], message: Buffer) -> Kind:
-    if len(message) > LARGE:
-        return await asyncio.to_thread(decode, kind, message)
-    return decode(kind, message)
+def _unsolved(name: str, fault: pb.Fault) -> Parts:
+    return [pb.SolveResponse(id=name, fault=fault).SerializeToString()]

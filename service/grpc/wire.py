@@ -6,42 +6,40 @@ around them is new. A message is the concatenation of its fields, so that the re
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Literal
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from problems import ErrorBound, FieldSpec, Problem
+from service.codec import raw_bytes
 from service.errors import LONGEST_QUOTE, InvalidField
-from service.frame_trust import CalibratedError
 from service.gradient import VjpRequest, VjpResponse
 from service.grpc.call import Call
-from service.grpc.parts import DTYPES, Parts, entry, tagged, tensor_parts
+from service.grpc.layout import Dtype, Layout, arrays, common_dtype, layouts
+from service.grpc.parts import Parts, entry, tagged, tensor_parts
 from service.lookup import find_steady
 from service.pb import solver_pb2 as pb
-from service.rollout import Frame, Rollout, RolloutRequest
+from service.pb.usual import ELEMENTS, ID, Cuts, Form, Wanted
+from service.request import ErrorKind, Method
+from service.rollout import Rollout, RolloutRequest
 from service.solver import SolveRequest, SolveResponse
 from service.ticket import Priority, Ticket
 
 __all__ = [
+    "SOLVE_FORM",
+    "SolveOrder",
     "read_rollout",
     "read_solve",
     "read_vjp",
     "rollout_metadata",
-    "write_frame",
     "write_solution",
     "write_vjp",
 ]
 
-Dtype = Literal["float32", "float64"]
-
 # metadata: requests with equal keys are answered by equal versions
 KEY_NAME: Final = "mno-key"
-HIGHEST_RANK: Final = 3
-# more elements than any limit lets through
-MOST_ELEMENTS: Final = 2**48
 LAST_STEP: Final = 2**31 - 1
 
 METHODS: Final = {0: "auto", 1: "auto", 2: "surrogate", 3: "hybrid", 4: "solver"}
@@ -55,39 +53,87 @@ PRIORITIES: Final[Mapping[int, Priority]] = {0: "interactive", 1: "interactive",
 
 # tags: a field's number and 2, that its length comes next
 SOLVE_FIELDS: Final = b"\x0a"  # SolveResponse.fields = 1
-FRAME_FIELDS: Final = b"\x1a"  # Frame.fields = 3
 GRADIENT: Final = b"\x0a"  # VjpResponse.gradient = 1
 
 
 # --- requests
 
 
-def read_solve(message: pb.SolveRequest, call: Call) -> SolveRequest:
+@final
+class SolveOrder(NamedTuple):
+    """What a ``SolveRequest`` says beside its id and the elements of its fields."""
+
+    problem: str
+    fields: Sequence[Layout]
+    parameters: Mapping[str, float]
+    dtype: Dtype
+    model: str | None
+    method: Method
+    error: ErrorKind
+    tolerance: float | str | None
+    priority: Priority
+    reproducible: bool
+
+
+def _order(message: pb.SolveRequest) -> SolveOrder:
+    _refuse_unknown_names(message)
+    fields, tolerance = layouts("fields", message.fields), _tolerance(message)
+    fallback = "float64" if tolerance is not None else common_dtype(field.dtype for field in fields)
+    return SolveOrder(
+        message.problem,
+        fields,
+        dict(message.parameters),
+        _dtype(message.dtype, fallback),
+        message.model or None,
+        _choice("method", METHODS, message.method),
+        _choice("error", ERRORS, message.error),
+        tolerance,
+        _choice("priority", PRIORITIES, message.priority),
+        message.reproducible,
+    )
+
+
+def _elements(message: pb.SolveRequest) -> Sequence[bytes]:
+    return [tensor.data for tensor in message.fields.values()]
+
+
+# SolveRequest.id = 1, and .fields = 3, whose entries have a value = 2, which has data = 3; a map has no order
+SOLVE_CUTS: Final[Cuts] = {0x0A: ID, 0x1A: {0x12: {0x1A: ELEMENTS}}}
+SOLVE_FORM: Final = Form(pb.SolveRequest, SOLVE_CUTS, range(1, 2), _order, _elements)
+
+
+def read_solve(wanted: Wanted[SolveOrder], call: Call, received: float) -> SolveRequest:
     """The request of a call.
+
+    Args:
+        wanted: what came.
+        call: with or in which it came.
+        received: when, on the clock of ``time.perf_counter`` [s].
 
     Raises:
         InvalidField: something that a message can say and a request cannot.
     """
-    given = _given(message)
-    tolerance = _tolerance(message)
-    fallback = "float64" if tolerance is not None else _common_dtype(given)
+    order = wanted.said()
+    fields = {
+        field.name: field.filled(data) for field, data in zip(order.fields, wanted.elements, strict=True)
+    }
     return SolveRequest(
-        message.problem,
-        {**given, **message.parameters},
-        dtype=_dtype(message.dtype, fallback),
-        model=message.model or None,
-        method=_choice("method", METHODS, message.method),
-        error=_choice("error", ERRORS, message.error),
-        tolerance=tolerance,
-        ticket=_ticket(message, call),
-        key=call.metadata.get(KEY_NAME, ""),
-        received=call.received,
+        order.problem,
+        {**fields, **order.parameters},
+        order.dtype,
+        order.model,
+        order.method,
+        order.error,
+        order.tolerance,
+        Ticket(call.client, order.priority, order.reproducible, call.deadline),
+        call.metadata.get(KEY_NAME, ""),
+        received,
     )
 
 
 def read_rollout(message: pb.RolloutRequest, call: Call) -> RolloutRequest:
     """See ``read_solve``."""
-    state = _fields("state", message.state)
+    state = arrays("state", message.state)
     for name, values in state.items():
         if values.ndim != 2:
             got = f"got shape {values.shape}; a rollout starts from one state, send a request for each"
@@ -109,7 +155,7 @@ def read_rollout(message: pb.RolloutRequest, call: Call) -> RolloutRequest:
         message.steps,
         every=max(message.every, 1),
         start_step=message.start_step,
-        dtype=_dtype(message.dtype, _common_dtype(state)),
+        dtype=_dtype(message.dtype, common_dtype(values.dtype for values in state.values())),
         model=message.model or None,
         method=_choice("method", METHODS, message.method),
         walls=message.walls or None,
@@ -122,13 +168,18 @@ def read_rollout(message: pb.RolloutRequest, call: Call) -> RolloutRequest:
 def read_vjp(message: pb.VjpRequest, call: Call) -> VjpRequest:
     """See ``read_solve``."""
     request = message.request
-    given = _given(request)
+    _refuse_unknown_names(request)
+    if _tolerance(request) is not None:
+        raise InvalidField("tolerance", "unknown", "tolerance: gradients are never certified; leave it out")
+    if request.error not in (pb.ERROR_REQUEST_UNSPECIFIED, pb.ERROR_REQUEST_NONE):
+        raise InvalidField("error", "unknown", "error: of gradients none is estimated; leave it out")
+    given = arrays("fields", request.fields)
     return VjpRequest(
         request.problem,
         {**given, **request.parameters},
-        _fields("cotangents", message.cotangents),
+        arrays("cotangents", message.cotangents),
         wrt=message.wrt or None,
-        dtype=_dtype(request.dtype, _common_dtype(given)),
+        dtype=_dtype(request.dtype, common_dtype(values.dtype for values in given.values())),
         model=request.model or None,
         method=_choice("method", METHODS, request.method),
         ticket=_ticket(request, call),
@@ -137,38 +188,10 @@ def read_vjp(message: pb.VjpRequest, call: Call) -> VjpRequest:
     )
 
 
-def _fields(what: str, tensors: Mapping[str, pb.Tensor]) -> dict[str, NDArray[Any]]:
-    if not tensors:
-        raise InvalidField(what, "missing", f"{what}: expected an array by name, got none")
-    return {name: _array(name[:LONGEST_QUOTE], tensor) for name, tensor in tensors.items()}
-
-
-def _array(name: str, tensor: pb.Tensor) -> NDArray[Any]:
-    """The elements where they lie in the message, read only."""
-    dtype = DTYPES.get(tensor.dtype)
-    if dtype is None:
-        got = repr(tensor.dtype[:LONGEST_QUOTE])
-        raise InvalidField(name, "dtype", f"{name}: expected dtype float32 or float64, got {got}")
-    # a forged shape may have any number of axes
-    shape = tuple(tensor.shape[: HIGHEST_RANK + 1])
-    if not 0 < len(shape) <= HIGHEST_RANK:
-        axes = len(tensor.shape)
-        raise InvalidField(name, "rank", f"{name}: expected (y, x) or (batch, y, x), got {axes} axes")
-    if min(shape) <= 0 or math.prod(shape) > MOST_ELEMENTS:
-        raise InvalidField(name, "shape", f"{name}: no array has shape {shape}; send the lengths of its axes")
-    data = tensor.data
-    if len(data) != math.prod(shape) * dtype.itemsize:
-        expected = f"expected {math.prod(shape) * dtype.itemsize} bytes for {tensor.dtype} of shape {shape}"
-        raise InvalidField(name, "bytes", f"{name}: {expected}, got {len(data)}")
-    return np.frombuffer(data, dtype).reshape(shape)
-
-
-def _given(message: pb.SolveRequest) -> dict[str, NDArray[Any]]:
-    """The fields of a request, if the problem has all that it names."""
+def _refuse_unknown_names(message: pb.SolveRequest) -> None:
     problem = find_steady(message.problem)
     _refuse_unknown(problem, "input field", message.fields, problem.inputs)
     _refuse_unknown(problem, "parameter", message.parameters, problem.parameters)
-    return _fields("fields", message.fields)
 
 
 def _refuse_unknown(problem: Problem, kind: str, given: Iterable[str], specs: Sequence[FieldSpec]) -> None:
@@ -179,10 +202,6 @@ def _refuse_unknown(problem: Problem, kind: str, given: Iterable[str], specs: Se
             raise InvalidField(
                 what, "unknown", f"{what!r} is no {kind} of {problem.name}: expected {expected}"
             )
-
-
-def _common_dtype(given: Mapping[str, NDArray[Any]]) -> Dtype:
-    return "float64" if any(values.dtype == np.float64 for values in given.values()) else "float32"
 
 
 def _dtype(wanted: str, fallback: Dtype) -> Dtype:
@@ -225,11 +244,49 @@ def write_solution(response: SolveResponse, name: str = "") -> Parts:
     """A ``SolveResponse``; ``name`` is the id of its request."""
     parts: list[bytes | memoryview] = []
     for field, values in response.fields.items():
-        parts += entry(SOLVE_FIELDS, field, values)
-    return [*parts, _rest(response, name).SerializeToString()]
+        parts += (_before(field, values.dtype, values.shape), raw_bytes(values))
+    known = response.in_distribution
+    return [
+        *parts,
+        _said(response.model, response.method, response.operator, known, response.iterations),
+        _found(response, name).SerializeToString(),
+    ]
 
 
-def write_vjp(response: VjpResponse) -> Parts:
+# the same again and again, with other elements
+@lru_cache(maxsize=256)
+def _before(field: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """What lies before the elements of a solution."""
+    *head, _ = entry(SOLVE_FIELDS, field, np.empty(shape, dtype))
+    return b"".join(head)
+
+
+@lru_cache(maxsize=256)
+def _said(
+    model: str | None, method: str, operator: str, known: tuple[bool, ...] | None, iterations: tuple[int, ...]
+) -> bytes:
+    """What is said of a solution, whatever its numbers are."""
+    return pb.SolveResponse(
+        model=model or "",
+        method=METHOD_NUMBERS[method],
+        operator=operator,
+        in_distribution=known or (),
+        certified=[False] * len(iterations),
+        iterations=iterations,
+    ).SerializeToString()
+
+
+def _found(response: SolveResponse, name: str) -> pb.SolveResponse:
+    """What is said of this solution."""
+    return pb.SolveResponse(
+        errors=[_bound(error) for error in response.errors or ()],
+        timing=_timing(response),
+        id=name,
+        batch_size=response.batch_size,
+    )
+
+
+def write_vjp(response: VjpResponse, name: str = "") -> Parts:
     """A ``VjpResponse``; of the solution it has what is known, not the numbers."""
     rows = len(response.in_distribution)
     solution = pb.SolveResponse(
@@ -239,26 +296,11 @@ def write_vjp(response: VjpResponse) -> Parts:
         in_distribution=response.in_distribution,
         certified=[False] * rows,
         timing=_timing(response),
+        id=name,
         batch_size=response.batch_size,
     )
     known = pb.VjpResponse(solution=solution, wrt=response.wrt).SerializeToString()
     return [*tagged(GRADIENT, tensor_parts(response.gradient)), known]
-
-
-def write_frame(frame: Frame, rollout: Rollout) -> Parts:
-    """A ``Frame`` of a rollout of one state."""
-    parts: list[bytes | memoryview] = []
-    for name in rollout.names:
-        parts += entry(FRAME_FIELDS, name, frame.fields[name][0])
-    rest = pb.Frame(
-        step=frame.step,
-        time=frame.time,
-        invariants={name: float(values[0]) for name, values in frame.invariants.items()},
-        error=None if frame.error is None else _calibrated(frame.error),
-        model=rollout.model or "",
-        in_distribution=rollout.in_distribution[0],
-    )
-    return [*parts, rest.SerializeToString()]
 
 
 def rollout_metadata(rollout: Rollout) -> tuple[tuple[str, str], ...]:
@@ -273,22 +315,6 @@ def rollout_metadata(rollout: Rollout) -> tuple[tuple[str, str], ...]:
         ("mno-steps", str(rollout.steps)),
         ("mno-frames", str(rollout.count)),
         ("mno-block", str(rollout.block)),
-    )
-
-
-def _rest(response: SolveResponse, name: str) -> pb.SolveResponse:
-    known = response.in_distribution
-    return pb.SolveResponse(
-        model=response.model or "",
-        method=METHOD_NUMBERS[response.method],
-        operator=response.operator,
-        errors=[_bound(error) for error in response.errors or ()],
-        in_distribution=known or (),
-        certified=[False] * len(response.iterations),
-        iterations=response.iterations,
-        timing=_timing(response),
-        id=name,
-        batch_size=response.batch_size,
     )
 
 
@@ -308,7 +334,3 @@ def _bound(error: ErrorBound) -> pb.ErrorEstimate:
         l2_estimate=error.l2_estimate,
         steps=error.steps,
     )
-
-
-def _calibrated(error: CalibratedError) -> pb.ErrorEstimate:
-    return pb.ErrorEstimate(kind=error.kind, norm=error.norm, upper=error.upper, coverage=error.coverage)

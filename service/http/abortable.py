@@ -1,583 +1,567 @@
 """Connections that are bounded in everything their client controls, and that know a shorter way to an answer.
 
-uvicorn's connection sets no limit to slow, half-sent or endless requests, and none to a client that reads
+A connection reads requests one after the other, and answers them in that order in a task of its own. One that
+``app.state.hot`` accepts takes the short way: it is answered once its whole body is there, without ASGI's
+messages, and cancelled when its client leaves (``hot_path.py``). All others become uvicorn's, and ASGI's.
+
+uvicorn's own connection sets no limit to slow, half-sent or endless requests, and none to a client that reads
 nothing; ASGI has no word for either. So this one
 
-- refuses headers that are too large, too many or too slow, and bodies that stall or never end;
-- ends itself when what it wrote is not read, and lends the application the means to do so (``abort_of``);
-- gives a request that ``app.state.hot`` accepts to it once the whole body is there, without ASGI's messages,
-  and cancels it when the client leaves. See ``hot.py``.
+- refuses heads that are too large or too slow, and bodies that stall or never end;
+- reads no more than a few requests ahead, and nothing of a body that the application does not take;
+- ends itself when what it wrote is not read, and lends the application the means to do so (``abort_of``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import enum
-import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol, cast, final
+import logging
+import urllib.parse
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, Final, cast, final
 
+import httptools
+import uvicorn
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+from uvicorn.server import ServerState
 
-from service.settings import Limits
+from service.codec import Buffer
+from service.http.alarm import Alarm
+from service.http.head import Head, Refused
+from service.http.hot_path import HotHead, HotPath, HotRequest, NoHotPath, Reply
 
-__all__ = ["AbortableProtocol", "Buffer", "Hold", "HotHead", "HotPath", "HotRequest", "abort_of"]
+__all__ = ["AbortableProtocol", "Buffer", "abort_of"]
+
+log = logging.getLogger("uvicorn.error")
 
 EXTENSION: Final = "mno.abort"
 # written and not yet read by the client [B]; an answer of the usual size does not wait for its reader
 HIGH_WATER: Final = 256 * 1024
 # for the rest of a body whose answer is sent: a client that still sends might not see it else [s]
 LINGER_SECONDS: Final = 2.0
-
-# requests that a client may send before the first of them is answered
+# requests that wait: with so many nothing is read, and where they came all in one piece the next is refused
 MOST_PIPELINED: Final = 8
-HEAD_ENDS: Final = b"\r\n\r\n"
+MOST_IN_ONE_PIECE: Final = 256
+# of a body that the application has not taken yet [B]
+MOST_UNTAKEN: Final = 2**16
 
-Buffer = bytes | bytearray | memoryview
-
-
-class HotPath(ABC):
-    """What answers requests without ASGI."""
-
-    limits: Limits
-
-    @abstractmethod
-    def accept(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> HotHead | None:
-        """What it needs of a POST request that it will answer; None: ASGI has to."""
-
-    @abstractmethod
-    def hold(self) -> Hold:
-        """A share of what all requests together may hold."""
-
-    @abstractmethod
-    async def answer(self, request: HotRequest) -> None:
-        """Answer a whole request by ``request.respond``; cancelled when its client leaves."""
-
-    @abstractmethod
-    def refusal(self, status: int, slug: str, detail: str) -> tuple[bytes, bytes]:
-        """Header lines and body that refuse what is no request yet, or not in time."""
-
-
-class Hold(Protocol):
-    """A share of what all requests together may hold."""
-
-    def take(self, count: int) -> None:
-        """Hold more bytes, or raise."""
-
-    def release(self) -> None:
-        """Give everything back."""
+Request = HotRequest | RequestResponseCycle
 
 
 @final
-class HotHead:
-    """What a request says before its body; the same for all requests that begin with the same bytes.
-
-    Attributes:
-        target: what the application made of the path.
-        headers: by name, in lower case.
-        length: of the body [B].
-        weight: how many bytes of memory a byte of the body counts for.
-        keep_alive: whether the connection goes on after the answer.
-    """
-
-    __slots__ = ("headers", "keep_alive", "length", "target", "weight")
-
-    def __init__(self, target: Any, headers: Mapping[bytes, bytes], length: int, weight: int = 1) -> None:
-        self.target = target
-        self.headers = headers
-        self.length = length
-        self.weight = weight
-        self.keep_alive = True
-
-
-@final
-class _Over:
-    """What a request that was answered has in the place of its own event."""
-
-    def set(self) -> None:
-        """Nobody waits."""
-
-
-_OVER: Final = _Over()
-
-
-@final
-class HotRequest:
-    """A request on the short way. To uvicorn's connection it is a cycle, and the event that its client left.
-
-    Attributes:
-        head: what came before the body.
-        chunks: the body as it came.
-        missing: what is still to come of it [B].
-        received: ``time.perf_counter()`` when its headers were there [s].
-        fault: why no more of the body was kept.
-    """
-
-    __slots__ = (
-        "_connection",
-        "_task",
-        "chunks",
-        "disconnected",
-        "fault",
-        "head",
-        "hold",
-        "keep_alive",
-        "message_event",
-        "missing",
-        "more_body",
-        "received",
-        "response_complete",
-        "response_started",
-    )
-
-    def __init__(self, head: HotHead, hold: Hold, connection: AbortableProtocol) -> None:
-        self.head = head
-        self.hold = hold
-        self._connection = connection
-        self.chunks: list[Buffer] = []
-        self.missing = head.length
-        self.received = time.perf_counter()
-        self.fault: Exception | None = None
-        self._task: asyncio.Task[None] | None = None
-        self.disconnected = self.response_complete = self.response_started = False
-        self.keep_alive = head.keep_alive
-        self.more_body = True
-        self.message_event: HotRequest | _Over = self
-
-    @property
-    def body(self) -> Buffer:
-        """The whole body; copied only where it came in parts."""
-        chunks = self.chunks
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-    def keep(self, chunk: Buffer) -> None:
-        """Keep a part of the body, while there is room for it."""
-        self.missing -= len(chunk)
-        if self.fault is None:
-            try:
-                self.hold.take(self.head.weight * len(chunk))
-            except Exception as fault:  # the answer will say it
-                self.fault = fault
-                self.chunks.clear()
-            else:
-                self.chunks.append(chunk)
-
-    def set(self) -> None:
-        """The connection's word for: the client has left, or there is more of the body."""
-        if self.disconnected:
-            if self._task is None:
-                self.hold.release()
-            else:
-                self._task.cancel()
-
-    def respond(self, status: int, headers: bytes, body: Sequence[Buffer], length: int) -> None:
-        """Write the whole answer.
-
-        Args:
-            status: of HTTP.
-            headers: their lines, each with its end.
-            body: its parts, which are not copied: nobody may write to them any more.
-            length: of the body [B].
-        """
-        if not self.disconnected:
-            self._connection.write_answer(self, status, headers, body, length)
-
-    async def run_asgi(self, _: object) -> None:
-        """What uvicorn's connection calls in a task of its own."""
-        connection = self._connection
-        self._task = asyncio.current_task()
-        try:
-            if not self.disconnected:
-                await connection.hot.answer(self)
-            if connection.flow.write_paused:
-                # what the request holds is released when its answer was read, or nobody will
-                await connection.flow.drain()
-        except asyncio.CancelledError:
-            # by the connection, when it was lost; anybody else means the whole service
-            if not self.disconnected:
-                raise
-        finally:
-            self.hold.release()
-            # while it refers to itself it waits for the garbage collector, and its body with it
-            self.message_event = _OVER
-            self.chunks.clear()
-            connection.hot_ended(self)
-
-
 class _Phase(enum.Enum):
+    """What is read: nothing of a request yet, its head, its body; or nothing any more."""
+
     IDLE = enum.auto()
-    HEADERS = enum.auto()
+    HEAD = enum.auto()
     BODY = enum.auto()
-    ANSWERING = enum.auto()
+    OVER = enum.auto()
+
+
+# names of their own: they are looked up again and again with every request
+IDLE, HEAD, BODY, OVER = _Phase
 
 
 @final
-class _Plain(HotPath):
-    """Takes no request the short way: for applications that have none."""
+class AbortableProtocol(asyncio.Protocol):
+    """A connection of ``uvicorn.Server``; see the module."""
 
-    limits = Limits()
-
-    def accept(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> HotHead | None:  # noqa: ARG002
-        return None
-
-    def hold(self) -> Hold:
-        raise AssertionError("nothing was accepted, and nothing is held")
-
-    async def answer(self, request: HotRequest) -> None:
-        raise AssertionError(f"nothing was accepted, and yet {request} is to be answered")
-
-    def refusal(self, status: int, slug: str, detail: str) -> tuple[bytes, bytes]:  # noqa: ARG002
-        return b"content-type: text/plain\r\n", detail.encode()
-
-
-@final
-class AbortableProtocol(HttpToolsProtocol):
-    """uvicorn's connection with limits, and the shorter way."""
-
-    def __init__(self, config: Any, *arguments: Any, **options: Any) -> None:
-        super().__init__(config, *arguments, **options)
-        state = getattr(config.app, "state", None)
-        self.hot: HotPath = getattr(state, "hot", None) or _Plain()
-        self._limits = self.hot.limits
-        self._phase = _Phase.IDLE
-        self._head_bytes = 0
-        self._head_ends: float | None = None
-        self._body_ends: float | None = None
-        self._common: tuple[object, bytes] = (None, b"")
-        self._refusal: tuple[int, str, str] | None = None
-        self._incoming: HotRequest | None = None
-        self._running: HotRequest | None = None
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        if not config.loaded:
+            config.load()
+        self._config = config
+        self._server = server_state
+        self._app_state = app_state
+        self._loop = _loop or asyncio.get_running_loop()
+        self.connections = server_state.connections
+        self._hot: HotPath = getattr(getattr(config.app, "state", None), "hot", None) or NoHotPath()
+        self._limits, self._budget = self._hot.limits, self._hot.budget
+        # what is read
+        self._parser = httptools.HttpRequestParser(self)
+        self._phase = IDLE
+        self._head = Head(self._limits)
+        self._incoming: Request | None = None
+        self._is_last = False
+        # what the parser has taken and not told yet [B]
+        self._untold = 0
+        # what it reads, if a head may begin with its first byte
+        self._piece = b""
         # the bytes with which this client's last request on the short way began, and what they say
         self._known: HotHead | None = None
         self._known_bytes = b""
-        self._accepted: HotHead | None = None
         self._unparsed = False
-        self._begun = 0
-        # one timer, which moves at most once for many requests; what it waits for is ``_deadline``
-        self._deadline: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        # what is answered, and what waits for it
+        self._queue: deque[Request | Reply] = deque()
+        self._running: Request | Reply | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._wanted: asyncio.Future[None] | None = None
+        self._common: tuple[object, bytes] = (None, b"")
+        # what the client has time for, and when what it sends now has to be whole
+        self._alarm = Alarm(self._loop, self._give_up)
+        self._ends: float | None = None
+        # back-pressure, both ways; the names are those of uvicorn's ``FlowControl``
+        self._paused: float | None = None
+        self.write_paused = False
+        self._writable = asyncio.Event()
         self._stalled: asyncio.TimerHandle | None = None
 
     # --- the connection
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See ``asyncio.Protocol``."""
-        super().connection_made(transport)
-        transport.set_write_buffer_limits(high=HIGH_WATER)
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        self.connections.add(self)  # type: ignore[arg-type]  # uvicorn names its own kinds only
         if len(self.connections) > self._limits.connections:
-            self._refuse(503, "overloaded", "too many connections are open; come back later")
-            return
-        self._expect(self._limits.idle_seconds)
+            self._refuse(Refused(503, "overloaded", "too many connections are open; come back later"))
+        else:
+            self._settle()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """See ``asyncio.Protocol``."""
-        self._forget_timers()
-        for cycle in (self._running, self._incoming, *(cycle for cycle, _ in self.pipeline)):
-            if isinstance(cycle, HotRequest) and not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.set()
-        self.pipeline.clear()
-        super().connection_lost(exc)
+        self.connections.discard(self)
+        self._transport.close()
+        self._read_no_more()
+        while self._queue:
+            self._leave(self._queue.pop())
+        if isinstance(self._running, HotRequest):
+            cast(asyncio.Task[None], self._task).cancel()
+        else:
+            self._leave(self._running)
+        self.resume_writing()
+        self._wake()
+        self._alarm.end()
+        # they refer to each other
+        del self._parser
+
+    def shutdown(self) -> None:
+        """Answer what has begun to come, and nothing after it; uvicorn calls this when it stops."""
+        self._is_last = True
+        last: Request | Reply | None = self._incoming
+        if self._phase is IDLE:
+            self._phase = OVER
+            last = self._queue[-1] if self._queue else self._running
+        if isinstance(last, HotRequest | RequestResponseCycle):
+            last.keep_alive = False
+        elif not self._is_busy():
+            self._settle()
+
+    def _leave(self, request: Request | Reply | None) -> None:
+        """Its client has left, and nobody is answering it but perhaps ASGI, which is told."""
+        if isinstance(request, HotRequest):
+            request.release(self._budget)
+            self._hot.end(request)
+        elif isinstance(request, RequestResponseCycle):
+            request.disconnected = True
+            request.message_event.set()
+
+    # --- reading
 
     def data_received(self, data: bytes) -> None:
         """See ``asyncio.Protocol``."""
-        if self._phase is _Phase.IDLE and self._known is not None and data.startswith(self._known_bytes):
+        known = self._known
+        if known is not None and self._phase is IDLE and data.startswith(self._known_bytes):
             # clients begin request after request with the same bytes, and parsing is most of the work
-            self._begin_hot(self._known)
-            self._take(memoryview(data)[len(self._known_bytes) :])
-        elif self._phase is _Phase.BODY and self._unparsed:
+            self._begin_hot(known, keep_alive=True)
+            self._unparsed = True
+            if len(data) > len(self._known_bytes):
+                self._take(memoryview(data)[len(self._known_bytes) :])
+        elif self._unparsed:
             self._take(memoryview(data))
-        else:
+        elif self._phase is not OVER:
             self._parse(data)
-        if self._phase is not _Phase.ANSWERING:
-            self._watch(len(data))
+        if self._phase is HEAD or self._phase is BODY:
+            self._watch()
 
     def _take(self, data: memoryview) -> None:
         """A part of a body that the parser does not see, and perhaps what comes after it."""
-        request = self._incoming
-        assert request is not None
-        more = data[request.missing :]
-        request.keep(data[: request.missing] if more else data)
+        request = cast(HotRequest, self._incoming)
+        size = request.missing
+        self._keep(request, data if len(data) <= size else data[:size])
         if not request.missing:
             self._unparsed = False
             self.on_message_complete()
-            if more:
-                self._parse(bytes(more))
+            if len(data) > size and self._phase is not OVER:
+                self._parse(bytes(data[size:]))
+
+    def _keep(self, request: HotRequest, chunk: Buffer) -> None:
+        had_fault = request.fault is not None
+        request.keep(chunk, self._budget)
+        if request.fault is not None and not had_fault:
+            self._enqueue(request)
 
     def _parse(self, data: bytes) -> None:
-        begins = self._phase is _Phase.IDLE
-        self._begun = 0
-        super().data_received(data)
-        if self._accepted is not None:
-            # nothing but this request may have begun in ``data``, and that with its first byte
-            if begins and self._begun == 1 and data.startswith(b"POST "):
-                self._remember(self._accepted, data)
-            self._accepted = None
+        self._piece = data if self._phase is IDLE and data.startswith(b"POST ") else b""
+        self._untold += len(data)
+        try:
+            self._feed(data)
+            if self._untold > 2 * self._limits.header_bytes:
+                # it keeps a header until it is whole, however long that gets
+                raise self._head.too_large()
+        except Refused as refused:
+            self._refuse(refused)
+        self._piece = b""
 
-    def _remember(self, head: HotHead, data: bytes) -> None:
-        """Know a head again, if it is as plain as its parser may have found it."""
-        end = data.find(HEAD_ENDS) + len(HEAD_ENDS)
-        lines = data.count(b"\r\n", 0, end)
-        # the request's own line, those of its headers, and an empty one, none of which ends otherwise
-        if head.keep_alive and lines == data.count(b"\n", 0, end) == len(self.headers) + 2:
-            self._known, self._known_bytes = head, data[:end]
+    def _feed(self, data: bytes) -> None:
+        while data:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                # who speaks no other protocol answers as if none had been offered; the parser skips the body
+                method, version = self._parser.get_method(), self._parser.get_http_version()
+                data = self._head.without_upgrade(method, version) + data[offer.args[0] :]
+            except httptools.HttpParserError as error:
+                if self._phase is OVER:
+                    # after the last request: nobody wants to know
+                    return
+                # what was raised by those whom the parser calls
+                cause = error.__context__
+                if isinstance(cause, Refused):
+                    raise cause from None
+                if cause is not None:
+                    raise
+                raise Refused(400, "bad-request", f"expected a request of HTTP/1.1: {error}") from error
 
-    def _watch(self, count: int) -> None:
-        """Set a time for what is still to come of the request."""
-        phase = self._phase
-        if phase is _Phase.IDLE or self.transport.is_closing():
+    # what the parser calls: see ``httptools``
+
+    def on_message_begin(self) -> None:
+        """The first byte of a head."""
+        if self._phase is OVER:
+            raise Refused(400, "bad-request", "the request before was the last one")
+        self._phase, self._ends = HEAD, None
+        self._head = Head(self._limits)
+        self._untold = 0
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the target."""
+        self._untold = 0
+        self._head.add_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or what comes in its place after a chunked body."""
+        self._untold = 0
+        add = self._head.add_field if self._phase is HEAD else self._head.add_trailer
+        add(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The end of a head."""
+        parser, head = self._parser, self._head
+        method, version = parser.get_method(), parser.get_http_version()
+        if method == b"CONNECT":
+            raise Refused(400, "bad-request", "this is no proxy")
+        if parser.should_upgrade():
+            # its parser has no more to say: see ``_feed``
             return
-        if phase is _Phase.HEADERS:
-            if self._head_ends is None:
-                self._head_ends = self.loop.time() + self._limits.header_seconds
-                self._expect_at(self._head_ends)
-            # httptools keeps what it has of a header's value, however long it gets
-            self._head_bytes += count
-            if self._head_bytes > 2 * self._limits.header_bytes:
-                self._refuse(431, "header-too-large", self._too_large())
-        elif self._incoming is not None or not self.cycle.response_complete:
-            now = self.loop.time()
-            if self._body_ends is None:
-                self._body_ends = now + self._limits.body_seconds
-            self._expect_at(min(now + self._limits.body_stall_seconds, self._body_ends))
+        if len(self._queue) >= MOST_IN_ONE_PIECE:
+            raise Refused(503, "overloaded", "too many requests came before their answers; send fewer")
+        named = head.by_name()
+        keep_alive = version != "1.0" and parser.should_keep_alive() and not self._is_last
+        if method == b"POST" and version == "1.1" and len(named) == len(head.fields):
+            known = self._hot.accept(head.url, named)
+            if known is not None:
+                begin = head.bytes_in(self._piece) if keep_alive else None
+                if begin:
+                    self._known, self._known_bytes = known, begin
+                self._begin_hot(known, keep_alive=keep_alive)
+                return
+        self._begin_asgi(method, version, named, keep_alive=keep_alive)
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a body."""
+        self._untold = 0
+        request = self._incoming
+        if isinstance(request, HotRequest):
+            self._keep(request, body)
+        elif request is not None and not request.response_complete:
+            request.body += body
+            request.message_event.set()
+            self.resume_reading()
+
+    def on_message_complete(self) -> None:
+        """The last byte of a request."""
+        self._piece = b""
+        request, self._incoming = self._incoming, None
+        if request is None:
+            # another protocol was offered, and its head comes again
+            return
+        self._phase = IDLE if request.keep_alive else OVER
+        self._alarm.at = None
+        if isinstance(request, RequestResponseCycle):
+            request.more_body = False
+            request.message_event.set()
+        elif request.fault is None:
+            self._enqueue(request)
+        if not self._is_busy():
+            # it was answered before it was read to its end
+            self._settle()
+
+    # --- requests
+
+    def _begin_hot(self, head: HotHead, *, keep_alive: bool) -> None:
+        self._phase, self._ends = BODY, None
+        self._incoming = request = HotRequest(head, keep_alive=keep_alive)
+        self._hot.enter(request)
+        if request.fault is not None:
+            # nobody needs the body to say so
+            self._enqueue(request)
+
+    def _begin_asgi(
+        self, method: bytes, version: str, named: Mapping[bytes, bytes], *, keep_alive: bool
+    ) -> None:
+        scope = self._scope(method.decode(), version)
+        self._phase, self._ends = BODY, None
+        self._incoming = request = RequestResponseCycle(
+            scope=scope,
+            transport=self._transport,
+            # as much of it as they use
+            flow=cast(FlowControl, self),
+            logger=log,
+            access_logger=log,
+            access_log=False,
+            default_headers=self._server.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=named.get(b"expect", b"").lower() == b"100-continue",
+            keep_alive=keep_alive,
+            on_response=_nothing,
+        )
+        self._enqueue(request)
+
+    def _scope(self, method: str, version: str) -> Any:
+        """What ASGI calls the head of a request."""
+        head, root = self._head, self._config.root_path
+        try:
+            url = httptools.parse_url(head.url)
+            path = url.path.decode("ascii")
+        except (httptools.HttpParserError, UnicodeError, AttributeError) as error:
+            raise Refused(400, "bad-request", "expected a path, and perhaps a query after it") from error
+        extensions: dict[str, Any] = {EXTENSION: self._transport.abort}
+        return {
+            "type": "http",
+            "asgi": {"version": self._config.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            **self._addresses,
+            "method": method,
+            "root_path": root,
+            "path": root + urllib.parse.unquote(path),
+            "raw_path": root.encode() + url.path,
+            "query_string": url.query or b"",
+            "headers": head.fields,
+            "state": self._app_state.copy(),
+            "extensions": extensions,
+        }
+
+    @cached_property
+    def _addresses(self) -> Mapping[str, Any]:
+        transport = self._transport
+        scheme = "https" if is_ssl(transport) else "http"
+        return {"server": get_local_addr(transport), "client": get_remote_addr(transport), "scheme": scheme}
+
+    def _enqueue(self, request: Request | Reply) -> None:
+        self._queue.append(request)
+        if self._task is None:
+            self._task = self._loop.create_task(self._answer_all())
+            self._server.tasks.add(self._task)
+            self._task.add_done_callback(self._server.tasks.discard)
+        else:
+            self._wake()
+        if len(self._queue) >= MOST_PIPELINED:
+            self.resume_reading()
+
+    def _wake(self) -> None:
+        if self._wanted is not None and not self._wanted.done():
+            self._wanted.set_result(None)
+
+    def _is_busy(self) -> bool:
+        return self._running is not None or len(self._queue) > 0
+
+    # --- answering
+
+    async def _answer_all(self) -> None:
+        """Answer one request after the other, until the connection ends."""
+        request: Request | Reply | None
+        try:
+            while not self._transport.is_closing():
+                if not self._queue:
+                    self._settle()
+                    self._wanted = self._loop.create_future()
+                    await self._wanted
+                    continue
+                request = self._running = self._queue.popleft()
+                if isinstance(request, HotRequest):
+                    await self._answer_hot(request)
+                elif isinstance(request, RequestResponseCycle):
+                    await request.run_asgi(self._config.loaded_app)
+                else:
+                    self._write(request, keep_alive=False)
+                # whoever waits for the next one holds nothing of this one
+                self._running = request = None
+                self._server.total_requests += 1
+                if self._paused is not None:
+                    self.resume_reading()
+        finally:
+            self._phase = OVER
+            self._settle()
+
+    async def _answer_hot(self, request: HotRequest) -> None:
+        try:
+            reply = await self._hot.answer(request)
+            request.response_started = request.response_complete = True
+            self._write(reply, keep_alive=request.keep_alive)
+            if self.write_paused:
+                # what it holds is given back once its answer was read, or nobody will read it
+                await self.drain()
+        finally:
+            request.release(self._budget)
+            self._hot.end(request)
+
+    def _write(self, reply: Reply, *, keep_alive: bool) -> None:
+        if self._transport.is_closing():
+            return
+        given, common = self._common
+        if given is not self._server.default_headers:
+            given = self._server.default_headers
+            common = b"".join([b"%b: %b\r\n" % pair for pair in given])
+            self._common = given, common
+        status, headers, body = reply
+        end = "\r\n" if keep_alive else "connection: close\r\n\r\n"
+        lines = f"{headers}content-length: {sum(map(len, body))}\r\n{end}".encode("latin-1")
+        self._transport.writelines((STATUS_LINE[status] + common + lines, *body))
+
+    def _refuse(self, refused: Refused) -> None:
+        """Answer what was asked before, say what is wrong, and end."""
+        if self._read_no_more():
+            self._enqueue(self._hot.refusal(refused.status, refused.slug, refused.detail))
+        elif not self._is_busy():
+            self._settle()
+
+    def _read_no_more(self) -> bool:
+        """Drop what is read; whether it, or whoever sends it, has no answer yet."""
+        self._phase, self._unparsed, self._alarm.at = OVER, False, None
+        request, self._incoming = self._incoming, None
+        if isinstance(request, HotRequest):
+            if request.fault is not None:
+                # it is answered, whatever is still to come of it
+                return False
+            self._leave(request)
+        elif request is not None:
+            self._leave(request)
+            if self._queue and self._queue[-1] is request:
+                self._queue.pop()
+            return not request.response_started
+        return True
+
+    # --- back-pressure
+
+    def resume_reading(self) -> None:
+        """Read on, unless too much waits already; uvicorn's requests call this when they want more."""
+        waits = len(self._queue) >= MOST_PIPELINED or self._is_untaken()
+        if waits == (self._paused is not None) or self._transport.is_closing():
+            return
+        if self._paused is None:
+            self._paused, self._alarm.at = self._loop.time(), None
+            self._transport.pause_reading()
+            return
+        if self._ends is not None:
+            # the time in which nothing was read is not the client's
+            self._ends += self._loop.time() - self._paused
+        self._paused = None
+        self._transport.resume_reading()
+        if self._phase is HEAD or self._phase is BODY:
+            self._watch()
+
+    def _is_untaken(self) -> bool:
+        """Whether the application does not take the body that is read."""
+        request = self._incoming
+        return (
+            isinstance(request, RequestResponseCycle)
+            and not request.response_complete
+            and len(request.body) > MOST_UNTAKEN
+        )
+
+    async def drain(self) -> None:
+        """Wait until most of what was written is read; uvicorn's requests do before they write more."""
+        await self._writable.wait()
 
     def pause_writing(self) -> None:
         """See ``asyncio.Protocol``."""
-        super().pause_writing()
+        self.write_paused = True
+        self._writable.clear()
         if self._stalled is None:
             self._expect_reading()
 
-    def _expect_reading(self, unread: int | None = None) -> None:
-        """Let the client go if it reads nothing at all, of so many bytes, for too long."""
-        left = self.transport.get_write_buffer_size()
-        if unread is not None and left >= unread:
-            self.transport.abort()
-            return
-        self._stalled = self.loop.call_later(self._limits.stall_seconds, self._expect_reading, left)
-
     def resume_writing(self) -> None:
         """See ``asyncio.Protocol``."""
-        super().resume_writing()
+        self.write_paused = False
+        self._writable.set()
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
 
-    # --- what the parser finds
-
-    def on_message_begin(self) -> None:
-        """See ``httptools``."""
-        self.url = b""
-        self.expect_100_continue = False
-        self.headers = []
-        self._phase = _Phase.HEADERS
-        self._begun += 1
-        self._head_bytes = 0
-        self._head_ends = None
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """See ``httptools``."""
-        name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((name, value))
-        self._head_bytes += len(name) + len(value)
-
-    def on_headers_complete(self) -> None:
-        """See ``httptools``."""
-        self._phase = _Phase.BODY
-        self._body_ends = None
-        limits = self._limits
-        if self._head_bytes + len(self.url) > limits.header_bytes or len(self.headers) > limits.headers:
-            self._refusal = (431, "header-too-large", self._too_large())
-            raise ValueError("large headers")
-        parser = self.parser
-        if parser.get_method() == b"POST" and parser.get_http_version() == "1.1":
-            head = self.hot.accept(self.url, self.headers)
-            if head is not None:
-                head.keep_alive = parser.should_keep_alive()
-                self._accepted = head
-                self._incoming = HotRequest(head, self.hot.hold(), self)
-                return
-        self._begin_asgi()
-
-    def _begin_hot(self, head: HotHead) -> None:
-        self._phase = _Phase.BODY
-        self._body_ends = None
-        self._unparsed = True
-        self._incoming = HotRequest(head, self.hot.hold(), self)
-
-    def _begin_asgi(self) -> None:
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
-        super().on_message_begin()
-        self.url, self.headers, self.expect_100_continue = url, headers, expects
-        self.scope["headers"] = headers
-        extensions: dict[str, Any] = {EXTENSION: self.transport.abort}
-        self.scope["extensions"] = extensions
-        super().on_headers_complete()
-        self._bound_pipeline()
-
-    def _bound_pipeline(self) -> None:
-        """Read on, so that it is seen when the client leaves, unless it sends ever more requests."""
-        if len(self.pipeline) >= MOST_PIPELINED:
-            self.flow.pause_reading()
-        elif self.pipeline:
-            self.flow.resume_reading()
-
-    def on_body(self, body: bytes) -> None:
-        """See ``httptools``."""
-        if self._incoming is None:
-            super().on_body(body)
-        else:
-            self._incoming.keep(body)
-
-    def on_message_complete(self) -> None:
-        """See ``httptools``."""
-        self._phase = _Phase.ANSWERING
-        self._deadline = None
-        request, self._incoming = self._incoming, None
-        if request is None:
-            super().on_message_complete()
-            if self.cycle is not None and self.cycle.response_complete:
-                # it was answered before it was read to its end
-                self._rest()
+    def _expect_reading(self, unread: int | None = None) -> None:
+        """Let the client go if it reads nothing at all, of so many bytes, for too long."""
+        left = self._transport.get_write_buffer_size()
+        if unread is not None and left >= unread:
+            self._transport.abort()
             return
-        before, self.cycle = self.cycle, cast(RequestResponseCycle, request)
-        if before is None or before.response_complete:
-            self._start_asgi_task(self.cycle, self.app)
-        else:
-            self.pipeline.appendleft((self.cycle, self.app))
-            self._bound_pipeline()
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        if isinstance(cycle, HotRequest):
-            self._running = cycle
-            # it leaves ``tasks`` by itself, see ``hot_ended``
-            self.tasks.add(self.loop.create_task(cycle.run_asgi(app)))
-        else:
-            super()._start_asgi_task(cycle, app)
-
-    # --- answers
-
-    def write_answer(
-        self, request: HotRequest, status: int, headers: bytes, body: Sequence[Buffer], length: int
-    ) -> None:
-        """Write an answer of the short way; see ``HotRequest.respond``."""
-        request.response_started = request.response_complete = True
-        given, common = self._common
-        if given is not self.server_state.default_headers:
-            given = self.server_state.default_headers
-            common = b"".join([b"%b: %b\r\n" % pair for pair in given])
-            self._common = given, common
-        end = b"\r\n" if request.keep_alive else b"connection: close\r\n\r\n"
-        head = b"%b%b%bcontent-length: %d\r\n%b" % (STATUS_LINE[status], common, headers, length, end)
-        self.transport.writelines([head, *body])
-        if not request.keep_alive:
-            self.transport.close()
-
-    def hot_ended(self, request: HotRequest) -> None:
-        """A request of the short way has ended, answered or not."""
-        self._running = None
-        task = asyncio.current_task()
-        assert task is not None
-        self.tasks.discard(task)
-        if not request.response_complete and not request.disconnected:
-            self.transport.close()
-        self.on_response_complete()
-
-    def on_response_complete(self) -> None:
-        """What uvicorn's cycles call when they have written their answer."""
-        self.server_state.total_requests += 1
-        if self.transport.is_closing():
-            return
-        self.flow.resume_reading()
-        if self.pipeline:
-            cycle, app = self.pipeline.pop()
-            self._start_asgi_task(cycle, app)
-        elif self._phase is _Phase.BODY and self._incoming is None:
-            # answered before it was read to its end
-            self._expect(LINGER_SECONDS)
-        elif self._phase is _Phase.ANSWERING:
-            self._rest()
-
-    def _rest(self) -> None:
-        self._phase = _Phase.IDLE
-        self._expect(self._limits.idle_seconds)
-
-    def send_400_response(self, msg: str) -> None:
-        """What is no HTTP, or too much of it."""
-        status, slug, detail = self._refusal or (400, "bad-request", msg)
-        self._refuse(status, slug, detail)
-
-    def _refuse(self, status: int, slug: str, detail: str) -> None:
-        before = self._being_answered()
-        if before is not None:
-            # an answer comes first: the client would take the refusal for it
-            before.keep_alive = False
-            self.flow.pause_reading()
-            return
-        headers, body = self.hot.refusal(status, slug, detail)
-        length = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-        self.transport.write(STATUS_LINE[status] + headers + length + body)
-        self.transport.close()
-
-    def _being_answered(self) -> HotRequest | RequestResponseCycle | None:
-        """The request that is answered while a later one is read."""
-        if self._running is not None:
-            return self._running
-        cycle = self.cycle
-        if cycle is None or cycle.response_complete:
-            return None
-        reads_itself = self._phase is _Phase.BODY and self._incoming is None and not self.pipeline
-        return None if reads_itself else cycle
-
-    def _too_large(self) -> str:
-        limits = self._limits
-        return (
-            f"expected at most {limits.headers} headers and {limits.header_bytes} bytes of them; send fewer"
-        )
+        self._stalled = self._loop.call_later(self._limits.stall_seconds, self._expect_reading, left)
 
     # --- time
 
-    def _expect(self, seconds: float) -> None:
-        self._expect_at(self.loop.time() + seconds)
+    def _settle(self) -> None:
+        """All is answered: the client has some time to send more, or none."""
+        if self._phase is OVER:
+            self._transport.close()
+            if self._transport.get_write_buffer_size():
+                # what it has not read by then it never will
+                self._alarm.set_in(self._limits.stall_seconds)
+        elif self._phase is IDLE:
+            self._alarm.set_in(self._limits.idle_seconds)
+        elif self._incoming is not None and self._incoming.response_complete:
+            self._alarm.set_in(LINGER_SECONDS)
 
-    def _expect_at(self, deadline: float) -> None:
-        """Give the client until ``deadline`` for what comes next."""
-        self._deadline = deadline
-        if self._timer is not None:
-            if self._timer.when() <= deadline:
-                return
-            self._timer.cancel()
-        self._timer = self.loop.call_at(deadline, self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        if self._deadline is None or self.transport.is_closing():
+    def _watch(self) -> None:
+        """The client has some time to send what is still to come of its request."""
+        if self._paused is not None:
             return
-        if self.loop.time() < self._deadline:
-            self._expect_at(self._deadline)
-        elif self._phase is _Phase.BODY and self.flow.read_paused:
-            # not the client's fault: the application does not take what it sends
-            self._expect(self._limits.body_stall_seconds)
-        else:
-            self._give_up()
+        now, limits, incoming = self._loop.time(), self._limits, self._incoming
+        if self._phase is HEAD:
+            if self._ends is None:
+                self._ends = now + limits.header_seconds
+            self._alarm.set_at(self._ends)
+        elif incoming is not None and not incoming.response_complete:
+            if self._ends is None:
+                self._ends = now + limits.body_seconds
+            self._alarm.set_at(min(now + limits.body_stall_seconds, self._ends))
 
     def _give_up(self) -> None:
-        cycle = self._incoming or self.cycle
-        if self._phase is _Phase.IDLE or (self._phase is _Phase.BODY and cycle.response_started):
-            # what the client has not read by now it never will
-            self.transport.abort() if self.transport.get_write_buffer_size() else self.transport.close()
-            return
-        what = "headers" if self._phase is _Phase.HEADERS else "body"
-        self._refuse(408, "request-timeout", f"the {what} took too long; send them faster, or send less")
+        """Its time is over."""
+        incoming = self._incoming
+        if self._phase is HEAD or (incoming is not None and not incoming.response_started):
+            what = "headers" if self._phase is HEAD else "body"
+            message = f"the {what} took too long; send them faster, or send less"
+            self._refuse(Refused(408, "request-timeout", message))
+        elif self._transport.get_write_buffer_size():
+            # what it has not read by now it never will
+            self._transport.abort()
+        else:
+            self._transport.close()
 
-    def _forget_timers(self) -> None:
-        for timer in (self._timer, self._stalled):
-            if timer is not None:
-                timer.cancel()
-        self._timer = self._stalled = self._deadline = None
+
+def _nothing() -> None:
+    """What uvicorn's requests call when their answer is written; here they are waited for."""
 
 
 def abort_of(scope: Scope) -> Callable[[], None] | None:

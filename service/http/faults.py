@@ -67,6 +67,15 @@ PROBLEMS_BY_FAULT: Mapping[type[errors.ServiceFault], tuple[str, int]] = {
     errors.WorkerLost: ("worker-lost", 503),
     errors.WorkFailed: ("internal", 500),
 }
+# what is no fault of a request: paths, methods, connections, and a service that begins or ends
+OTHER_PROBLEMS: Mapping[str, int] = {
+    "bad-request": 400,
+    "not-found": 404,
+    "method-not-allowed": 405,
+    "request-timeout": 408,
+    "header-too-large": 431,
+    "not-ready": 503,
+}
 
 
 @final
@@ -201,7 +210,8 @@ def answer_http_exception(request: Request, error: Exception) -> Response:
     """The refusal of what the router does not know: paths and methods."""
     assert isinstance(error, HTTPException)
     status = error.status_code
-    detail = f"{request.method} {request.url.path} is not served here; GET /docs lists what is"
+    asked = f"{request.method} {request.url.path}"[: errors.LONGEST_QUOTE]
+    detail = f"{asked} is not served here; GET /docs lists what is"
     slug = HTTPStatus(status).phrase.lower().replace(" ", "-")
     document = _document(id_of(request.scope), slug, status, detail)
     open_inference = is_open_inference(request.scope["path"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from typing import final
 
 from starlette.responses import Response
@@ -14,8 +14,8 @@ from starlette.types import Receive, Scope, Send
 from service.http.abortable import abort_of
 from service.http.faults import describe_fault
 from service.http.rollout_wire import StreamForm, rollout_headers
-from service.http.written import computed
 from service.rollout import Rollout
+from service.stall import Stall
 
 __all__ = ["FrameStream"]
 
@@ -54,26 +54,23 @@ class FrameStream(Response):
         """Send all parts; whether the client took them in time."""
         start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         await send(start)
-        async with aclosing(self._parts(scope)) as parts:
-            async for data, more in parts:
-                try:
-                    async with asyncio.timeout(self._stall_seconds):
-                        await send({"type": "http.response.body", "body": data, "more_body": more})
-                except TimeoutError:
-                    log.info("a client left a frame unread for %s s", self._stall_seconds)
-                    return False
+        with closing(Stall(self._stall_seconds)) as stall:
+            async with aclosing(self._parts(scope)) as parts:
+                async for data, more in parts:
+                    try:
+                        with stall:
+                            await send({"type": "http.response.body", "body": data, "more_body": more})
+                    except TimeoutError:
+                        log.info("a client left a frame unread for %s s", self._stall_seconds)
+                        return False
         return True
 
     async def _parts(self, scope: Scope) -> AsyncGenerator[tuple[bytes, bool], None]:
         """Bytes to send, and whether there are more."""
-        async with aclosing(self._rollout.frames) as frames:
+        async with aclosing(self._form.frames(self._rollout)) as frames:
             try:
                 async for frame in frames:
-                    numbers = sum(values.size for values in frame.fields.values())
-                    yield (
-                        await computed(numbers > self._form.few, self._form.frame, frame, self._rollout),
-                        True,
-                    )
+                    yield frame, True
             except Exception as fault:  # the status is sent: whatever broke has its place in the stream
                 yield self._form.failure(describe_fault(scope, fault)), False
             else:

@@ -16,11 +16,11 @@ from typing import Final, NamedTuple, final
 
 from problems import STEADY_PROBLEMS, SteadyProblem
 from service.access.gate import Guard, Visit
-from service.codec import npy_header, raw_bytes
+from service.codec import Buffer, npy_header, raw_bytes
 from service.errors import ServiceFault
-from service.http.abortable import Buffer, HotHead, HotPath, HotRequest
-from service.http.faults import Refusal, early_refusal, new_request_id, refuse, unexpected
-from service.http.in_flight import Budget, Share
+from service.http.faults import early_refusal, new_request_id, refuse, unexpected
+from service.http.hot_path import HotHead, HotPath, HotRequest, Reply
+from service.http.in_flight import Budget
 from service.http.wire import (
     JSON,
     JSON_WEIGHT,
@@ -38,7 +38,6 @@ from service.options import Asker
 from service.settings import Limits
 from service.solver import Solver, SolveResponse
 from service.telemetry.logs import REQUEST_ID
-from service.telemetry.timing import Timing
 
 __all__ = ["HotRoutes"]
 
@@ -55,14 +54,8 @@ MOST_JSON_BYTES: Final = 2**13
 ELSEWHERE: Final = frozenset({b"content-encoding", b"transfer-encoding", b"expect", b"upgrade"})
 
 
-@final
-class Answer(NamedTuple):
-    """The body of an answer in parts, its header lines without length and id, and where the time went."""
-
-    headers: bytes
-    parts: Sequence[Buffer]
-    length: int
-    timing: Timing | None
+# header lines of an answer, all but its length and id, and its body in parts
+Answer = tuple[str, Sequence[Buffer]]
 
 
 class Route(ABC):
@@ -72,7 +65,7 @@ class Route(ABC):
     open_inference: bool
 
     @abstractmethod
-    async def answer(self, request: HotRequest, asker: Asker) -> Answer:
+    async def answer(self, body: Buffer, asker: Asker, visit: Visit) -> Answer:
         """The answer.
 
         Raises:
@@ -92,16 +85,15 @@ class SolveRoute(Route):
         self._solver = solver
         self._query = query
 
-    async def answer(self, request: HotRequest, asker: Asker) -> Answer:
-        response = await self._solver.solve(npy_request(self._problem, self._query, request.body, asker))
+    async def answer(self, body: Buffer, asker: Asker, visit: Visit) -> Answer:
+        response = await self._solver.solve(npy_request(self._problem, self._query, body, asker))
+        visit.note(response.timing, response.model, response.batch_size)
         # a problem with several output fields would need a container; none has
-        ((_, array),) = response.fields.items()
-        head, data = npy_header(array.dtype, array.shape), raw_bytes(array)
+        ((name, array),) = response.fields.items()
+        parts = npy_header(array.dtype, array.shape), raw_bytes(array)
         if response.errors is None and response.in_distribution is None:
-            lines = _bare_lines(next(iter(response.fields)), response)
-        else:
-            lines = _lines(answer_headers(response, NPY), NPY)
-        return Answer(lines, (head, data), len(head) + len(data), response.timing)
+            return _bare_lines(name, response), parts
+        return _lines(answer_headers(response, NPY), NPY), parts
 
 
 @final
@@ -120,13 +112,13 @@ class JsonRoute(Route):
         self._query = query
         self._gzip = gzip
 
-    async def answer(self, request: HotRequest, asker: Asker) -> Answer:
-        body = bytes(request.body)
-        given = (self._problem, JSON_HEADERS, self._query, body, self._limits, asker)
+    async def answer(self, body: Buffer, asker: Asker, visit: Visit) -> Answer:
+        given = (self._problem, JSON_HEADERS, self._query, bytes(body), self._limits, asker)
         wanted = await computed(len(body) > SMALL_BODY, read_request, *given)
         response = await self._solver.solve(wanted)
+        visit.note(response.timing, response.model, response.batch_size)
         headers, written = await written_json(response, gzip=self._gzip)
-        return Answer(_lines(headers, JSON), (written,), len(written), response.timing)
+        return _lines(headers, JSON), (written,)
 
 
 @final
@@ -136,18 +128,35 @@ class InferRoute(Route):
     template = "/v2/models/{model}/infer"
     open_inference = True
 
-    def __init__(self, inference: Inference, model: str, version: str) -> None:
+    def __init__(self, inference: Inference, model: str, version: str, json_length: str) -> None:
         self._inference = inference
         self._model = model
         self._version = version
+        self._json_length = json_length
 
-    async def answer(self, request: HotRequest, asker: Asker) -> Answer:
-        length = request.head.headers[LENGTH_OF_JSON].decode("latin-1")
-        asked = binary_request(self._model, self._version, request.body, length, asker)
+    async def answer(self, body: Buffer, asker: Asker, visit: Visit) -> Answer:
+        asked = binary_request(self._model, self._version, body, self._json_length, asker)
         response = await self._inference.infer(asked.request)
+        visit.note(response.timing, f"{response.model}@{response.version}", response.batch_size)
         headers, parts = binary_answer(response, asked)
         media = headers.pop("Content-Type")
-        return Answer(_lines(headers, media), parts, sum(map(len, parts)), response.timing)
+        return _lines(headers, media), parts
+
+
+# what the head says of who asks
+TRACE: Final = (b"traceparent", b"tracestate")
+OF_THE_ASKER: Final = frozenset({b"authorization", b"x-request-id", b"mno-key", *TRACE})
+
+
+@final
+class Arrival(NamedTuple):
+    """What the head of a request says, whatever its body is."""
+
+    route: Route
+    authorization: str | None
+    request_id: str | None
+    key: str
+    trace: Mapping[str, str]
 
 
 @final
@@ -158,6 +167,7 @@ class HotRoutes(HotPath):
         self, solver: Solver, inference: Inference, limits: Limits, guard: Guard, budget: Budget
     ) -> None:
         self.limits = limits
+        self.budget = budget
         self._solver = solver
         self._solving: Mapping[bytes, SteadyProblem] = {
             f"/v1/problems/{problem.name}/solve".encode(): problem
@@ -166,37 +176,39 @@ class HotRoutes(HotPath):
         }
         self._inference = inference
         self._guard = guard
-        self._budget = budget
         self._most_bytes = min(MOST_BYTES, limits.body_bytes, limits.json_bytes)
 
-    def accept(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> HotHead | None:
+    def accept(self, url: bytes, headers: Mapping[bytes, bytes]) -> HotHead | None:
         """See ``HotPath``."""
-        named = dict(headers)
-        length = named.get(b"content-length", b"")
+        length = headers.get(b"content-length", b"")
         if not (length.isdigit() and len(length) < 9 and 0 < int(length) <= self._most_bytes):
             return None
-        if not ELSEWHERE.isdisjoint(named):
+        if b"#" in url or not ELSEWHERE.isdisjoint(headers):
             return None
-        route = self._route(url, named)
+        route = self._route(url, headers)
         if route is None:
             return None
-        weight = JSON_WEIGHT if isinstance(route, JsonRoute) else 1
-        return HotHead(route, named, int(length), weight)
-
-    def hold(self) -> Share:
-        """See ``HotPath``."""
-        return Share(self._budget)
+        named = {name: value.decode("latin-1") for name, value in headers.items() if name in OF_THE_ASKER}
+        arrival = Arrival(
+            route,
+            named.get(b"authorization"),
+            named.get(b"x-request-id"),
+            named.get(b"mno-key", ""),
+            {name.decode(): named[name] for name in TRACE if name in named},
+        )
+        return HotHead(arrival, int(length), JSON_WEIGHT if isinstance(route, JsonRoute) else 1)
 
     def _route(self, url: bytes, headers: Mapping[bytes, bytes]) -> Route | None:
         path, _, query = url.partition(b"?")
         problem = self._solving.get(path)
         if problem is not None:
             return self._solve_route(problem, query.decode("latin-1"), headers)
-        found = INFER.fullmatch(path) if _is_short(headers.get(LENGTH_OF_JSON, b"")) else None
+        length = headers.get(LENGTH_OF_JSON, b"")
+        found = INFER.fullmatch(path) if _is_short(length) else None
         if found is None:
             return None
         model, version = (each.decode() if each else "" for each in found.groups())
-        return InferRoute(self._inference, model, version)
+        return InferRoute(self._inference, model, version, length.decode())
 
     def _solve_route(
         self, problem: SteadyProblem, query: str, headers: Mapping[bytes, bytes]
@@ -205,66 +217,66 @@ class HotRoutes(HotPath):
         if media == accept == NPY_BYTES:
             return SolveRoute(problem, self._solver, query)
         if media == JSON_BYTES and accept in ANY_OR_JSON:
-            gzip = accepts_gzip({"accept-encoding": _text(headers, b"accept-encoding") or ""})
+            gzip = accepts_gzip({"accept-encoding": headers.get(b"accept-encoding", b"").decode("latin-1")})
             return JsonRoute(problem, self._solver, self.limits, query=query, gzip=gzip)
         return None
 
-    async def answer(self, request: HotRequest) -> None:
+    def enter(self, request: HotRequest) -> None:
         """See ``HotPath``."""
-        route: Route = request.head.target
-        headers = request.head.headers
-        request_id = new_request_id(_text(headers, b"x-request-id"))
-        REQUEST_ID.set(request_id)
-        visit = Visit(self._guard, "POST", route.template, _text(headers, b"traceparent"))
-        status = "499"
+        arrival: Arrival = request.head.target
+        visit = Visit(self._guard, "POST", arrival.route.template, arrival.trace, request.received)
+        request.visit = visit
         try:
-            principal, entry = self._guard.enter(_text(headers, b"authorization"), "solve")
-            visit.client = principal.client
-            with entry:
-                if request.fault is not None:
-                    raise request.fault
-                asker = Asker(principal.client, _text(headers, b"mno-key") or "", request.received)
-                answer = await route.answer(request, asker)
-            status = "200"
-            visit.timing = answer.timing
-            lines = b"%bx-request-id: %b\r\n" % (answer.headers, request_id.encode())
-            request.respond(200, lines, answer.parts, answer.length)
+            visit.enter(arrival.authorization, "solve")
         except ServiceFault as fault:
-            self._guard.refused(fault)
-            status = _refuse(
-                request, refuse(request_id, fault, open_inference=route.open_inference), request_id
-            )
-        except Exception as error:  # the edge: the log gets the trace, the client gets the id
-            refusal = unexpected(request_id, error, open_inference=route.open_inference)
-            status = _refuse(request, refusal, request_id)
-        finally:
-            visit.end(status)
+            request.fault = fault
 
-    def refusal(self, status: int, slug: str, detail: str) -> tuple[bytes, bytes]:
+    async def answer(self, request: HotRequest) -> Reply:
         """See ``HotPath``."""
-        return early_refusal(status, slug, detail)
+        arrival: Arrival = request.head.target
+        visit: Visit = request.visit
+        request_id = new_request_id(arrival.request_id)
+        REQUEST_ID.set(request_id)
+        if request.fault is not None:
+            return self._refuse(request.fault, request_id, arrival.route, visit)
+        try:
+            asker = Asker(visit.client, arrival.key, request.received)
+            headers, parts = await arrival.route.answer(request.body, asker, visit)
+        except Exception as fault:  # the edge: the log gets the trace, the client gets the id
+            return self._refuse(fault, request_id, arrival.route, visit)
+        visit.status = "200"
+        return Reply(200, f"{headers}x-request-id: {request_id}\r\n", parts)
+
+    def _refuse(self, fault: Exception, request_id: str, route: Route, visit: Visit) -> Reply:
+        if isinstance(fault, ServiceFault):
+            self._guard.refused(fault)
+            refusal = refuse(request_id, fault, open_inference=route.open_inference)
+        else:
+            refusal = unexpected(request_id, fault, open_inference=route.open_inference)
+        visit.status = str(refusal.status)
+        lines = _lines({**refusal.headers, "X-Request-Id": request_id}, refusal.media_type)
+        return Reply(refusal.status, lines, (refusal.body,))
+
+    def end(self, request: HotRequest) -> None:
+        """See ``HotPath``."""
+        request.visit.end()
+
+    def refusal(self, status: int, slug: str, detail: str) -> Reply:
+        """See ``HotPath``."""
+        self._guard.metrics.refuse("http", slug)
+        lines, body = early_refusal(status, slug, detail)
+        return Reply(status, lines.decode("latin-1"), (body,))
 
 
 def _is_short(length: bytes) -> bool:
     return length.isdigit() and len(length) < 6 and int(length) <= MOST_JSON_BYTES
 
 
-def _refuse(request: HotRequest, refusal: Refusal, request_id: str) -> str:
-    lines = _lines({**refusal.headers, "X-Request-Id": request_id}, refusal.media_type)
-    request.respond(refusal.status, lines, (refusal.body,), len(refusal.body))
-    return str(refusal.status)
-
-
-def _text(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
-    value = headers.get(name)
-    return None if value is None else value.decode("latin-1")
-
-
-def _bare_lines(field: str, response: SolveResponse) -> bytes:
+def _bare_lines(field: str, response: SolveResponse) -> str:
     """The header lines of an answer without any word of its error: most of them are always the same."""
     known = _known_lines(field, response.model, response.method, response.operator)
     iterations, timing, size = max(response.iterations), timing_header(response.timing), response.batch_size
-    return f"{known}{iterations}\r\nServer-Timing: {timing}\r\nMno-Batch-Size: {size}\r\n".encode()
+    return f"{known}{iterations}\r\nServer-Timing: {timing}\r\nMno-Batch-Size: {size}\r\n"
 
 
 @lru_cache(maxsize=256)
@@ -276,6 +288,6 @@ def _known_lines(field: str, model: str | None, method: str, operator: str) -> s
     )
 
 
-def _lines(headers: Mapping[str, str], media_type: str) -> bytes:
+def _lines(headers: Mapping[str, str], media_type: str) -> str:
     named = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    return f"content-type: {media_type}\r\n{named}".encode("latin-1")
+    return f"content-type: {media_type}\r\n{named}"

@@ -22,6 +22,22 @@ class Budget:
         self.limit = limit
         self.held = 0
 
+    def take(self, count: int, own: int) -> None:
+        """Hold ``count`` more bytes for a request that holds ``own``.
+
+        Raises:
+            Overloaded: with those of the other requests they are too many.
+        """
+        others = self.held - own
+        # alone, a request gets whatever the limits on one request let through
+        if others and self.held + count > self.limit:
+            raise Overloaded(f"other requests hold {others} bytes; try again later", RETRY_AFTER)
+        self.held += count
+
+    def give_back(self, count: int) -> None:
+        """Hold so many bytes less."""
+        self.held -= count
+
 
 @final
 class Share:
@@ -39,17 +55,12 @@ class Share:
         Raises:
             Overloaded: with those of the other requests they are too many.
         """
-        budget = self._budget
-        others = budget.held - self._held
-        # alone, a request gets whatever the limits on one request let through
-        if others and budget.held + count > budget.limit:
-            raise Overloaded(f"other requests hold {others} bytes; try again later", RETRY_AFTER)
+        self._budget.take(count, self._held)
         self._held += count
-        budget.held += count
 
     def release(self) -> None:
         """Give everything back."""
-        self._budget.held -= self._held
+        self._budget.give_back(self._held)
         self._held = 0
 
 

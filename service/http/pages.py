@@ -7,11 +7,14 @@ from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import orjson
+
 from service.http.schemas import URGENCY
 
 __all__ = ["LATER", "ROLLOUT_BODY", "SOLVE_BODY", "VERSION", "VJP_BODY", "docs"]
 
 LATER = ("jvp",)
+QUOTE = '"'
 
 try:
     VERSION = version("mno")
@@ -21,8 +24,16 @@ except PackageNotFoundError:  # run from a checkout that is not installed
 _OPTIONS: dict[str, Any] = {
     "source": {"type": "number", "default": 1.0, "description": "uniform right-hand side [1/s]"},
     "model": {"type": "string", "description": "name, name@alias or name@3", "example": "darcy@production"},
-    "method": {"enum": ["auto", "surrogate", "solver"], "default": "auto"},
-    "error": {"enum": ["bound", "none"], "default": "bound"},
+    "method": {
+        "enum": ["auto", "surrogate", "solver"],
+        "default": "auto",
+        "description": "who answers; ``solver`` is the reference solver",
+    },
+    "error": {
+        "enum": ["bound", "none"],
+        "default": "bound",
+        "description": "what is said of the answer's error; to say nothing saves a Poisson solve",
+    },
     **URGENCY,
 }
 
@@ -32,10 +43,18 @@ _FIELD: dict[str, Any] = {
     "description": "(ny, nx) or (batch, ny, nx), y before x, each number > 0",
 }
 
+_COTANGENT: dict[str, Any] = {
+    "type": ["object", "array"],
+    "items": {},
+    "additionalProperties": {"type": "array", "items": {}},
+    "description": "in the shape of the solution, numbers of any sign; by field, or alone where there is one",
+}
+
 _ESTIMATE = (
-    "JSON. One field: kind, norm, lower, upper, l2_estimate, steps. A batch: the same, with an array for "
-    "each of lower, upper and l2_estimate, the bounds rounded outwards to four digits; where that exceeds "
-    "6 KiB only kind, norm, upper_max, l2_estimate_median, steps (the most) and fields (how many)"
+    "JSON. One field: ``kind``, ``norm``, ``lower``, ``upper``, ``l2_estimate``, ``steps``. A batch: the "
+    "same, with an array for each of ``lower``, ``upper`` and ``l2_estimate``, the bounds rounded "
+    "outwards to four digits; where that exceeds 6 KiB only ``kind``, ``norm``, ``upper_max``, "
+    "``l2_estimate_median``, ``steps`` (the most) and ``fields`` (how many)"
 )
 
 SOLVE_BODY: dict[str, Any] = {
@@ -120,7 +139,7 @@ VJP_BODY: dict[str, Any] = {
                 "schema": {
                     "type": "object",
                     "required": ["permeability", "cotangent"],
-                    "properties": {"permeability": _FIELD, "cotangent": _FIELD, **_VJP_OPTIONS},
+                    "properties": {"permeability": _FIELD, "cotangent": _COTANGENT, **_VJP_OPTIONS},
                     "additionalProperties": False,
                 }
             },
@@ -171,13 +190,13 @@ _CHANNELS: dict[str, Any] = {
 }
 
 _FRAMES = (
-    "application/x-ndjson: a line for each frame with step, time, fields, invariants, error and "
-    "in_distribution; of the invariants, mass_defect counts from the state that was sent, and error is null "
-    "where nothing is known. application/x-npy-stream: records, each of eight bytes with a length "
-    "(little-endian) and as many bytes; a frame is a record of JSON (step, time, invariants, error, "
-    "in_distribution) and one of .npy (channel, y, x); the stream ends with a record of length 0. A failure "
-    'after the stream began is a last line or record {"error": problem document} without a step, and no '
-    "record of length 0"
+    "``application/x-ndjson``: a line for each frame with ``step``, ``time``, ``fields``, ``invariants``, "
+    "``error`` and ``in_distribution``; of the invariants, ``mass_defect`` counts from the state that was "
+    "sent, and ``error`` is null where nothing is known. ``application/x-npy-stream``: records, each of "
+    "eight bytes with a length (little-endian) and as many bytes; a frame is a record of JSON (``step``, "
+    "``time``, ``invariants``, ``error``, ``in_distribution``) and one of ``.npy`` (channel, y, x); the "
+    "stream ends with a record of length 0. A failure after the stream began is a last line or record "
+    '``{"error": problem document}`` without a step, and no record of length 0'
 )
 
 _ROLLOUT_HEADERS: dict[str, str] = {
@@ -231,57 +250,80 @@ ROLLOUT_BODY: dict[str, Any] = {
 }
 
 _PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>mno</title>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>mno</title>
 <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem}}
+h2{{margin-top:2.5rem}}table{{display:block;overflow-x:auto}}
 td{{padding:.2rem 1rem .2rem 0;vertical-align:top}}
-pre{{background:#f2f2f2;padding:1rem;overflow:auto}}</style>
+pre{{background:#f2f2f2;padding:1rem;white-space:pre-wrap;overflow-wrap:anywhere;font-size:14px}}
+details{{margin-top:1rem}}summary{{cursor:pointer}}</style>
 <h1>mno {version}</h1>
-<p>A served solver for partial differential equations. The machine-readable form of this page is
-<a href="/openapi.json">/openapi.json</a>.</p>
-<table>{rows}</table>
-<p>A request to solve has, in JSON or as query parameters of an <code>application/x-npy</code> body:</p>
+<p>A served solver for partial differential equations: <a href="#solve">solutions</a>,
+<a href="#vjp">gradients</a>, <a href="#rollout">rollouts</a>, and <a href="#endpoints">all endpoints</a>. The
+machine-readable form of this page is <a href="/openapi.json">/openapi.json</a>;
+<a href="/v1/problems">/v1/problems</a> has the problems with their fields and units,
+<a href="/v1/models">/v1/models</a> the models.</p>
+<h2 id="solve">Solve</h2>
+<pre>python -c "import numpy as np
+np.save('permeability.npy', np.random.lognormal(size=(128, 128)))"
+curl -H 'Content-Type: application/x-npy' --data-binary @permeability.npy \\
+     -H 'Accept: application/x-npy' -o pressure.npy -D - \\
+     '{address}/v1/problems/darcy/solve?source=1.0'</pre>
+<p>A request has, in a JSON object or as query parameters beside an <code>application/x-npy</code> body:</p>
 <table>{options}</table>
-<p>Answers as <code>application/x-npy</code> have the rest in headers.
+<p>Answers are JSON, <code>application/x-npy</code> or, of one field, <code>image/png</code>, as
+<code>Accept</code> says. All but JSON have the rest in headers; of these,
 <code>Mno-Error-Estimate</code> is {estimate}.</p>
-<pre>curl -H 'Content-Type: application/x-npy' --data-binary @permeability.npy \\
-     -H 'Accept: application/x-npy' -o pressure.npy '{address}/v1/problems/darcy/solve?source=1.0'</pre>
+<p>What is refused is answered with <code>application/problem+json</code>: <code>type</code> is a stable word,
+<code>detail</code> says what was expected, what was found, and the way out.</p>
+<h2 id="vjp">Gradients</h2>
 <p>The gradient of the sum of <code>cotangent</code> times solution with respect to the input field
-(<code>vjp</code>) is asked for in the same ways. As <code>application/x-npy</code> the body is {pair}. It has
-the options</p>
+(<code>vjp</code>) is asked for in the same ways, and answered as <code>gradient</code>. As
+<code>application/x-npy</code> the body is {pair}. A request has:</p>
 <table>{vjp_options}</table>
+<h2 id="rollout">Roll out</h2>
+<pre>python -c "import numpy as np
+h = np.ones((1, 128, 128)); h[:, :64] = 2
+np.save('state.npy', h)"
+curl -N -H 'Content-Type: application/x-npy' --data-binary @state.npy \\
+     '{address}/v1/problems/shallow_water/rollout?steps=100&amp;every=10'</pre>
 <p>A rollout starts from one state. It has, in JSON or as query parameters of an
 <code>application/x-npy</code> body (channel, y, x):</p>
 <table>{rollout_options}</table>
 <p>Its frames are streamed as they are computed. {frames}.</p>
 <p>What holds for all of them is in headers:</p>
 <table>{rollout_headers}</table>
-<pre>curl -N -H 'Content-Type: application/x-npy' --data-binary @state.npy \\
-     '{address}/v1/problems/shallow_water/rollout?steps=100&amp;every=10'</pre>
+<h2 id="endpoints">Endpoints</h2>
+<table>{rows}</table>
+<details><summary>Open Inference Protocol: the same models for <code>tritonclient</code> and KServe</summary>
+<table>{tagged_rows}</table></details>
 </html>
 """
 
 
 def docs(openapi: dict[str, Any], address: str) -> str:
-    """A plain page that lists the endpoints of an OpenAPI document and the options of a request.
+    """A plain page that says how to ask, and lists the endpoints of an OpenAPI document.
 
     Args:
         openapi: the document.
-        address: where the service was asked, ``http://host:port``; for the example.
+        address: where the service was asked, ``http://host:port``; for the examples.
     """
-    rows = "".join(
-        f"<tr><td><code>{method.upper()}</code><td><code>{escape(path)}</code><td>{_text(operation['description'])}"
-        for path, methods in openapi["paths"].items()
-        for method, operation in methods.items()
-    )
+    rows = {True: "", False: ""}
+    for path, methods in openapi["paths"].items():
+        for method, operation in methods.items():
+            rows["tags" in operation] += (
+                f"<tr><td><code>{method.upper()}</code><td><code>{escape(path)}</code>"
+                f"<td>{_text(operation['description'])}"
+            )
     return _PAGE.format(
         version=escape(VERSION),
-        rows=rows,
+        rows=rows[False],
+        tagged_rows=rows[True],
         options=_table({"permeability": _FIELD, **_OPTIONS}),
-        estimate=escape(_ESTIMATE),
-        pair=escape(_PAIR["description"]),
-        vjp_options=_table({"cotangent": _FIELD, **_VJP_OPTIONS}),
+        estimate=_text(_ESTIMATE),
+        pair=_text(_PAIR["description"]),
+        vjp_options=_table({"permeability": _FIELD, "cotangent": _COTANGENT, **_VJP_OPTIONS}),
         rollout_options=_table({"state": _STATE, "fields": _CHANNELS, **_ROLLOUT_OPTIONS}),
-        frames=escape(_FRAMES),
+        frames=_text(_FRAMES),
         rollout_headers=_table({name: {"description": text} for name, text in _ROLLOUT_HEADERS.items()}),
         address=escape(address),
     )
@@ -296,7 +338,10 @@ def _table(schemas: dict[str, Any]) -> str:
 def _option(schema: dict[str, Any]) -> str:
     """What an option may be, in words."""
     choices = " or ".join(f"``{choice}``" for choice in schema.get("enum", ()))
-    default = f"default ``{schema['default']}``" if "default" in schema else ""
+    # as JSON has it, but for the quotes around a word
+    default = (
+        f"default ``{orjson.dumps(schema['default']).decode().strip(QUOTE)}``" if "default" in schema else ""
+    )
     return "; ".join(filter(None, (schema.get("description"), choices, default)))
 
 

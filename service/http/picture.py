@@ -7,28 +7,38 @@ be answered, and as much memory as everything else here. The process is started 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import importlib.util
 import io
 import multiprocessing
+import os
 import signal
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import InvalidField, NotAvailableYet, WorkerLost
+from service.errors import NotAvailableYet, Overloaded, WorkerLost
 
 __all__ = ["Pictures", "Subject", "draw"]
 
 INCHES: Final = (6.4, 5.2)
 DOTS_PER_INCH: Final = 130
-# above this contrast a linear scale shows nothing of the small values
+# above this contrast of all but a few values a linear scale shows nothing of the small ones
 LOGARITHMIC_CONTRAST: Final = 100.0
+FEW: Final = 0.1
 COLORS: Final = "magma"
 SIGNED_COLORS: Final = "RdBu_r"
+# some seconds of work: who comes then is better told to come again
+MOST_WANTED: Final = 8
+# [s]
+RETRY_AFTER: Final = 2
+# prctl(2): the signal that a process gets when its parent ends
+PR_SET_PDEATHSIG: Final = 1
 
 
 @final
@@ -53,39 +63,68 @@ class Subject:
 
 @final
 class Pictures:
-    """Draws one picture after the other."""
+    """Draws one picture after the other, for a few who wait."""
 
-    def __init__(self) -> None:
-        self._pool: ProcessPoolExecutor | None = None
+    def __init__(self, start: Callable[[], Executor] | None = None) -> None:
+        """``start``: whatever is to call ``draw``; default: a process of its own."""
+        self._start = start or _process
+        self._pool: Executor | None = None
+        self._turn = asyncio.Lock()
+        self._wanted = 0
 
-    async def draw(self, subject: Subject) -> bytes:
-        """A PNG.
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """A place among those who wait; who takes it before anything is computed, computes nothing in vain.
 
         Raises:
-            InvalidField: there are several fields.
             NotAvailableYet: matplotlib is not installed.
-            WorkerLost: the process that drew it is gone.
+            Overloaded: there is none.
         """
-        if subject.values.ndim != 2:
-            message = f"a picture shows one field (ny, nx), got {len(subject.values)} of them; ask for each"
-            raise InvalidField(subject.name, "rank", message)
         if importlib.util.find_spec("matplotlib") is None:
             raise NotAvailableYet("pictures need matplotlib beside the service: `pip install matplotlib`")
+        if self._wanted == MOST_WANTED:
+            message = f"{self._wanted} pictures are being drawn; try again later, or ask for the numbers"
+            raise Overloaded(message, RETRY_AFTER)
+        self._wanted += 1
+        try:
+            yield
+        finally:
+            self._wanted -= 1
+
+    async def draw(self, subject: Subject) -> bytes:
+        """A PNG; nothing is drawn for those who leave before it is their turn.
+
+        Raises:
+            WorkerLost: the process that drew it is gone.
+        """
+        await self._turn.acquire()
+        drawing = asyncio.ensure_future(self._draw(subject))
+        # a picture that was begun is drawn to its end, whoever leaves: the next one's turn is after that
+        drawing.add_done_callback(lambda _: self._turn.release())
+        return await asyncio.shield(drawing)
+
+    async def _draw(self, subject: Subject) -> bytes:
         if self._pool is None:
-            # a process that is forked would have the threads' locks, and the listening sockets
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(1, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+            self._pool = self._start()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, draw, subject)
-        except BrokenProcessPool as error:
-            self.close()
+        except BrokenExecutor as error:
+            self._pool = None
             raise WorkerLost("the process that draws pictures died; ask again") from error
 
-    def close(self) -> None:
-        """End the process."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
+
+def _process() -> Executor:
+    # a process that is forked would have the threads' locks, and the listening sockets
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _live, (os.getpid(),))
+
+
+def _live(parent: int) -> None:
+    """Stay as long as the parent does, whatever ends it: nobody else knows of this process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # it may have ended before it was asked to take this process along
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def draw(subject: Subject) -> bytes:
@@ -126,6 +165,7 @@ def _scale(values: NDArray[Any]) -> tuple[str, Any]:
     if low < 0 < high:
         size = max(-low, high)
         return SIGNED_COLORS, Normalize(-size, size)
-    if low > 0 and high > LOGARITHMIC_CONTRAST * low:
+    # a solution that falls to zero at its boundary is small in few places, and no reason for logarithms
+    if low > 0 and high > LOGARITHMIC_CONTRAST * np.quantile(finite, FEW):
         return COLORS, LogNorm(low, high)
     return COLORS, Normalize(low, high)

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from functools import partial
 from typing import Any, Final, Literal, final
 
 import numpy as np
@@ -21,9 +23,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from problems import EvolutionProblem
-from service.codec import array_from_lists, decode_json, decode_npy, encode_json, encode_npy
+from service.codec import array_from_lists, decode_json, decode_npy, encode_json, npy_header, raw_bytes
 from service.errors import LONGEST_QUOTE, InvalidField, NotAcceptable, UnsupportedMedia
 from service.http.wire import JSON, NPY, accepted_media, media_type, read_query, refuse_query
+from service.http.written import computed
 from service.options import Asker, Urgency, read_options
 from service.rollout import Frame, Rollout, RolloutMethod, RolloutRequest
 from service.settings import Limits
@@ -34,6 +37,8 @@ __all__ = ["Lines", "Records", "StreamForm", "choose_stream_form", "read_rollout
 NDJSON: Final = "application/x-ndjson"
 NPY_STREAM: Final = "application/x-npy-stream"
 DEFAULT_STEPS: Final = 100
+# numbers of a frame that are written as JSON faster than handed to a thread and back
+FEW: Final = 2**13
 # steps are counted in 32 bits where they leave Python
 LAST_STEP: Final = 2**31 - 1
 WAY_OUT: Final = "a rollout starts from one state; send a request for each"
@@ -56,12 +61,10 @@ class StreamForm(ABC):
 
     media_type: str
     end: bytes
-    # numbers of a frame that are written faster than handed to a thread and back
-    few: int
 
     @abstractmethod
-    def frame(self, frame: Frame, rollout: Rollout) -> bytes:
-        """The bytes of a frame."""
+    def frames(self, rollout: Rollout) -> AsyncGenerator[bytes, None]:
+        """The bytes of a frame after another."""
 
     @abstractmethod
     def failure(self, problem: Mapping[str, Any]) -> bytes:
@@ -74,12 +77,13 @@ class Lines(StreamForm):
 
     media_type = NDJSON
     end = b""
-    few = 2**13
 
-    def frame(self, frame: Frame, rollout: Rollout) -> bytes:
-        """See ``StreamForm``."""
-        fields = {name: values[0] for name, values in frame.fields.items()}
-        return encode_json(_numbers(frame, rollout) | {"fields": fields}) + b"\n"
+    async def frames(self, rollout: Rollout) -> AsyncGenerator[bytes, None]:
+        """See ``StreamForm``; a frame is written when it is sent, since it gets several times as long."""
+        async with aclosing(rollout.frames) as frames:
+            async for frame in frames:
+                numbers = sum(values.size for values in frame.fields.values())
+                yield await computed(numbers > FEW, _line, frame, rollout)
 
     def failure(self, problem: Mapping[str, Any]) -> bytes:
         """See ``StreamForm``."""
@@ -92,16 +96,30 @@ class Records(StreamForm):
 
     media_type = NPY_STREAM
     end = struct.pack("<Q", 0)
-    few = 2**17
 
-    def frame(self, frame: Frame, rollout: Rollout) -> bytes:
+    async def frames(self, rollout: Rollout) -> AsyncGenerator[bytes, None]:
         """See ``StreamForm``."""
-        array = np.stack([frame.fields[name][0] for name in rollout.names])
-        return _record(encode_json(_numbers(frame, rollout))) + _record(encode_npy(array))
+        async with aclosing(rollout.written(partial(_records, rollout))) as sheets:
+            async for sheet in sheets:
+                yield b"".join(sheet.parts)
 
     def failure(self, problem: Mapping[str, Any]) -> bytes:
         """See ``StreamForm``."""
         return _record(orjson.dumps({"error": problem}))
+
+
+def _line(frame: Frame, rollout: Rollout) -> bytes:
+    fields = {name: values[0] for name, values in frame.fields.items()}
+    return encode_json(_numbers(frame, rollout) | {"fields": fields}) + b"\n"
+
+
+def _records(rollout: Rollout, frame: Frame) -> list[bytes | memoryview]:
+    """The parts of two records."""
+    numbers = encode_json(_numbers(frame, rollout))
+    channels = [frame.fields[name][0] for name in rollout.names]
+    header = npy_header(channels[0].dtype, (len(channels), *channels[0].shape))
+    size = len(header) + sum([channel.nbytes for channel in channels])
+    return [_record(numbers), struct.pack("<Q", size), header, *map(raw_bytes, channels)]
 
 
 def _record(data: bytes) -> bytes:
@@ -112,7 +130,7 @@ def _numbers(frame: Frame, rollout: Rollout) -> dict[str, Any]:
     return {
         "step": frame.step,
         "time": frame.time,
-        "invariants": {name: float(values[0]) for name, values in frame.invariants.items()},
+        "invariants": {name: values[0] for name, values in frame.invariants.items()},
         "error": None if frame.error is None else vars(frame.error),
         "in_distribution": rollout.in_distribution[0],
     }
@@ -125,7 +143,8 @@ def choose_stream_form(headers: Mapping[str, str]) -> StreamForm:
             return Lines()
         if media in (NPY, NPY_STREAM):
             return Records()
-    raise NotAcceptable(f"expected Accept: {NDJSON} or {NPY_STREAM}, got {headers['accept']}")
+    accept = headers["accept"][:LONGEST_QUOTE]
+    raise NotAcceptable(f"expected Accept: {NDJSON} or {NPY_STREAM}, got {accept}")
 
 
 def rollout_headers(rollout: Rollout) -> dict[str, str]:
@@ -160,7 +179,7 @@ def read_rollout(
         return _from_json(problem, query, body, limits, asker)
     if media == NPY:
         return _from_npy(problem, query, body, asker)
-    raise UnsupportedMedia(f"expected Content-Type {JSON} or {NPY}, got {media or 'none'}")
+    raise UnsupportedMedia(f"expected Content-Type {JSON} or {NPY}, got {media[:LONGEST_QUOTE] or 'none'}")
 
 
 def _from_json(

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn, final
+from typing import Any, NoReturn, TypeVar, final
 
+import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
@@ -18,7 +19,8 @@ from starlette.requests import ClientDisconnect
 from problems import PROBLEMS, EvolutionProblem, FieldSpec, Problem
 from service.access.gate import Guard, Passage, principal_of, visit_of
 from service.codec import encode_npy
-from service.errors import NotAvailableYet, Overloaded, ServiceFault
+from service.deadline import Deadline
+from service.errors import InvalidField, NotAvailableYet, Overloaded, ServiceFault
 from service.http import pages, rollout_wire, schemas, vjp_wire, wire
 from service.http.body import read_body, unless_client_leaves
 from service.http.faults import (
@@ -39,13 +41,15 @@ from service.oip.inference import Inference
 from service.oip.statistics import Statistics
 from service.options import Asker
 from service.settings import Limits
-from service.solver import Solver, SolveResponse
+from service.solver import Solver, SolveRequest, SolveResponse
 from service.telemetry.metrics import merge_pages
 from service.validate import AT_REST
 from service.versions.models import Models
 from service.versions.repository import Repository
 
 __all__ = ["create_app"]
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
 def create_app(
@@ -57,6 +61,7 @@ def create_app(
     guard: Guard | None = None,
     draining: Callable[[], bool] = lambda: False,
     statistics: Statistics | None = None,
+    pictures: Pictures | None = None,
 ) -> FastAPI:
     """The ASGI application; give it to a server as it is, so that ``AbortableProtocol`` finds ``state.hot``.
 
@@ -68,13 +73,20 @@ def create_app(
         guard: who may ask, and what is noted; default: everybody, nothing.
         draining: the process is about to stop: not ready, still answering.
         statistics: what is counted for the Open Inference Protocol; shared with other protocols.
+        pictures: who draws; default: a process that the first picture starts.
     """
     guard = guard or Guard()
     budget = Budget(limits.inflight_bytes)
     inference = Inference(solver, models, limits, statistics or Statistics())
     # the stock documentation page loads its scripts from another host, so there is one of our own
     app = FastAPI(
-        title="mno", version=pages.VERSION, docs_url=None, redoc_url=None, responses=schemas.PROBLEM_ANSWER
+        title="mno",
+        version=pages.VERSION,
+        docs_url=None,
+        redoc_url=None,
+        responses=schemas.PROBLEM_ANSWER,
+        # to where the client's ``Host`` says, and over http behind a proxy that speaks https
+        redirect_slashes=False,
     )
     app.state.hot = HotRoutes(solver, inference, limits, guard, budget)
     app.add_middleware(Admission, budget=budget)
@@ -83,7 +95,7 @@ def create_app(
     app.add_exception_handler(ServiceFault, _answer_and_count(guard))
     app.add_exception_handler(HTTPException, answer_http_exception)
     app.add_exception_handler(ClientDisconnect, answer_nobody)
-    desk = _Desk(solver, limits)
+    desk = _Desk(solver, limits, pictures or Pictures())
     _add_solving(app, desk)
     _add_rollouts(app, desk)
     _add_operations_to_come(app)
@@ -105,10 +117,10 @@ def _answer_and_count(guard: Guard) -> Callable[[Request, Exception], Response]:
 class _Desk:
     """Reads requests to solve and writes their answers, in a thread where that takes long."""
 
-    def __init__(self, solver: Solver, limits: Limits) -> None:
+    def __init__(self, solver: Solver, limits: Limits, pictures: Pictures) -> None:
         self.solver = solver
         self.limits = limits
-        self._pictures = Pictures()
+        self._pictures = pictures
 
     async def solve(self, problem: str, request: Request) -> Response:
         received = time.perf_counter()
@@ -117,18 +129,30 @@ class _Desk:
         body = await read_body(request, self.limits)
         given = (found, request.headers, request.url.query, body, self.limits, asker_of(request, received))
         wanted = await computed(len(body) > SMALL_BODY, wire.read_request, *given)
-        response = await unless_client_leaves(request, self.solver.solve(wanted))
-        visit_of(request.scope).timing = response.timing
-        headers = wire.answer_headers(response, form)
         if form == wire.PNG:
-            picture = await self._pictures.draw(_subject(found, response))
-            return Response(picture, headers=headers, media_type=form)
+            response, picture = await unless_client_leaves(request, self._draw(found, wanted))
+            visit_of(request.scope).note(response.timing, response.model, response.batch_size)
+            return Response(picture, headers=wire.answer_headers(response, form), media_type=form)
+        response = await unless_client_leaves(request, self.solver.solve(wanted))
+        visit_of(request.scope).note(response.timing, response.model, response.batch_size)
         if form == wire.NPY:
             # a problem with several output fields would need a container; none has
             ((_, values),) = response.fields.items()
+            headers = wire.answer_headers(response, form)
             return Response(encode_npy(values), headers=headers, media_type=form)
         named, written = await written_json(response, gzip=wire.accepts_gzip(request.headers))
         return Response(written, headers=named, media_type=wire.JSON)
+
+    async def _draw(self, problem: Problem, wanted: SolveRequest) -> tuple[SolveResponse, bytes]:
+        """A solution and its picture, both before the request's deadline."""
+        for spec in problem.inputs:
+            if np.ndim(wanted.given.get(spec.name, 0)) > 2:
+                raise InvalidField(spec.name, "rank", f"{spec.name}: a picture shows one field; ask for each")
+        deadline = Deadline(wanted.ticket.deadline, wanted.received, "allow more time or ask for the numbers")
+        with self._pictures.place():
+            async with deadline.kept():
+                response = await self.solver.solve(wanted)
+                return response, await self._pictures.draw(_subject(problem, response))
 
     async def differentiate(self, problem: str, request: Request) -> Response:
         received = time.perf_counter()
@@ -140,7 +164,7 @@ class _Desk:
         given = (found, request.headers, request.url.query, body, self.limits, asker_of(request, received))
         wanted = await computed(len(body) > SMALL_BODY, vjp_wire.read_vjp, *given)
         response = await unless_client_leaves(request, self.solver.differentiate(wanted))
-        visit_of(request.scope).timing = response.timing
+        visit_of(request.scope).note(response.timing, response.model, response.batch_size)
         headers = vjp_wire.vjp_headers(response, form)
         if form == wire.NPY:
             return Response(encode_npy(response.gradient), headers=headers, media_type=form)
@@ -232,12 +256,12 @@ def _add_catalog(app: FastAPI, models: Models, repository: Repository, limits: L
 
 
 def _add_health(app: FastAPI, guard: Guard, repository: Repository, draining: Callable[[], bool]) -> None:
-    @app.get("/healthz/live")
+    @_page(app, "/healthz/live")
     async def live() -> dict[str, str]:
         """The process answers."""
         return {"status": "live"}
 
-    @app.get("/healthz/ready", response_model=None)
+    @_page(app, "/healthz/ready", response_model=None)
     async def ready(request: Request) -> dict[str, Any] | Response:
         """The models are loaded and warm, and the process is not about to stop."""
         if draining():
@@ -258,13 +282,24 @@ def _add_health(app: FastAPI, guard: Guard, repository: Repository, draining: Ca
         page = await asyncio.to_thread(merge_pages, [own, *others])
         return Response(page, headers={"Content-Type": media_type})
 
-    @app.get("/docs", include_in_schema=False)
+    @_page(app, "/docs", include_in_schema=False)
     async def docs(request: Request) -> HTMLResponse:
         return HTMLResponse(pages.docs(app.openapi(), str(request.base_url).rstrip("/")))
 
-    @app.get("/", include_in_schema=False)
+    @_page(app, "/", include_in_schema=False)
     async def root() -> RedirectResponse:
         return RedirectResponse("/docs")
+
+
+def _page(app: FastAPI, path: str, **options: Any) -> Callable[[Handler], Handler]:
+    """A route for GET, and for the HEAD of balancers and others who only look whether somebody answers."""
+
+    def add(handler: Handler) -> Handler:
+        app.get(path, **options)(handler)
+        app.head(path, **{**options, "include_in_schema": False})(handler)
+        return handler
+
+    return add
 
 
 def _describe(problem: Problem, models: Models, limits: Limits) -> dict[str, Any]:

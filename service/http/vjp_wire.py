@@ -15,7 +15,17 @@ from problems import Problem
 from service.codec import array_from_lists, decode_json, decode_npy, encode_json
 from service.errors import LONGEST_QUOTE, InvalidField, UnsupportedMedia
 from service.gradient import GradientMethod, VjpRequest, VjpResponse
-from service.http.wire import JSON, NPY, Form, media_type, names_of, read_query, refuse_query, timing_header
+from service.http.wire import (
+    JSON,
+    NPY,
+    Form,
+    media_type,
+    names_of,
+    read_query,
+    refuse_query,
+    take_parameters,
+    timing_header,
+)
 from service.options import Asker, Urgency, read_options
 from service.settings import Limits
 
@@ -77,21 +87,10 @@ def _from_npy(problem: Problem, query: str, body: bytes, asker: Asker) -> VjpReq
         message = f"expected (2, ny, nx) or (2, batch, ny, nx), field and cotangent, got shape {pair.shape}"
         raise InvalidField("body", "shape", message)
     rest = read_query(query)
-    given: dict[str, Any] = {problem.inputs[0].name: pair[0]}
-    for spec in problem.parameters:
-        if spec.name in rest:
-            given[spec.name] = _number(spec.name, rest.pop(spec.name))
+    given = {problem.inputs[0].name: pair[0], **take_parameters(problem, rest)}
     options = read_options(VjpOptions, names_of(problem), rest, strict=False)
     dtype: Literal["float32", "float64"] = "float64" if pair.dtype == np.float64 else "float32"
     return _request(problem, given, {problem.outputs[0].name: pair[1]}, dtype, options, asker)
-
-
-def _number(name: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        quoted = text[:LONGEST_QUOTE]
-        raise InvalidField(name, "numbers", f"{name}: expected a number, got {quoted!r}") from error
 
 
 def _request(
@@ -127,7 +126,7 @@ def json_gradient(response: VjpResponse) -> bytes:
             "method": response.method,
             "operator": response.operator,
             "in_distribution": known[0] if response.single else known,
-            "timing_ms": vars(response.timing),
+            "timing_ms": response.timing._asdict(),
         }
     )
 

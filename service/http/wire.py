@@ -23,6 +23,7 @@ from service.telemetry.timing import Timing
 __all__ = [
     "JSON",
     "JSON_WEIGHT",
+    "LENGTH_OF_JSON",
     "NPY",
     "PNG",
     "Form",
@@ -40,12 +41,15 @@ __all__ = [
     "read_query",
     "read_request",
     "refuse_query",
+    "take_parameters",
     "timing_header",
 ]
 
 JSON: Final = "application/json"
 NPY: Final = "application/x-npy"
 PNG: Final = "image/png"
+# the header of a body that is JSON to there, and bytes from there
+LENGTH_OF_JSON: Final = "Inference-Header-Content-Length"
 # what a byte of JSON may take while it is parsed: "300," becomes 56 bytes of objects and arrays
 JSON_WEIGHT: Final = 16
 # proxies and clients take 8 KiB of headers, and there are others
@@ -93,12 +97,17 @@ def media_type(headers: Mapping[str, str]) -> str:
 
 def body_limit(headers: Mapping[str, str], limits: Limits) -> int:
     """The largest body of this kind, before and after decompression [B]."""
-    return min(limits.body_bytes, limits.json_bytes) if media_type(headers) == JSON else limits.body_bytes
+    return min(limits.body_bytes, limits.json_bytes) if _may_be_json(headers) else limits.body_bytes
 
 
 def body_weight(headers: Mapping[str, str]) -> int:
     """How many bytes of memory a byte of the body counts for."""
-    return JSON_WEIGHT if media_type(headers) == JSON else 1
+    return JSON_WEIGHT if _may_be_json(headers) else 1
+
+
+def _may_be_json(headers: Mapping[str, str]) -> bool:
+    """Clients of the Open Inference Protocol send JSON of no type, and a header where bytes follow it."""
+    return media_type(headers) != NPY and LENGTH_OF_JSON not in headers
 
 
 def encoding(headers: Mapping[str, str], known: Sequence[Coding] = ("gzip",)) -> Coding | None:
@@ -137,7 +146,7 @@ def read_request(
         return _from_json(problem, query, body, limits, asker)
     if media == NPY:
         return npy_request(problem, query, body, asker)
-    raise UnsupportedMedia(f"expected Content-Type {JSON} or {NPY}, got {media or 'none'}")
+    raise UnsupportedMedia(f"expected Content-Type {JSON} or {NPY}, got {media[:LONGEST_QUOTE] or 'none'}")
 
 
 def _from_json(problem: Problem, query: str, body: bytes, limits: Limits, asker: Asker) -> SolveRequest:
@@ -194,9 +203,7 @@ def _known_query(problem: Problem, query: str) -> tuple[Mapping[str, float], Opt
 
 def _read_query(problem: Problem, query: str) -> tuple[Mapping[str, float], Options]:
     rest = read_query(query)
-    parameters = {
-        spec.name: _number(spec.name, rest.pop(spec.name)) for spec in problem.parameters if spec.name in rest
-    }
+    parameters = take_parameters(problem, rest)
     return parameters, read_options(Options, names_of(problem), rest, strict=False)
 
 
@@ -210,6 +217,15 @@ def read_query(query: str) -> dict[str, str]:
         return dict(parse_qsl(query, keep_blank_values=True, max_num_fields=MOST_OPTIONS))
     except ValueError as error:
         raise InvalidField("query", "options", f"expected at most {MOST_OPTIONS} options: {error}") from error
+
+
+def take_parameters(problem: Problem, options: dict[str, str]) -> dict[str, float]:
+    """The problem's parameters, taken out of what a query says."""
+    return {
+        spec.name: _number(spec.name, options.pop(spec.name))
+        for spec in problem.parameters
+        if spec.name in options
+    }
 
 
 def _number(name: str, text: str) -> float:
@@ -235,7 +251,7 @@ def refuse_query(query: str) -> None:
 
 def json_answer(response: SolveResponse) -> bytes:
     """The answer as JSON."""
-    return encode_json({**response.fields, **_trust(response), "timing_ms": vars(response.timing)})
+    return encode_json({**response.fields, **_trust(response), "timing_ms": response.timing._asdict()})
 
 
 def _trust(response: SolveResponse) -> dict[str, Any]:

@@ -10,29 +10,31 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, final
+from typing import Any, Final, NamedTuple, final
 
 from service.codec import array_from_lists, decode_json, encode_json
-from service.errors import LONGEST_QUOTE, InvalidField
+from service.errors import LONGEST_QUOTE, InvalidField, TooLarge, quoted
 from service.http.abortable import Buffer
-from service.http.wire import timing_header
-from service.oip.inference import InferRequest, InferResponse, Parameter
+from service.http.wire import LENGTH_OF_JSON, timing_header
+from service.http.written import SMALL_ANSWER, computed
+from service.oip.inference import InferRequest, InferResponse
+from service.oip.order import Order, Parameter
 from service.oip.tensor import Described, Tensor, described, size_of, tensor_from_numbers
 from service.options import Asker
 
-__all__ = ["HEADER_LENGTH", "Asked", "binary_answer", "binary_request"]
+__all__ = ["Asked", "binary_answer", "binary_request", "written_answer"]
 
-HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 OCTETS: Final = "application/octet-stream"
 # up to this length what the JSON of a request says is remembered [B]
 USUAL_HEAD: Final = 1024
+# of what says which bytes are what; more of JSON has to say that it is JSON, and counts as such [B]
+LONGEST_HEAD: Final = 2**20
 MOST_TENSORS: Final = 64
 MOST_PARAMETERS: Final = 64
 
 
 @final
-@dataclass(frozen=True)
-class Asked:
+class Asked(NamedTuple):
     """A request, and how its answer is to be written.
 
     Attributes:
@@ -60,30 +62,28 @@ def binary_request(
 
     Raises:
         InvalidField: it is none.
+        TooLarge: there is more of JSON than bytes of tensors need.
     """
     end = len(body) if header_length is None else _header_length(header_length, len(body))
     begin = bytes(body[:end])
-    head = _known_head(begin) if end <= USUAL_HEAD else _read_head(begin, most_lists)
-    request = InferRequest(
-        model, version, head.id, _filled(head, memoryview(body)[end:]), head.outputs, head.parameters, asker
-    )
-    return Asked(request, head.binary, head.chosen)
+    read = _known_head if end + len(model) + len(version) <= USUAL_HEAD else _read_head
+    head = read(model, version, begin, most_lists)
+    inputs = _filled(head.order, memoryview(body)[end:])
+    return Asked(InferRequest(head.order, head.id, inputs, asker), head.binary, head.chosen)
 
 
 @final
 @dataclass(frozen=True)
 class _Head:
-    """What the JSON of a request says; inputs are tensors already, or wait for their bytes."""
+    """What the path and the JSON of a request say."""
 
+    order: Order
     id: str
-    inputs: tuple[Tensor | Described, ...]
-    outputs: tuple[str, ...]
-    parameters: Mapping[str, Parameter]
     binary: bool
     chosen: Mapping[str, bool]
 
 
-def _read_head(head: bytes, most_lists: int = USUAL_HEAD) -> _Head:
+def _read_head(model: str, version: str, head: bytes, most_lists: int) -> _Head:
     document = decode_json(head, most_lists)
     inputs = _inputs(document.pop("inputs", None))
     outputs, chosen = _outputs(document.pop("outputs", []))
@@ -91,9 +91,9 @@ def _read_head(head: bytes, most_lists: int = USUAL_HEAD) -> _Head:
     request_id = document.pop("id", "")
     _refuse_unknown(document, "request", ("id", "inputs", "outputs", "parameters"))
     if not isinstance(request_id, str):
-        raise InvalidField("id", "type", f"id: expected a string, got {_quote(request_id)}")
+        raise InvalidField("id", "type", f"id: expected a string, got {quoted(request_id)}")
     binary = parameters.pop("binary_data_output", False) is True
-    return _Head(request_id, inputs, outputs, parameters, binary, chosen)
+    return _Head(Order(model, version, inputs, outputs, parameters), request_id, binary, chosen)
 
 
 # clients send the same again and again, and other bytes after it
@@ -103,9 +103,11 @@ _known_head = lru_cache(maxsize=256)(_read_head)
 def _header_length(text: str, most: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 12 and int(text) <= most):
         message = (
-            f"{HEADER_LENGTH}: expected at most the {most} bytes of the body, got {text[:LONGEST_QUOTE]!r}"
+            f"{LENGTH_OF_JSON}: expected at most the {most} bytes of the body, got {text[:LONGEST_QUOTE]!r}"
         )
-        raise InvalidField(HEADER_LENGTH, "length", message)
+        raise InvalidField(LENGTH_OF_JSON, "length", message)
+    if int(text) > LONGEST_HEAD:
+        raise TooLarge(f"the JSON before the tensors exceeds {LONGEST_HEAD} bytes; send all of them as bytes")
     return int(text)
 
 
@@ -129,16 +131,16 @@ def _inputs(given: object) -> tuple[Tensor | Described, ...]:
 
 def _of_size(tensor: Described, size: Parameter) -> Described:
     if type(size) is not int or size != tensor.size:
-        message = f"{tensor.name}: expected a binary_data_size of {tensor.size}, got {_quote(size)}"
+        message = f"{tensor.name}: expected a binary_data_size of {tensor.size}, got {quoted(size)}"
         raise InvalidField(tensor.name, "bytes", message)
     return tensor
 
 
-def _filled(head: _Head, data: memoryview) -> dict[str, Tensor]:
+def _filled(order: Order, data: memoryview) -> dict[str, Tensor]:
     """The inputs, which take their bytes in their order."""
     tensors: dict[str, Tensor] = {}
     start = 0
-    for each in head.inputs:
+    for each in order.inputs:
         if isinstance(each, Described):
             tensors[each.name] = each.filled(data[start : start + each.size])
             start += each.size
@@ -146,7 +148,7 @@ def _filled(head: _Head, data: memoryview) -> dict[str, Tensor]:
             tensors[each.name] = each
     if len(data) != start:
         message = f"expected {start} bytes after the JSON, got {len(data)}"
-        raise InvalidField("body", "bytes", f"{message}; {HEADER_LENGTH} says where they begin")
+        raise InvalidField("body", "bytes", f"{message}; {LENGTH_OF_JSON} says where they begin")
     return tensors
 
 
@@ -175,7 +177,7 @@ def _objects(what: str, given: object) -> list[dict[str, Any]]:
 def _name(entry: dict[str, Any]) -> str:
     name = entry.pop("name", None)
     if not isinstance(name, str) or not 0 < len(name) <= LONGEST_QUOTE:
-        raise InvalidField("name", "type", f"name: expected that of a tensor, got {_quote(name)}")
+        raise InvalidField("name", "type", f"name: expected that of a tensor, got {quoted(name)}")
     return name
 
 
@@ -194,8 +196,13 @@ def _refuse_unknown(rest: Mapping[str, Any], where: str, known: Sequence[str]) -
         raise InvalidField(name, "unknown", f"{name!r} is not expected in {where}: it has {', '.join(known)}")
 
 
-def _quote(value: object) -> str:
-    return repr(value)[:LONGEST_QUOTE]
+async def written_answer(response: InferResponse, asked: Asked) -> tuple[dict[str, str], list[Buffer]]:
+    """See ``binary_answer``; where there are many numbers to write, a thread does."""
+    chosen, binary = asked.chosen, asked.binary
+    numbers = sum([each.array.size for each in response.outputs if not chosen.get(each.name, binary)])
+    answer: tuple[dict[str, str], list[Buffer]]
+    answer = await computed(numbers > SMALL_ANSWER, binary_answer, response, asked)
+    return answer
 
 
 def binary_answer(response: InferResponse, asked: Asked) -> tuple[dict[str, str], list[Buffer]]:
@@ -204,12 +211,12 @@ def binary_answer(response: InferResponse, asked: Asked) -> tuple[dict[str, str]
     if all(chosen.get(tensor.name, binary) for tensor in response.outputs):
         data = [tensor.raw() for tensor in response.outputs]
         said = tuple([(tensor.name, tensor.datatype, tensor.shape) for tensor in response.outputs])
-        head = _binary_head(response.model, response.version, response.id, said)
+        head = _with_id(_binary_head(response.model, response.version, said), response.id)
     else:
         head, data = _mixed_answer(response, asked)
     headers = {"Content-Type": OCTETS if data else "application/json"}
     if data:
-        headers[HEADER_LENGTH] = str(len(head))
+        headers[LENGTH_OF_JSON] = str(len(head))
     if response.timing is not None:
         headers["Server-Timing"] = timing_header(response.timing)
     headers["Mno-Batch-Size"] = str(response.batch_size)
@@ -231,9 +238,7 @@ def _mixed_answer(response: InferResponse, asked: Asked) -> tuple[bytes, list[me
 
 
 @lru_cache(maxsize=256)
-def _binary_head(
-    model: str, version: str, request_id: str, tensors: tuple[tuple[str, str, tuple[int, ...]], ...]
-) -> bytes:
+def _binary_head(model: str, version: str, tensors: tuple[tuple[str, str, tuple[int, ...]], ...]) -> bytes:
     """The JSON of an answer of which all tensors are bytes."""
     entries = [
         {
@@ -244,7 +249,7 @@ def _binary_head(
         }
         for name, datatype, shape in tensors
     ]
-    return _document(model, version, request_id, entries)
+    return _document(model, version, "", entries)
 
 
 def _document(model: str, version: str, request_id: str, outputs: Sequence[Mapping[str, Any]]) -> bytes:
@@ -252,3 +257,10 @@ def _document(model: str, version: str, request_id: str, outputs: Sequence[Mappi
     if request_id:
         document["id"] = request_id
     return encode_json({**document, "outputs": outputs})
+
+
+def _with_id(document: bytes, request_id: str) -> bytes:
+    """A remembered answer with its request's id, which nothing keeps: it is as long as a client likes."""
+    if not request_id:
+        return document
+    return b"%b,%b" % (encode_json({"id": request_id})[:-1], document[1:])

@@ -11,22 +11,22 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
-from typing import Any, Final, Literal, final
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, Final, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from problems import EVOLUTION_PROBLEMS, PROBLEMS, STEADY_PROBLEMS
-from service.errors import LONGEST_QUOTE, InvalidField, ServiceFault
+from service.errors import InvalidField, ServiceFault
 from service.oip.model import ModelMetadata, describe, model_config
+from service.oip.order import IN_DISTRIBUTION, L2_ESTIMATE, UPPER, Order
 from service.oip.statistics import Statistics
 from service.oip.tensor import Tensor, tensor_of
-from service.options import Asker, Options, Urgency, read_options
-from service.rollout import Rollout, RolloutMethod, RolloutRequest
+from service.options import Asker
+from service.rollout import Frame, Rollout, RolloutRequest
 from service.settings import Limits
 from service.solver import Solver, SolveRequest, SolveResponse
 from service.telemetry.timing import Timing
@@ -40,10 +40,7 @@ __all__ = [
     "InferRequest",
     "InferResponse",
     "Inference",
-    "Parameter",
 ]
-
-Parameter = bool | int | float | str
 
 NAME: Final = "mno"
 EXTENSIONS: Final = (
@@ -55,48 +52,30 @@ EXTENSIONS: Final = (
     "statistics",
 )
 
-# outputs beside the fields
-UPPER: Final = "error_upper"
-L2_ESTIMATE: Final = "error_l2_estimate"
-IN_DISTRIBUTION: Final = "in_distribution"
-TRUST: Final = frozenset({UPPER, L2_ESTIMATE, IN_DISTRIBUTION})
-# of Triton's priorities 0 is the default and 1 the highest
-LEAST_URGENT_INTERACTIVE: Final = 1
-SEQUENCE: Final = ("sequence_id", "sequence_start", "sequence_end")
 # what is said to whoever wants to register a region
 NO_SHARED_MEMORY: Final = "shared memory is not supported; send binary tensors"
 
 
 @final
-@dataclass(frozen=True)
-class InferRequest:
+class InferRequest(NamedTuple):
     """What a client asks of a model.
 
     Attributes:
-        model: its name, or ``name@alias``.
-        version: a number, or empty: the version that the name means.
         id: comes back with the answer.
         inputs: tensors by name.
-        outputs: names of the wanted ones; empty: all.
-        parameters: ``priority``, ``timeout`` [us], ``error``, ``method``, ``tolerance``, ``reproducible``,
-            the problem's parameters such as ``source``, and ``start_step`` of a rollout.
         asker: who asks, and since when.
         timeout_ms: a deadline that came with the call, counted from when it was received [ms].
     """
 
-    model: str
-    version: str
+    order: Order
     id: str
     inputs: Mapping[str, Tensor]
-    outputs: tuple[str, ...] = ()
-    parameters: Mapping[str, Parameter] = field(default_factory=dict)
-    asker: Asker = field(default_factory=lambda: Asker("", "", time.perf_counter()))
+    asker: Asker
     timeout_ms: float | None = None
 
 
 @final
-@dataclass(frozen=True)
-class InferResponse:
+class InferResponse(NamedTuple):
     """What the model answers: the wanted tensors, in the wanted order.
 
     Attributes:
@@ -113,17 +92,7 @@ class InferResponse:
 
 
 @final
-class _FrameOptions(Urgency):
-    """What a request for a block of frames says beside the state."""
-
-    start_step: int = Field(0, ge=0, le=2**31 - 2**16)
-    method: RolloutMethod = "auto"
-    walls: str | None = None
-
-
-@final
-@dataclass(frozen=True)
-class _Answer:
+class _Answer(NamedTuple):
     """All outputs by name."""
 
     outputs: Mapping[str, NDArray[Any]]
@@ -199,17 +168,17 @@ class Inference:
         """
         # with one key a canary is chosen once, though it is looked for here and by the solver
         key = request.asker.key or next(self._turns)
-        found = self.find(request.model, request.version, key)
-        _check_names(request, found)
+        order = request.order
+        found = self._models.named(order.name, key).version
+        order.check_names(found)
         infer = self._solve if found.problem in STEADY_PROBLEMS else self._step
-        began = request.asker.received
         try:
             answer = await infer(found, request, key)
         except ServiceFault:
-            self._statistics.failed(found.name, str(found.version), time.perf_counter() - began)
+            self._fail(found, request)
             raise
-        self._count(found, answer, time.perf_counter() - began)
-        outputs, names = answer.outputs, request.outputs or tuple(answer.outputs)
+        self._count(found, answer, time.perf_counter() - request.asker.received)
+        outputs, names = answer.outputs, order.outputs or tuple(answer.outputs)
         tensors = tuple([tensor_of(name, outputs[name]) for name in names])
         return InferResponse(
             found.name, str(found.version), request.id, tensors, answer.batch_size, answer.timing
@@ -223,18 +192,47 @@ class Inference:
         """
         # with one key a canary is chosen once, though it is looked for here and by the solver
         key = request.asker.key or next(self._turns)
-        found = self.find(request.model, request.version, key)
+        found = self._models.named(request.order.name, key).version
         if found.problem in STEADY_PROBLEMS:
             raise InvalidField("steps", "unknown", f"steps: {found} solves a steady problem; leave it out")
-        _check_names(request, found)
-        block = _rollout_request(found, request, key)
-        wanted = replace(block, steps=block.start_step + steps, every=every)
-        return found, await self._solver.roll_out(wanted)
+        request.order.check_names(found)
+        began = time.perf_counter()
+        try:
+            block = _rollout_request(found, request, key)
+            wanted = replace(block, steps=block.start_step + steps, every=every)
+            rollout = await self._solver.roll_out(wanted)
+        except ServiceFault:
+            self._fail(found, request)
+            raise
+        counted = self._counted(found, request, rollout, time.perf_counter() - began)
+        return found, replace(rollout, frames=counted)
+
+    async def _counted(
+        self, found: ServedVersion, request: InferRequest, rollout: Rollout, computed: float
+    ) -> AsyncGenerator[Frame, None]:
+        """The frames of a rollout, which is counted when the last one was taken."""
+        try:
+            async with aclosing(rollout.frames) as frames:
+                since = time.perf_counter()
+                async for frame in frames:
+                    computed += time.perf_counter() - since
+                    yield frame
+                    since = time.perf_counter()
+        except ServiceFault:
+            self._fail(found, request)
+            raise
+        rows, total = len(rollout.in_distribution), time.perf_counter() - request.asker.received
+        timing = Timing.of_seconds(0.0, computed, 0.0, total)
+        self._count(found, _Answer({}, rows, rows, timing), total)
 
     def _versions_of(self, name: str) -> list[ServedVersion]:
         return sorted(
             (each for each in self._models.versions if each.name == name), key=lambda each: each.version
         )
+
+    def _fail(self, found: ServedVersion, request: InferRequest) -> None:
+        seconds = time.perf_counter() - request.asker.received
+        self._statistics.failed(found.name, str(found.version), seconds)
 
     def _count(self, found: ServedVersion, answer: _Answer, seconds: float) -> None:
         self._statistics.answered(
@@ -268,40 +266,19 @@ class Inference:
         return _Answer({**outputs, IN_DISTRIBUTION: known[:, np.newaxis]}, len(known), len(known), timing)
 
 
-def _check_names(request: InferRequest, found: ServedVersion) -> None:
-    inputs, outputs = _names_of(found.problem)
-    if inputs.issuperset(request.inputs) and outputs.issuperset(request.outputs):
-        return
-    for kind, given, known in (("input", request.inputs, inputs), ("output", request.outputs, outputs)):
-        for name in given:
-            if name not in known:
-                quoted, expected = name[:LONGEST_QUOTE], ", ".join(sorted(known))
-                message = f"{quoted!r} is no {kind} of {found}: expected {expected}"
-                raise InvalidField(quoted, "unknown", message)
-
-
 def _wanted(model: str, version: str) -> str:
     return f"{model}@{version}" if version else model
 
 
-@cache
-def _names_of(problem: str) -> tuple[frozenset[str], frozenset[str]]:
-    """Names of the inputs and outputs of every model of a problem."""
-    known = PROBLEMS[problem]
-    trust = TRUST if problem in STEADY_PROBLEMS else {IN_DISTRIBUTION}
-    inputs, outputs = ({spec.name for spec in specs} for specs in (known.inputs, known.outputs))
-    return frozenset(inputs), frozenset(outputs | trust)
-
-
 def _solve_request(found: ServedVersion, request: InferRequest, key: str) -> SolveRequest:
-    numbers, options = _solve_options(found.problem, _hashable(request.parameters), request.outputs)
-    asker = request.asker
+    order, asker = request.order, request.asker
+    numbers, options = order.to_solve(found)
     given: dict[str, Any] = {name: tensor.array for name, tensor in request.inputs.items()}
     return SolveRequest(
         found.problem,
         {**given, **numbers} if numbers else given,
-        _precision(request),
-        _wanted(request.model, request.version),
+        order.dtype,
+        order.name,
         options.method,
         options.error,
         options.tolerance,
@@ -311,86 +288,22 @@ def _solve_request(found: ServedVersion, request: InferRequest, key: str) -> Sol
     )
 
 
-# the value's type beside it: True is 1 to a dictionary, and not to us
-Given = tuple[tuple[str, type, Parameter], ...]
-
-
-def _hashable(parameters: Mapping[str, Parameter]) -> Given:
-    return tuple([(name, type(value), value) for name, value in parameters.items()])
-
-
-# clients ask for the same again and again
-@lru_cache(maxsize=512)
-def _solve_options(
-    name: str, parameters: Given, outputs: tuple[str, ...]
-) -> tuple[Mapping[str, float], Options]:
-    problem = STEADY_PROBLEMS[name]
-    rest = _renamed(parameters)
-    numbers = {
-        spec.name: _number(spec.name, rest.pop(spec.name)) for spec in problem.parameters if spec.name in rest
-    }
-    wants_trust = not outputs or not TRUST.isdisjoint(outputs)
-    rest.setdefault("error", "bound" if wants_trust else "none")
-    names = [spec.name for spec in (*problem.inputs, *problem.parameters)]
-    options = read_options(Options, names, rest, strict=True)
-    if options.error == "none" and not TRUST.isdisjoint(outputs):
-        unknown = ", ".join(sorted(TRUST.intersection(outputs)))
-        raise InvalidField("error", "none", f"the output {unknown} needs error=bound; leave error out")
-    return numbers, options
-
-
 def _rollout_request(found: ServedVersion, request: InferRequest, key: str) -> RolloutRequest:
-    names = [spec.name for spec in EVOLUTION_PROBLEMS[found.problem].inputs]
-    options = read_options(_FrameOptions, names, _renamed(_hashable(request.parameters)), strict=True)
+    order = request.order
+    options = order.to_step(found)
     return RolloutRequest(
         found.problem,
         {name: tensor.array for name, tensor in request.inputs.items()},
         options.start_step + found.frames,
         start_step=options.start_step,
-        dtype=_precision(request),
-        model=_wanted(request.model, request.version),
+        dtype=order.dtype,
+        model=order.name,
         method=options.method,
         walls=options.walls,
         ticket=request.asker.ticket(options, request.timeout_ms),
         key=key,
         received=request.asker.received,
     )
-
-
-def _renamed(parameters: Given) -> dict[str, Any]:
-    """The parameters by the names that they have in this service, without those that mean nothing here.
-
-    Raises:
-        InvalidField: one that says that requests belong together, or a bad timeout.
-    """
-    rest = {name: value for name, _, value in parameters if not name.startswith("triton_")}
-    sequence = [rest.pop(name, False) for name in SEQUENCE]
-    if any(sequence):
-        message = "sequence_id: requests are independent; send the last frame of an answer as the next input"
-        raise InvalidField("sequence_id", "sequence", message)
-    # microseconds there, milliseconds here; 0 is none
-    own = rest.pop("timeout", 0)
-    if isinstance(own, bool | str) or not own >= 0:
-        raise InvalidField(
-            "timeout", "minimum", f"timeout: expected microseconds, got {own!r}"[:LONGEST_QUOTE]
-        )
-    if own:
-        rest["timeout_ms"] = own / 1000
-    urgency = rest.get("priority")
-    if isinstance(urgency, int) and not isinstance(urgency, bool):
-        rest["priority"] = "interactive" if urgency <= LEAST_URGENT_INTERACTIVE else "bulk"
-    return rest
-
-
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidField(name, "numbers", f"{name}: expected a number, got {value!r}"[:LONGEST_QUOTE])
-    return float(value)
-
-
-def _precision(request: InferRequest) -> Literal["float32", "float64"]:
-    doubles = any(tensor.array.dtype == np.float64 for tensor in request.inputs.values())
-    return "float64" if doubles else "float32"
 
 
 def _solved(response: SolveResponse) -> dict[str, NDArray[Any]]:

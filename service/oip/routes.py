@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, final
@@ -12,11 +11,13 @@ from fastapi.responses import JSONResponse, Response
 
 from service.access.gate import Guard, principal_of, visit_of
 from service.codec import decode_json
-from service.errors import InvalidField, UnknownModel, WorkerLost
+from service.errors import InvalidField, UnknownModel, UnsupportedMedia, WorkerLost
 from service.http import pages, schemas
 from service.http.body import read_body, unless_client_leaves
 from service.http.faults import answer_not_ready
-from service.oip.http import HEADER_LENGTH, Asked, binary_answer, binary_request
+from service.http.wire import LENGTH_OF_JSON, NPY, media_type
+from service.http.written import SMALL_BODY, computed
+from service.oip.http import Asked, binary_request, written_answer
 from service.oip.inference import EXTENSIONS, NAME, NO_SHARED_MEMORY, Inference
 from service.options import Asker
 from service.settings import Limits
@@ -26,8 +27,6 @@ __all__ = ["add_open_inference"]
 
 # tritonclient compresses in either way
 CODINGS: Final = ("gzip", "deflate")
-SMALL_BODY: Final = 2**15
-
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
@@ -149,18 +148,17 @@ def _add_inference(router: _Routes, inference: Inference, limits: Limits) -> Non
     async def answer(request: Request, model: str, version: str) -> Response:
         received = time.perf_counter()
         inference.find(model, version)
+        if media_type(request.headers) == NPY:
+            raise UnsupportedMedia(f"expected JSON, and the bytes of tensors after it, got {NPY}")
         body = await read_body(request, limits, CODINGS)
         asker = Asker(principal_of(request.scope).client, request.headers.get("mno-key", ""), received)
-        length = request.headers.get(HEADER_LENGTH)
+        length = request.headers.get(LENGTH_OF_JSON)
         given = (model, version, body, length, asker, most_lists)
-        asked: Asked
-        if len(body) > SMALL_BODY:
-            asked = await asyncio.to_thread(binary_request, *given)
-        else:
-            asked = binary_request(*given)
+        asked: Asked = await computed(len(body) > SMALL_BODY, binary_request, *given)
         response = await unless_client_leaves(request, inference.infer(asked.request))
-        visit_of(request.scope).timing = response.timing
-        headers, parts = await asyncio.to_thread(binary_answer, response, asked)
+        answered_by = f"{response.model}@{response.version}"
+        visit_of(request.scope).note(response.timing, answered_by, response.batch_size)
+        headers, parts = await written_answer(response, asked)
         return Response(b"".join(parts), headers=headers)
 
     @router.post("/models/{model}/infer", openapi_extra=schemas.INFER_BODY, response_class=Response)

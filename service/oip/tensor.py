@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, final
+from typing import Any, Final, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,8 +68,7 @@ _BY_DTYPE: Final = {
 
 
 @final
-@dataclass(frozen=True)
-class Tensor:
+class Tensor(NamedTuple):
     """A named array with its datatype in the protocol."""
 
     name: str

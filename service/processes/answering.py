@@ -138,6 +138,10 @@ class Answering:
         self._tracer.close()
         self._audit.close()
 
+    def changed(self) -> None:
+        """``draining`` may say something else now: tell those who watch."""
+        self._grpc.health.changed()
+
     def forget(self, version: Reference) -> None:
         """A version is not served any more: its statistics begin anew when it is loaded again."""
         self._statistics.forget(version.name, str(version.version))

@@ -6,9 +6,10 @@ has one thread, and never touches a device. Its children share what it has read,
 
     {"fork": 7, "kind": "model", "spec": {...}}  + 1 descriptor, the child's end of its control socket
 
-whereupon it says ``{"forked": 7, "pid": 4711}``, and ``{"exited": 4711, "status": 0}`` when that child ended
-(minus a signal's number, if one ended it); or it says ``{"fork": 7, "failed": "why"}``. When FD ends it has
-its children answer what they have, and goes with all of them; when it dies, so do they.
+whereupon it says ``{"forked": 7, "pid": 4711}`` + 1 descriptor, a pidfd of the child, or
+``{"fork": 7, "failed": "why"}``; and ``{"exited": 4711, "status": 0}`` when that child ended (minus a
+signal's number, if one ended it). When FD ends it has its children answer what they have, and goes with all
+of them; when it dies, so do they.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ KINDS: Final[Mapping[Kind, str]] = {
 Main = Callable[[socket.socket, Mapping[str, Any]], int]
 # how long children may take to answer what they have [s]
 GRACE_SECONDS: Final = 30.0
-# prctl(2): the signal that a process gets when its parent ends
+# prctl(2): the signal that a process gets when its parent ends, and the name under which `top` shows it
 PR_SET_PDEATHSIG: Final = 1
+PR_SET_NAME: Final = 15
 
 
 def main(control: socket.socket) -> int:
@@ -87,7 +89,7 @@ class _Forker:
             self._watch.stop()
         else:
             try:
-                self._fork(order["fork"], self._mains[order["kind"]], order["spec"], *fds)
+                self._fork(order["fork"], order["kind"], order["spec"], *fds)
             except (OSError, KeyError, TypeError) as error:
                 # the other children live on, and a fork may be possible later
                 log.exception("no child can be forked")
@@ -96,8 +98,12 @@ class _Forker:
                 for fd in fds:
                     os.close(fd)
 
-    def _fork(self, number: int, run: Main, spec: Mapping[str, Any], fd: int) -> None:
+    def _fork(self, number: int, kind: Kind, spec: Mapping[str, Any], fd: int) -> None:
+        run = self._mains[kind]
+
         def be() -> int:
+            name: str = spec.get("model") or spec.get("factory") or kind
+            ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode())
             self._watch.close()
             self._lane.close()
             return run(socket.socket(fileno=fd), spec)
@@ -107,7 +113,16 @@ class _Forker:
         if pid == 0:
             _live(parent, be)
         self._children.add(pid)
-        self._say({"forked": number, "pid": pid})
+        try:
+            # numbers are used again: this means the child also when it has ended
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            os.kill(pid, signal.SIGKILL)
+            raise
+        try:
+            self._say({"forked": number, "pid": pid}, pidfd)
+        finally:
+            os.close(pidfd)
 
     def _reap(self) -> None:
         # one signal may stand for several children
@@ -117,10 +132,10 @@ class _Forker:
                 self._children.remove(pid)
                 self._say({"exited": pid, "status": os.waitstatus_to_exitcode(status)})
 
-    def _say(self, report: Mapping[str, Any]) -> None:
+    def _say(self, report: Mapping[str, Any], *fds: int) -> None:
         # who is gone is noticed where orders are heard
         with contextlib.suppress(LaneClosed):
-            self._lane.send(report)
+            self._lane.send(report, fds)
 
     def _end_children(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})

@@ -13,8 +13,8 @@ Over its control socket FD (see ``service.processes.control``) it is told::
     {"stop": {"grace": 30}}                      answer what was accepted, and end
 
 and asked to ``route`` names, to ``retire`` a version and for its ``page`` of metrics. It says ``ready``, with
-its arena, ``serving``, and ``{"hung": "darcy@3#7"}`` of a process that does not answer. The end of the
-control socket means stop, too.
+its arena, ``serving``, ``{"hung": "darcy@3#7"}`` of a process that does not answer, and ``{"failed": "why"}``
+when it cannot start, or not go on. The end of the control socket means stop, too.
 """
 
 from __future__ import annotations
@@ -60,6 +60,10 @@ log = logging.getLogger("mno.service")
 ORPHAN_GRACE: Final = 5
 # glibc returns by itself only what lies at the end of its heap
 TRIM_SECONDS: Final = 1.0
+# a supervisor that does not answer by then hangs: it asks the other fronts for their pages, and the steward
+# about the stores, each for a bounded time [s]
+PAGES_SECONDS: Final = 5.0
+STORES_SECONDS: Final = 60.0
 # a reference solver may take minutes for one request
 NUMERICS_PATIENCE: Final = Patience(silent=600.0)
 _malloc_trim = ctypes.CDLL(None).malloc_trim
@@ -69,26 +73,30 @@ _malloc_trim = ctypes.CDLL(None).malloc_trim
 class RemoteRepository(Repository):
     """The stores, as the supervisor and its steward see them."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, load_seconds: float) -> None:
+        """``load_seconds``: how long a version may take to be ready."""
         self._link = link
+        self._load_seconds = load_seconds
         self.status = Readiness(ready=False)
 
     async def index(self) -> tuple[ModelEntry, ...]:
         """See ``Repository``."""
-        return tuple(ModelEntry.model_validate(entry) for entry in await self._ask("index", {}))
+        return tuple(
+            ModelEntry.model_validate(entry) for entry in await self._ask("index", {}, STORES_SECONDS)
+        )
 
     async def describe(self, name: str) -> dict[str, Any]:
         """See ``Repository``."""
-        found = await self._ask("describe", {"name": name})
+        found = await self._ask("describe", {"name": name}, STORES_SECONDS)
         return ModelEntry.model_validate(found["entry"]).summary() | {"cards": found["cards"]}
 
     async def load(self, name: str) -> None:
         """See ``Repository``."""
-        await self._ask("load", {"name": name})
+        await self._ask("load", {"name": name}, STORES_SECONDS + self._load_seconds)
 
     async def unload(self, name: str) -> None:
         """See ``Repository``."""
-        await self._ask("unload", {"name": name})
+        await self._ask("unload", {"name": name}, STORES_SECONDS)
 
     async def readiness(self) -> Readiness:
         """See ``Repository``."""
@@ -96,11 +104,16 @@ class RemoteRepository(Repository):
 
     async def pages(self, accept: str) -> tuple[bytes, ...]:
         """See ``Repository``."""
-        return tuple(page.encode() for page in await self._ask("pages", {"accept": accept}))
+        pages = await self._ask("pages", {"accept": accept}, PAGES_SECONDS)
+        return tuple(page.encode() for page in pages)
 
-    async def _ask(self, what: str, arguments: Mapping[str, Any]) -> Any:
+    async def _ask(self, what: str, arguments: Mapping[str, Any], seconds: float) -> Any:
         try:
-            return await self._link.ask(what, arguments)
+            async with asyncio.timeout(seconds):
+                return await self._link.ask(what, arguments)
+        except TimeoutError:
+            log.error("the supervisor did not answer %s within %g s", what, seconds)
+            raise WorkerLost(f"nobody knew within {seconds:g} s; try again") from None
         except LinkLost as error:
             raise WorkerLost("the service is stopping; ask another one") from error
 
@@ -127,7 +140,7 @@ class Front:
         self._models = Models()
         self._seats: dict[str, _Seat] = {}
         self._retired: dict[str, Retired] = {}
-        self.repository = RemoteRepository(link)
+        self.repository = RemoteRepository(link, settings.load_seconds)
         lanes = ("references", "marches", "bounds")
         self._numerics = {lane: self._worker(lane, lane, NUMERICS_PATIENCE) for lane in lanes}
         queues = {lane: self._queue(worker, lane) for lane, worker in self._numerics.items()}
@@ -200,6 +213,7 @@ class Front:
         """Know what ``/healthz/ready`` is to say."""
         self.repository.status = Readiness(ready=not status["draining"], problems=tuple(status["problems"]))
         self._metrics.draining(status["draining"])
+        self._answering.changed()
 
     def reload(self) -> None:
         """Read tokens and certificates again."""
@@ -208,9 +222,6 @@ class Front:
     async def listen(self, http: socket.socket, grpc_address: str | None) -> None:
         """Answer whoever connects."""
         await self._answering.start(http, grpc_address)
-        # what is there by now stays: the collector need not look at it again and again
-        gc.collect()
-        gc.freeze()
         self._give_back()
         self._link.tell({"serving": {}})
 
@@ -238,14 +249,15 @@ class _Process:
 
     def __init__(self, control: socket.socket) -> None:
         self._over = asyncio.Event()
+        self._broken = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._front: Front | None = None
         self._link = Link(control, self._told, self._asked, self._orphaned)
 
     async def run(self) -> int:
-        """Until stopped."""
+        """Until stopped; returns the exit status."""
         await self._over.wait()
-        return 0
+        return int(self._broken)
 
     @property
     def _started(self) -> Front:
@@ -263,7 +275,7 @@ class _Process:
             case {"status": status}:
                 self._started.status(status)
             case {"listen": {"grpc": grpc_address}}:
-                self._do(self._started.listen(socket.socket(fileno=fds[0]), grpc_address))
+                self._do(self._listen(socket.socket(fileno=fds[0]), grpc_address))
             case {"abandon": str(lane)}:
                 self._do(self._started.abandon(lane))
             case {"reload": _}:
@@ -277,8 +289,14 @@ class _Process:
             self._front = Front(self._link, number, settings, Ledger.mapped(ledger, number))
         except Exception as error:  # the edge of the process
             log.exception("the front cannot start")
-            self._link.tell({"failed": f"{type(error).__name__}: {error}"})
-            self._over.set()
+            self._fail(error)
+        # now, while the workers load: what is left for later takes no time
+        _freeze()
+
+    def _fail(self, error: BaseException) -> None:
+        self._link.tell({"failed": f"{type(error).__name__}: {error}"})
+        self._broken = True
+        self._over.set()
 
     async def _asked(self, what: str, arguments: Mapping[str, Any]) -> Any:
         match what:
@@ -299,7 +317,11 @@ class _Process:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("the front cannot go on", exc_info=error)
-            self._over.set()
+            self._fail(error)
+
+    async def _listen(self, http: socket.socket, grpc_address: str | None) -> None:
+        await self._started.listen(http, grpc_address)
+        _freeze()
 
     async def _stop(self, grace: float) -> None:
         if self._front is not None:
@@ -308,6 +330,12 @@ class _Process:
 
     def _orphaned(self) -> None:
         self._do(self._stop(ORPHAN_GRACE))
+
+
+def _freeze() -> None:
+    """What is there by now stays: the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def main(descriptor: int) -> int:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,11 +28,12 @@ from service.check import check_files
 from service.errors import ServiceFault, WorkerLost
 from service.processes.control import Link, LinkLost
 from service.processes.cores import model_threads
+from service.processes.kept_zygote import KeptZygote
 from service.processes.ports import Ports, bracketed
 from service.processes.signals import ignore_stops
 from service.processes.supervised import Events, Kept, StartFailed
 from service.processes.switchboard import Plug, Switchboard
-from service.processes.zygote import Child, Kind, Launched, Zygote, ZygoteLost, spawn
+from service.processes.zygote import Child, Launched, spawn
 from service.settings import InvalidSettings, Settings
 from service.telemetry.metrics import Metrics
 from service.versions.following import Versions
@@ -52,11 +52,14 @@ STEWARD_PATIENCE: Final = 10.0
 STEWARD_SECONDS: Final = 30.0
 # a signal to all processes of a group comes a second time from whoever passes it on, such as make [s]
 SAME_SECONDS: Final = 1.0
-# glibc keeps what large bodies took, each thread for itself, unless it is told how much to keep
-FRONT_MEMORY: Final[Mapping[str, str]] = {
+# what libraries of a front read as they are loaded, and nowhere else
+FRONT_ENVIRONMENT: Final[Mapping[str, str]] = {
+    # glibc keeps what large bodies took, each thread for itself, unless it is told how much to keep
     "MALLOC_ARENA_MAX": "2",
     "MALLOC_MMAP_THRESHOLD_": str(256 * 2**10),
     "MALLOC_TRIM_THRESHOLD_": str(2 * 2**20),
+    # gRPC reads sockets as it once did, with two threads and not four: a call takes less processor time
+    "GRPC_EXPERIMENTS": "-event_engine_listener",
 }
 # how long the other fronts may take for their page of metrics [s]
 PAGE_SECONDS: Final = 1.0
@@ -104,77 +107,9 @@ def supervise(settings: Settings, announce: Announce, zygote: Launched | None = 
 
 
 @final
-class _Forker:
-    """The zygote, whichever one that is now."""
-
-    def __init__(self, launched: Launched | None, restarted: Callable[[], None]) -> None:
-        """``restarted`` is called when it is started again."""
-        self._launched = launched
-        self._restarted = restarted
-        self._present: Zygote | None = None
-        self._zygote: asyncio.Task[Zygote] | None = None
-
-    def start(self) -> None:
-        """Begin to start it; what is forked waits for it."""
-        self._zygote = asyncio.get_running_loop().create_task(self._started(), name="zygote")
-
-    async def fork(self, kind: Kind, spec: Mapping[str, Any]) -> Child:
-        """A child of it; where it has ended, of the next one.
-
-        Raises:
-            LinkLost: that ended, too.
-            ForkFailed: it goes on, but cannot fork now.
-        """
-        with contextlib.suppress(LinkLost):
-            return await self._fork(kind, spec)
-        return await self._fork(kind, spec)
-
-    async def _fork(self, kind: Kind, spec: Mapping[str, Any]) -> Child:
-        if self._zygote is None:
-            self.start()
-        assert self._zygote is not None
-        present = self._zygote
-        try:
-            zygote = await asyncio.shield(present)
-        except (ZygoteLost, OSError) as error:
-            self._forget(present)
-            raise LinkLost(f"the zygote does not start: {error}") from error
-        try:
-            return await zygote.fork(kind, spec)
-        except ZygoteLost as error:
-            self._forget(present)
-            raise LinkLost(f"the zygote ended: {error}") from error
-
-    def _forget(self, present: asyncio.Task[Zygote]) -> None:
-        # of several who notice, one starts the next
-        if self._zygote is present:
-            log.error("the zygote is gone; another is started")
-            self._zygote = None
-            self._restarted()
-
-    def kill(self) -> None:
-        """End it at once; the kernel takes its children along."""
-        if self._present is not None:
-            with contextlib.suppress(ProcessLookupError, ZygoteLost):
-                os.kill(self._present.pid, signal.SIGKILL)
-
-    async def close(self) -> None:
-        """End it, and its children with it."""
-        if self._zygote is not None:
-            with contextlib.suppress(ZygoteLost, OSError):
-                await (await self._zygote).close()
-
-    async def _started(self) -> Zygote:
-        launched, self._launched = self._launched, None
-        zygote = self._present = Zygote(launched)
-        await zygote.start()
-        return zygote
-
-
-@final
 class _Supervisor:
     def __init__(self, settings: Settings, ports: Ports, zygote: Launched | None) -> None:
-        self._zygote = zygote
+        self._launched = zygote
         self._settings = settings
         self._ports = ports
         self._metrics = Metrics("supervisor")
@@ -212,20 +147,21 @@ class _Supervisor:
         log.warning("asked to stop a second time: everything ends now")
         story.cancel()
         self._kill()
-        self._forker.kill()
+        self._zygote.kill()
         await asyncio.gather(story, return_exceptions=True)
-        await self._forker.close()
+        await self._zygote.close(END_SECONDS)
         return 1
 
     def _begin(self) -> None:
         settings, board = self._settings, self._board
-        self._forker = _Forker(self._zygote, partial(self._metrics.restarted, "zygote"))
-        self._forker.start()
+        seconds = settings.load_seconds
+        restarted = partial(self._metrics.restarted, "zygote")
+        self._zygote = KeptZygote(self._launched, restarted, seconds)
+        self._zygote.start()
         logs = settings.logs.model_dump_json()
         spec = {"store": settings.store, "logs": settings.logs.model_dump(mode="json")}
-        seconds = settings.load_seconds
         self._steward = Kept(
-            "steward", lambda: self._forker.fork("steward", spec), self._steward_events(), seconds
+            "steward", lambda: self._zygote.fork("steward", spec), self._steward_events(), seconds
         )
         numerics = partial(spawn, "service.workers.numerics", logs)
         self._numerics = Kept("numerics", numerics, self._numerics_events(), seconds)
@@ -233,8 +169,9 @@ class _Supervisor:
             settings, self._ask_steward, self._fork_worker, board, self._metrics, self._audit
         )
         self._versions.when_changed(self._tell_status)
-        self._serving = [asyncio.Event() for _ in range(settings.fronts)]
-        front = partial(spawn, "service.processes.front", environment=FRONT_MEMORY)
+        loop = asyncio.get_running_loop()
+        self._serving: list[asyncio.Future[None]] = [loop.create_future() for _ in range(settings.fronts)]
+        front = partial(spawn, "service.processes.front", environment=FRONT_ENVIRONMENT)
         self._fronts = [
             Kept(f"front {number}", front, self._front_events(number), seconds)
             for number in range(settings.fronts)
@@ -323,7 +260,12 @@ class _Supervisor:
         self._started = True
         for number, front in enumerate(self._fronts):
             self._begin_to_serve(number, front.link)
-        await asyncio.gather(*(serving.wait() for serving in self._serving))
+        seconds = self._settings.load_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.gather(*self._serving)
+        except TimeoutError:
+            raise StartFailed(f"the fronts did not answer within {seconds:g} s") from None
 
     async def _start_versions(self) -> None:
         await self._steward.start()
@@ -367,7 +309,7 @@ class _Supervisor:
             "max_batch": settings.batching.max_batch,
             "logs": settings.logs.model_dump(mode="json"),
         }
-        return await self._forker.fork("model", {**what, **common})
+        return await self._zygote.fork("model", {**what, **common})
 
     def _numerics_events(self) -> Events:
         recorder = self._metrics.worker("numerics", "", "cpu")
@@ -415,16 +357,26 @@ class _Supervisor:
 
         def told(message: Mapping[str, Any]) -> None:
             if "serving" in message:
-                self._serving[number].set()
+                if not self._serving[number].done():
+                    self._serving[number].set_result(None)
+            elif "failed" in message:
+                self._cannot_serve(number, message["failed"])
             elif "hung" in message:
                 self._end_hung(message["hung"])
 
         def died() -> None:
             self._metrics.restarted("front")
             self._board.remove_front(number)
+            if self._fronts[number].restarts > 1:
+                self._cannot_serve(number, "its process ended again before it answered anybody")
             self._tell_status()
 
         return Events(began, ready, told, partial(self._answer, number), died, self._tell_status)
+
+    def _cannot_serve(self, number: int, why: str) -> None:
+        """What a front cannot do at the start it could not later either: the service does not start."""
+        if self._started and not self._serving[number].done():
+            self._serving[number].set_exception(StartFailed(f"front {number}: {why}"))
 
     def _end_hung(self, lane: str) -> None:
         if lane in self._numerics_lanes:
@@ -520,7 +472,7 @@ class _Supervisor:
             self._numerics.stop({"drain": True}, END_SECONDS),
             self._steward.stop({"drain": True}, END_SECONDS),
         )
-        await self._forker.close()
+        await self._zygote.close(END_SECONDS)
         return clean
 
     def _kill(self) -> None:

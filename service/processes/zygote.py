@@ -5,22 +5,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from functools import partial
+from typing import Any, Final, Literal, final
 
 from service.processes.signals import DRAIN
 from service.workers.lane import Lane, LaneClosed, lane_pair
 
 __all__ = ["Child", "ForkFailed", "Kind", "Launched", "Zygote", "ZygoteLost", "launch_zygote", "spawn"]
 
+log = logging.getLogger("mno.service")
+
 # what a zygote can become; see ``forking.KINDS``
 Kind = Literal["model", "steward"]
+
+# a fork takes milliseconds: a zygote that has said nothing by then hangs [s]
+FORK_SECONDS: Final = 30.0
+# how a child ended is said by the zygote, which may hang; that it did, by the kernel [s]
+STATUS_SECONDS: Final = 2.0
 
 
 class ZygoteLost(Exception):
@@ -40,9 +49,11 @@ class Child:
         control: this end of its control socket; :class:`service.workers.lane.Lane` speaks over it.
     """
 
-    def __init__(self, pid: int, control: socket.socket) -> None:
+    def __init__(self, pid: int, control: socket.socket, pidfd: int) -> None:
+        """``pidfd`` is taken over: who may be anybody's child is not signalled by a number."""
         self.pid = pid
         self.control = control
+        self.pidfd = pidfd
         self._exit: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     @property
@@ -65,12 +76,24 @@ class Child:
     def _signal(self, number: int) -> None:
         if not self.ended:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, number)
+                signal.pidfd_send_signal(self.pidfd, number)
+
+    def when_ended(self, call: Callable[[], None]) -> None:
+        """Call this once when the kernel says that it has ended, unless ``has_ended`` was called before."""
+        loop = asyncio.get_running_loop()
+
+        def ended() -> None:
+            loop.remove_reader(self.pidfd)
+            call()
+
+        loop.add_reader(self.pidfd, ended)
 
     def has_ended(self, status: int) -> None:
         """Called by who started it."""
         if not self._exit.done():
             self._exit.set_result(status)
+            asyncio.get_running_loop().remove_reader(self.pidfd)
+            os.close(self.pidfd)
 
 
 @final
@@ -115,15 +138,8 @@ async def spawn(module: str, *arguments: str, environment: Mapping[str, str] | N
 
 def _watched(launched: Launched) -> Child:
     process = launched.process
-    child = Child(process.pid, launched.control)
-    loop, pidfd = asyncio.get_running_loop(), os.pidfd_open(process.pid)
-
-    def reap() -> None:
-        loop.remove_reader(pidfd)
-        os.close(pidfd)
-        child.has_ended(process.wait())
-
-    loop.add_reader(pidfd, reap)
+    child = Child(process.pid, launched.control, os.pidfd_open(process.pid))
+    child.when_ended(lambda: child.has_ended(process.wait()))
     return child
 
 
@@ -174,12 +190,19 @@ class Zygote:
         try:
             with theirs:
                 self._lane.send({"fork": number, "kind": kind, "spec": spec}, [theirs.fileno()])
-            return await future
+            async with asyncio.timeout(FORK_SECONDS):
+                return await future
         except BaseException as error:
             # a child that nobody controls ends by itself
             ours.close()
             if isinstance(error, LaneClosed):
                 raise ZygoteLost("the zygote has ended; start another") from None
+            if isinstance(error, TimeoutError):
+                # whatever it waits for, it would let everybody wait
+                self.kill()
+                raise ZygoteLost(
+                    f"the zygote has not forked within {FORK_SECONDS:g} s; start another"
+                ) from None
             raise
         finally:
             self._forks.pop(number, None)
@@ -188,11 +211,23 @@ class Zygote:
         """The exit status of the zygote itself; all its children have ended by then."""
         return await self._started.wait()
 
-    async def close(self) -> None:
-        """End it and its children, which first answer what they have."""
-        if self._process is not None and self._lane is not None:
-            self._lane.finish()
+    async def close(self, seconds: float) -> None:
+        """End it and its children, which first answer what they have; who has not ended then is killed."""
+        if self._process is None or self._lane is None:
+            return
+        self._lane.finish()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._process.wait()
+        except TimeoutError:
+            log.warning("the zygote did not end within %g s and is killed", seconds)
+            self.kill()
             await self._process.wait()
+
+    def kill(self) -> None:
+        """End it at once; the kernel takes its children along."""
+        if self._process is not None:
+            self._process.kill()
 
     @property
     def _started(self) -> Child:
@@ -201,27 +236,36 @@ class Zygote:
         return self._process
 
     def _hear(self, report: dict[str, Any], fds: list[int]) -> None:
-        for fd in fds:
-            os.close(fd)
         if "forked" in report:
-            self._forked(report["forked"], report["pid"])
+            (pidfd,) = fds
+            self._forked(report["forked"], report["pid"], pidfd)
         elif "failed" in report:
             future, _ = self._forks.pop(report["fork"], (None, None))
             if future is not None and not future.done():
                 future.set_exception(ForkFailed(report["failed"]))
         elif "exited" in report:
-            child = self._children.pop(report["exited"], None)
-            if child is not None:
-                child.has_ended(report["status"])
+            self._ended(report["exited"], report["status"])
         elif self._ready is not None and not self._ready.done():
             self._ready.set_result(None)
 
-    def _forked(self, number: int, pid: int) -> None:
+    def _forked(self, number: int, pid: int, pidfd: int) -> None:
         future, ours = self._forks.pop(number, (None, None))
-        # somebody who left has closed the socket, and the child ends by itself
-        if future is not None and ours is not None and not future.done():
-            self._children[pid] = Child(pid, ours)
-            future.set_result(self._children[pid])
+        if future is None or ours is None or future.done():
+            # somebody who left has closed the socket, and the child ends by itself
+            os.close(pidfd)
+            return
+        child = self._children[pid] = Child(pid, ours, pidfd)
+        child.when_ended(partial(self._ended_silently, child))
+        future.set_result(child)
+
+    def _ended(self, pid: int, status: int) -> None:
+        child = self._children.pop(pid, None)
+        if child is not None:
+            child.has_ended(status)
+
+    def _ended_silently(self, child: Child) -> None:
+        """It has ended, and the zygote is to say how; one that says nothing holds nobody up."""
+        asyncio.get_running_loop().call_later(STATUS_SECONDS, child.has_ended, -signal.SIGKILL)
 
     def _lost(self) -> None:
         lost = ZygoteLost("the zygote has ended; start another")

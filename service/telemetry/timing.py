@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Self, final
+from typing import NamedTuple, Self, final
 
 __all__ = ["Timing"]
 
 
 @final
-@dataclass(frozen=True)
-class Timing:
+class Timing(NamedTuple):
     """Where the time went [ms]."""
 
     queue: float

@@ -7,10 +7,13 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any, final
 
+import numpy as np
+
 import model_store
-from model_store import Catalog, LoadedVersion, StoreError
+from model_store import Catalog, LoadedVersion, Reference, StoreError
+from problems import PROBLEMS
 from service.batching.batcher import Batcher
-from service.errors import LoadFailed, UnknownModel
+from service.errors import LoadFailed, ServiceFault, UnknownModel
 from service.settings import InvalidSettings
 from service.versions import stores
 from service.versions.loading import load_version, served_version
@@ -18,6 +21,9 @@ from service.versions.models import Models, Retired
 from service.versions.places import without_places
 from service.versions.repository import ModelEntry, Readiness, Repository
 from service.versions.routing import Route, Table, mentioned
+from service.versions.served import ServedVersion
+from service.workers.sample import plain_bucket, sample
+from service.workers.worker import Batch
 
 __all__ = ["LocalRepository", "MakeQueue", "load_models", "local_models"]
 
@@ -60,13 +66,27 @@ class LocalRepository(Repository):
     """The stores as this process reads them."""
 
     def __init__(
-        self, catalog: Catalog, models: Models, make_queue: MakeQueue, retire_seconds: float = 600.0
+        self,
+        catalog: Catalog,
+        models: Models,
+        make_queue: MakeQueue,
+        retire_seconds: float = 600.0,
+        gone: Callable[[Reference], None] = lambda _: None,
     ) -> None:
-        """``retire_seconds``: how long a version that was replaced finishes its rollouts."""
+        """Nothing is read yet.
+
+        Args:
+            catalog: the stores.
+            models: what is served.
+            make_queue: what puts a queue in front of a version.
+            retire_seconds: how long a version that was replaced finishes its rollouts.
+            gone: called with a version that is not served any more, when all its requests are answered.
+        """
         self._catalog = catalog
         self._models = models
         self._make_queue = make_queue
         self._retire_seconds = retire_seconds
+        self._gone = gone
         # two that load the same model at once would load it twice
         self._changing = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
@@ -101,10 +121,23 @@ class LocalRepository(Repository):
             raise UnknownModel(str(error)) from error
         except (StoreError, InvalidSettings) as error:
             raise LoadFailed(without_places(str(error))) from error
-        for version in loaded:
-            queue = self._make_queue(version)
-            self._models.add(served_version(version), queue)
+        warm = [await self._warm(version) for version in loaded]
+        for served, queue in warm:
+            self._models.add(served, queue)
         self._route({**self._models.table, **table})
+
+    async def _warm(self, version: LoadedVersion) -> tuple[ServedVersion, Batcher]:
+        """A version, and its queue, which no request has to warm up."""
+        served, queue = served_version(version), self._make_queue(version)
+        try:
+            await _try_out(served, queue)
+        except ServiceFault as error:
+            await queue.close()
+            raise LoadFailed(f"{served} cannot be warmed up: {error.__cause__ or error}") from error
+        except BaseException:
+            await queue.close()
+            raise
+        return served, queue
 
     async def unload(self, name: str) -> None:
         """See ``Repository``."""
@@ -128,13 +161,12 @@ class LocalRepository(Repository):
         needed = mentioned(table)
         for version in self._models.versions:
             if version.reference not in needed:
-                retiring = asyncio.get_running_loop().create_task(
-                    self._retire(self._models.remove(version.reference))
-                )
+                retired = self._models.remove(version.reference)
+                retiring = asyncio.get_running_loop().create_task(self._retire(version.reference, retired))
                 self._retiring.add(retiring)
                 retiring.add_done_callback(self._retiring.discard)
 
-    async def _retire(self, retired: Retired) -> None:
+    async def _retire(self, reference: Reference, retired: Retired) -> None:
         try:
             async with asyncio.timeout(self._retire_seconds):
                 await retired.released()
@@ -143,3 +175,16 @@ class LocalRepository(Repository):
             log.warning("a version that was replaced still has rollouts under way; they end now")
         finally:
             await retired.queue.close()
+            # it may be served again by now
+            if reference not in {version.reference for version in self._models.versions}:
+                self._gone(reference)
+
+
+async def _try_out(version: ServedVersion, queue: Batcher) -> None:
+    # one that starts from several frames cannot be asked by a request
+    for grid in version.grids if version.history <= 1 else ():
+        inputs = sample(PROBLEMS[version.problem], grid, "float32")
+        outcome = await queue.submit(Batch(plain_bucket(version, grid), inputs))
+        for name, values in outcome.solutions.fields.items():
+            if not np.isfinite(values).all():
+                raise LoadFailed(f"it gives a {name} that is not finite for constant inputs on {grid}")

@@ -27,9 +27,9 @@ import orjson
 from numpy.typing import NDArray
 
 from model_store.reference import Reference
-from problems import PROBLEMS, Grid
+from problems import EVOLUTION_PROBLEMS, PROBLEMS, Grid
 from service.workers.arena import ALIGNMENT, Arena
-from service.workers.worker import BOUND_FIELDS, GRADIENT, Batch, Bucket, Solutions
+from service.workers.worker import BOUND_FIELDS, GRADIENT, INVARIANTS, Batch, Bucket, Solutions
 
 __all__ = [
     "ComputationFailed",
@@ -213,6 +213,8 @@ def write_answer(solutions: Solutions, outputs: Arrays, seconds: float) -> dict[
         ValueError: they are not what was expected.
     """
     for name, room in outputs.items():
+        if name == INVARIANTS:  # of the frames where they go
+            continue
         values = solutions.fields[name]
         if values.shape != room.shape:
             raise ValueError(f"expected {name} of shape {room.shape}, the computation gave {values.shape}")
@@ -246,7 +248,8 @@ def outputs_of(bucket: Bucket) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]
 
     ======== =====================================================================================
     solve    the problem's outputs [y x], in the bucket's dtype
-    advance  the problem's outputs [frame y x], in the bucket's dtype
+    advance  the problem's outputs [frame y x], in the bucket's dtype; of a version the ``invariants`` of the
+             frames [frame invariant], float64
     bound    ``lower upper l2_estimate steps contrast jump roughness`` [], float64
     vjp      the problem's outputs and ``gradient.<input>`` [y x], ``gradient.<parameter>`` []
     ======== =====================================================================================
@@ -257,6 +260,9 @@ def outputs_of(bucket: Bucket) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]
     frames = (bucket.frames,) if bucket.task == "advance" else ()
     field = ((*frames, *bucket.grid.shape), dtype)
     outputs = {spec.name: field for spec in problem.outputs}
+    if bucket.task == "advance" and bucket.version is not None:
+        names = EVOLUTION_PROBLEMS[bucket.problem].invariant_names
+        outputs[INVARIANTS] = ((bucket.frames, len(names)), np.dtype(np.float64))
     if bucket.task == "vjp":
         outputs |= {f"{GRADIENT}{spec.name}": field for spec in problem.inputs}
         outputs |= {f"{GRADIENT}{spec.name}": ((), dtype) for spec in problem.parameters}

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from service.processes.signals import DRAIN
 from service.workers.batch_token import LONGEST_TEXT, Job, read_job, write_answer
+from service.workers.invariants import add_invariants
 from service.workers.lane import BadMessage, BlockingLane, LaneClosed
 from service.workers.memory import held_memory
 from service.workers.worker import Batch, Compute, Solutions
@@ -227,7 +228,9 @@ class LaneServer:
             job = read_job(token, memory)
             began = time.perf_counter()
             solutions = self._runner.run(job)
-            return write_answer(solutions, job.outputs, time.perf_counter() - began)
+            answer = write_answer(solutions, job.outputs, time.perf_counter() - began)
+            add_invariants(job.bucket, job.outputs)
+            return answer
         except Exception as error:  # whatever broke, it breaks for this batch only
             log.exception("a batch broke")
             self.broken = not self._runner.usable()

@@ -7,8 +7,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal, final
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, Literal, NamedTuple, final
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -21,6 +22,7 @@ __all__ = [
     "BOUND_FIELDS",
     "COTANGENT",
     "GRADIENT",
+    "INVARIANTS",
     "STEP",
     "Batch",
     "Bucket",
@@ -40,6 +42,8 @@ ANSWER: Final = "answer."
 COTANGENT: Final = "cotangent."
 # before the name of an input, among what a vjp gives
 GRADIENT: Final = "gradient."
+# among what an advance by a surrogate gives: the invariants of the frames [batch frame invariant]
+INVARIANTS: Final = "invariants"
 # what a bound gives for each row: the bound, and how the coefficient varies
 BOUND_FIELDS: Final = ("lower", "upper", "l2_estimate", "steps", "contrast", "jump", "roughness")
 
@@ -74,8 +78,7 @@ class Bucket:
 
 
 @final
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Inputs of one bucket: fields [batch y x] and numbers [batch] by name, in physical units."""
 
     bucket: Bucket
@@ -93,8 +96,7 @@ class Batch:
 
 
 @final
-@dataclass(frozen=True)
-class Solutions:
+class Solutions(NamedTuple):
     """Output fields by name, in the order of the inputs, and the iterations of each sample.
 
     A field is [batch y x], or [batch frame y x] where a state was stepped in time.
@@ -106,7 +108,7 @@ class Solutions:
 
     fields: Mapping[str, NDArray[Any]]
     iterations: tuple[int, ...]
-    unsolved: Mapping[int, str] = field(default_factory=dict)
+    unsolved: Mapping[int, str] = MappingProxyType({})
     seconds: float = 0.0
 
     def head(self, rows: int) -> Solutions:
@@ -217,7 +219,7 @@ class ThreadWorker(Worker):
         batch = joined(parts)
         began = time.perf_counter()
         solutions = computed(self._compute, batch, pad_to)
-        return replace(solutions, seconds=time.perf_counter() - began)
+        return solutions._replace(seconds=time.perf_counter() - began)
 
     @property
     def available(self) -> bool:

@@ -39,6 +39,7 @@ from service.versions.served import ServedVersion
 from service.workers.batch_token import Job
 from service.workers.compute import Surrogates, choose_device
 from service.workers.cuda_graphs import GraphRunner
+from service.workers.invariants import warm_up_invariants
 from service.workers.lane import BlockingLane
 from service.workers.lane_server import HostRunner, LaneServer, Runner, Watch, obey
 from service.workers.sample import Cost, batch_sizes, plain_bucket, sample
@@ -117,6 +118,7 @@ def _prepared(spec: ModelSpec) -> tuple[ServedVersion, Runner, list[Cost]]:
     torch.set_num_threads(spec.threads)
     set_default_backend(spec.scan_backend)
     version, runner = _loaded(spec) if spec.factory is None else _made(spec.factory, spec.arguments)
+    warm_up_invariants(version)
     # graphs have to exist before anybody asks
     seconds = math.inf if isinstance(runner, GraphRunner) else spec.warm_up_seconds
     return version, runner, warm_up(version, runner, spec.max_batch, seconds)

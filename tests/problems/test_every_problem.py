@@ -172,6 +172,39 @@ class TestEveryEvolutionProblem:
             assert all(list(numbers) == list(described[0]) for numbers in described)
             assert all(math.isfinite(number) for numbers in described for number in numbers.values())
 
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    @pytest.mark.parametrize(("problem", "family"), cases(EVOLUTION_PROBLEMS))
+    def test_invariants_of_many_states_are_those_of_each(self, problem, family, dtype):
+        state, grid = self.state(problem, family)
+        frames = [state, *islice(problem.frames(state, grid), FRAMES)]
+        stacked = {name: np.stack([frame[name] for frame in frames]).astype(dtype) for name in state}
+        found = problem.frame_invariants(stacked, grid)
+        assert found.dtype == np.float64
+        for number, row in enumerate(found):
+            one = {name: values[number].astype(np.float64) for name, values in stacked.items()}
+            expected = problem.invariants(one, grid)
+            assert tuple(expected) == problem.invariant_names
+            # sums in another order
+            assert row == pytest.approx(list(expected.values()), rel=1e-12, abs=1e-12)
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, "below", "above"])
+    @each(EVOLUTION_PROBLEMS)
+    def test_invariants_of_a_state_that_breaks_a_rule_are_not_all_finite(self, problem, bad):
+        state, grid = self.state(problem)
+        for spec in problem.outputs:
+            least = spec.minimum if spec.exclusive_minimum is None else spec.exclusive_minimum
+            edges = {"below": least, "above": spec.maximum}
+            value = bad
+            if isinstance(bad, str):
+                if edges[bad] is None:
+                    continue
+                value = edges[bad] - 1.0 if bad == "below" else edges[bad] + 1.0
+            frames = {name: np.stack([field] * 3) for name, field in state.items()}
+            frames[spec.name][1, 1, 2] = value
+            with np.errstate(all="ignore"):
+                found = problem.frame_invariants(frames, grid)
+            assert np.isfinite(found).all(axis=1).tolist() == [True, False, True]
+
     @pytest.mark.parametrize(("problem", "scheme", "walls"), WAYS)
     def test_the_state_changes_and_stays_finite(self, problem, scheme, walls):
         state, grid = self.state(problem)

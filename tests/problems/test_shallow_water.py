@@ -514,6 +514,10 @@ def test_invariants_and_features_of_four_cells():
         "depth_min": 1.0,
         "depth_max": 4.0,
     }
+    frames = {name: np.stack([field, field]) for name, field in state.items()}
+    frames["h"][1, 0, 0] = 0.0
+    assert PROBLEM.frame_invariants(frames, grid)[0].tolist() == [16.0, 6.0, -6.0, 2 * (4.5 + 11.0), 1.0, 4.0]
+    assert np.isnan(PROBLEM.frame_invariants(frames, grid)[1]).all()
     # |u|: 0, 1/sqrt 2, 2, 1; over sqrt h: 0, 1/2, 2, 1/2; steps of h: 1, 3, 0, 2 over the range 3
     assert PROBLEM.features(state, grid) == pytest.approx(
         {"depth_min": 1.0, "depth_max": 4.0, "froude_max": 2.0, "roughness": 0.5}

@@ -28,7 +28,8 @@ class Actor:
 
     async def launch(self) -> Child:
         ours, theirs = lane_pair()
-        child = Child(len(self.children) + 1, ours)
+        # a descriptor that never says that anything has ended
+        child = Child(len(self.children) + 1, ours, os.eventfd(0))
         # the signal of a test is nobody's: the actor dies of it
         child.kill = lambda: self.end(-9, child)  # type: ignore[method-assign]
         link = Link(theirs, self._hear, self._asked, lambda: None)
@@ -61,6 +62,8 @@ class Actor:
         for child, link in self.children:
             link.close()
             child.control.close()
+            if not child.ended:
+                os.close(child.pidfd)
 
     async def heard(self, count: int) -> None:
         """Wait for so many messages: one that is never read turns into an error of the socket."""

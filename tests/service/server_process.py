@@ -29,20 +29,33 @@ class Server:
             tree |= more
         return {pid: command for pid in sorted(tree) if (command := _command(pid))}
 
-    def workers(self) -> list[int]:
-        """Process ids of what the zygote forked."""
+    def named(self) -> dict[str, list[int]]:
+        """Process ids by what the processes do: zygote, steward, darcy@1, numerics, front."""
+        tree, found = self.tree(), dict[str, list[int]]()
+        forked = set(self.forked())
+        for pid, command in tree.items():
+            modules = {"forking": "zygote", "numerics": "numerics", "front": "front"}
+            module = re.search(r"-m service\.\w+\.(\w+)", command)
+            if pid in forked:
+                found.setdefault(_name(pid), []).append(pid)
+            elif module and module[1] in modules:
+                found.setdefault(modules[module[1]], []).append(pid)
+        return found
+
+    def forked(self) -> list[int]:
+        """Process ids of what the zygote forked: the steward and the models' workers."""
         commands = self.tree()
         zygotes = {pid for pid, command in commands.items() if "service.processes.forking" in command}
         return [pid for pid, parent in _parents() if pid in commands and parent in zygotes]
 
     def memory(self) -> int:
-        """Proportional set size of the tree [kB]."""
+        """Memory of the tree that is no file's [kB]."""
         return sum(map(_pss, self.tree()))
 
-    def open_files(self) -> dict[int, int]:
-        """Open files of the processes that last as long as the service, by process id."""
-        workers = set(self.workers())
-        return {pid: _files(pid) for pid in self.tree() if pid not in workers}
+    def open_files(self) -> dict[str, int]:
+        """Open files of the processes that last as long as the service, by what they do."""
+        lasting = {name: pids[0] for name, pids in self.named().items() if pids[0] not in self.forked()}
+        return {name: _files(pid) for name, pid in {**lasting, "supervisor": self.process.pid}.items()}
 
     def stop(self, seconds: float = 60) -> int:
         """Ask it to end; returns its exit code."""
@@ -97,13 +110,21 @@ def _command(pid: int) -> str:
         return ""
 
 
+def _name(pid: int) -> str:
+    """The name that ``top`` shows, at most 15 characters."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
 def _pss(pid: int) -> int:
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:
         return 0
-    found = re.search(r"^Pss:\s+(\d+)", text, re.MULTILINE)
-    return int(found[1]) if found else 0
+    # files are shared with whoever else runs on this machine, and come and go with them
+    return sum(map(int, re.findall(r"^Pss_(?:Anon|Shmem):\s+(\d+)", text, re.MULTILINE)))
 
 
 def _files(pid: int) -> int:

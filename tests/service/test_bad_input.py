@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from service.client import Client, ServiceError
 
 SOLVE = "/v1/problems/darcy/solve"
+VJP = "/v1/problems/darcy/vjp"
 JSON = {"Content-Type": "application/json"}
 NPY = {"Content-Type": "application/x-npy"}
 
@@ -34,6 +35,13 @@ def npy(array: NDArray[Any], *, allow_pickle: bool = False) -> bytes:
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=allow_pickle)
     return stream.getvalue()
+
+
+def of_shape(shape: tuple[int, ...]) -> bytes:
+    """A float32 in so many axes; NumPy itself has at most 64."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return stream.getvalue() + b"\0\0\x80\x3f"
 
 
 def with_nan(*place: int) -> NDArray[Any]:
@@ -108,6 +116,9 @@ def test_a_bad_field_names_field_rule_and_index(
         (npy(np.ones((0, 32, 32))), "permeability", "not empty", None),
         (npy(np.ones(32)), "permeability", "rank", None),
         (npy(np.array(1.0)), "permeability", "rank", None),
+        (npy(np.ones((1,) * 5)), "permeability", "rank", None),
+        (of_shape((1,) * 65), "permeability", "rank", None),
+        (of_shape((1,) * 1000), "permeability", "rank", None),
         (npy(np.ones((8, 8))), "permeability", "grid", None),
         (npy(np.ones((32, 32)))[:-1], "body", "npy", None),
         (npy(np.ones((32, 32))) + b"x", "body", "npy", None),
@@ -194,6 +205,30 @@ def test_what_comes_later_says_so(http: httpx.Client, options: dict[str, Any]) -
 
 def test_other_operations_come_later(http: httpx.Client) -> None:
     problem(http.post("/v1/problems/darcy/jvp"), 501, "not-available-yet")
+
+
+ROLLOUT = "/v1/problems/shallow_water/rollout"
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        (SOLVE, {"Content-Type": "x" * 10_000}, 415),
+        (VJP, {"Content-Type": "x" * 10_000}, 415),
+        (ROLLOUT, {"Content-Type": "x" * 10_000}, 415),
+        (SOLVE, {"Accept": "x" * 10_000}, 406),
+        (ROLLOUT, {"Accept": "x" * 10_000}, 406),
+        (SOLVE, {"Content-Encoding": "x" * 10_000}, 415),
+        (f"/v1/problems/{'x' * 10_000}/solve", {}, 404),
+        (f"/{'x' * 10_000}", {}, 404),
+    ],
+)
+def test_what_is_refused_is_quoted_in_a_line(
+    http: httpx.Client, path: str, headers: dict[str, str], status: int
+) -> None:
+    answer = http.post(path, content=b"1", headers=headers)
+    assert answer.status_code == status
+    assert len(answer.json()["detail"]) < 300
 
 
 def test_unknown_names_are_404(http: httpx.Client) -> None:
@@ -333,9 +368,7 @@ def test_bad_words_in_a_query_are_refused(http: httpx.Client, query: str) -> Non
 INFER = "/v2/models/darcy/infer"
 
 
-@pytest.mark.parametrize(
-    "path", [SOLVE, "/v1/problems/darcy/vjp", "/v1/problems/shallow_water/rollout", INFER]
-)
+@pytest.mark.parametrize("path", [SOLVE, VJP, ROLLOUT, INFER])
 def test_json_ten_thousand_deep_is_refused_everywhere(http: httpx.Client, path: str) -> None:
     for opening, closing in ((b"[", b"]"), (b'{"a":', b"}")):
         for body in (opening * 10_000 + b"1" + closing * 10_000, b'{"permeability": ' + opening * 10_000):
@@ -351,6 +384,12 @@ def test_bombs_are_refused_by_the_open_inference_protocol(
     assert (bomb.status_code, list(bomb.json())) == (413, ["error"])
     half = http.post(INFER, content=compress(b'{"inputs": []}')[:-3], headers=headers)
     assert half.status_code == 400
+
+
+def test_json_is_not_sent_as_something_else(http: httpx.Client) -> None:
+    json = b'{"inputs": []}'
+    answer = http.post(INFER, content=json, headers=NPY)
+    assert (answer.status_code, list(answer.json())) == (415, ["error"])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import io
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from typing import Literal
@@ -10,11 +11,13 @@ from typing import Literal
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from service.codec import (
+    MOST_NAMES,
+    PIECE,
     array_from_lists,
     decode_json,
     decode_npy,
@@ -28,6 +31,7 @@ from service.errors import InvalidField, ServiceFault
 NUMBERS = st.sampled_from(["f2", "f4", "f8", "i1", "i4", "i8", "u2", ">f4", ">i8"])
 
 
+@settings(deadline=None)
 @given(arrays.arrays(NUMBERS, arrays.array_shapes(max_dims=3, max_side=5)), st.sampled_from("CF"))
 def test_npy_is_read_as_numpy_writes_it(array: np.ndarray, order: str) -> None:
     stream = io.BytesIO()
@@ -38,6 +42,7 @@ def test_npy_is_read_as_numpy_writes_it(array: np.ndarray, order: str) -> None:
     np.testing.assert_array_equal(decoded, array)
 
 
+@settings(deadline=None)
 @given(arrays.arrays(st.sampled_from(["f4", "f8"]), arrays.array_shapes(max_dims=3, max_side=5)))
 def test_npy_is_written_as_numpy_writes_it(array: np.ndarray) -> None:
     stream = io.BytesIO()
@@ -45,6 +50,7 @@ def test_npy_is_written_as_numpy_writes_it(array: np.ndarray) -> None:
     assert encode_npy(array) == stream.getvalue()
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 200))
 def test_no_bytes_break_the_npy_reader(noise: bytes, place: int) -> None:
     good = encode_npy(np.ones((4, 4)))
@@ -53,6 +59,7 @@ def test_no_bytes_break_the_npy_reader(noise: bytes, place: int) -> None:
             decode_npy("x", body)
 
 
+@settings(deadline=None)
 @given(
     arrays.arrays(np.float32, arrays.array_shapes(max_dims=3), elements=st.floats(width=32, allow_nan=False))
 )
@@ -79,6 +86,7 @@ def test_what_is_compressed_is_read_again() -> None:
     assert decompress(gzipped(b"x" * 100), "gzip", 100) == b"x" * 100
 
 
+@settings(deadline=None)
 @given(st.recursive(st.booleans() | st.text('[]{}"\\\\ab') | st.integers(0, 9), st.lists, max_leaves=20))
 def test_what_is_within_the_limits_is_parsed_as_it_is(value: object) -> None:
     body = orjson.dumps({"x": value})
@@ -90,6 +98,22 @@ def test_what_is_within_the_limits_is_parsed_as_it_is(value: object) -> None:
 def test_brackets_in_strings_do_not_count(string: str) -> None:
     document = {string: [[string]], "y": string}
     assert decode_json(orjson.dumps(document), most_lists=2) == document
+
+
+def test_names_are_counted_before_they_are_read() -> None:
+    named = {f"{n}": n for n in range(MOST_NAMES)}
+    assert decode_json(orjson.dumps(named), most_lists=10) == named
+    tracemalloc.start()
+    try:
+        for many in (named | {"more": 1}, {"nested": [{"a": 1}] * MOST_NAMES}):
+            body = orjson.dumps(many)
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            with pytest.raises(InvalidField, match="4096 names"):
+                decode_json(body, most_lists=10**6)
+            assert tracemalloc.get_traced_memory()[1] < before + 2**16
+    finally:
+        tracemalloc.stop()
 
 
 def test_lists_are_counted_and_their_depth_is_bounded() -> None:
@@ -107,6 +131,24 @@ def test_deep_lists_have_a_rank_that_is_refused() -> None:
     with pytest.raises(InvalidField) as fault:
         array_from_lists("x", deep)
     assert fault.value.rule == "rank"
+
+
+@pytest.mark.parametrize("shape", [(PIECE,), (2 * PIECE + 7,), (3, PIECE + 1), (2, 3, 5), (1, 1, 1)])
+def test_lists_become_the_array_that_numpy_makes_of_them(shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).normal(size=shape).round(3)
+    values.flat[0], values.flat[-1] = 2**53, -7
+    # whole numbers come as such
+    lists = orjson.loads(orjson.dumps(values.tolist()).replace(b".0,", b",").replace(b".0]", b"]"))
+    found = array_from_lists("x", lists)
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, values)
+
+
+@pytest.mark.parametrize("wrong", [True, "1", None, [1.0], {}])
+def test_a_long_row_is_looked_at_to_its_end(wrong: object) -> None:
+    with pytest.raises(InvalidField) as fault:
+        array_from_lists("x", [1.0] * (2 * PIECE) + [wrong])
+    assert fault.value.index == (2 * PIECE,)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from server_process import Server, running
 
 ROOT = Path(__file__).parents[2]
@@ -117,7 +121,7 @@ def test_the_second_signal_ends_everything_at_once(store_url: str) -> None:
 def test_a_signal_before_it_is_ready_ends_it(store_url: str) -> None:
     command = [sys.executable, "-m", "service", "--store", store_url, "--http-port", "0", "--grpc-port", "0"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        while not Server(process, "", "").workers():
+        while not Server(process, "", "").forked():
             assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0
@@ -126,15 +130,49 @@ def test_a_signal_before_it_is_ready_ends_it(store_url: str) -> None:
 
 
 @pytest.mark.slow
+def test_a_zygote_that_hangs_holds_no_end_up(store_url: str) -> None:
+    with running("--store", store_url, "--models", "darcy", MNO_GRACE_SECONDS="600") as server:
+        os.kill(server.named()["zygote"][0], signal.SIGSTOP)
+        assert server.stop(seconds=120) == 0
+
+
+@pytest.mark.slow
+def test_a_front_that_cannot_listen_stops_the_start(store_url: str, tmp_path: Path) -> None:
+    # Python's library knows this curve, gRPC's does not
+    cert, key = certificate(ec.generate_private_key(ec.SECP256K1()), tmp_path)
+    ports = ("--http-port", "0", "--grpc-port", "0")
+    result = run(
+        "--store", store_url, "--models", "darcy", *ports, MNO_TLS__CERT=str(cert), MNO_TLS__KEY=str(key)
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.splitlines()[-1].startswith("mno: front 0: ")
+
+
+def certificate(key: ec.EllipticCurvePrivateKey, folder: Path) -> tuple[Path, Path]:
+    """Files of a certificate that signs itself, and of its key."""
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+    files = folder / "cert.pem", folder / "key.pem"
+    files[0].write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    files[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return files
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("fronts", [1, 3])
 def test_nothing_outlives_a_supervisor_that_is_killed(store_url: str, fronts: int) -> None:
     # leaving the block kills it, and waits for every process that was there
     with running("--store", store_url, "--models", "darcy", "--fronts", str(fronts)) as server:
-        commands = list(server.tree().values())
-        assert sum("service.processes.front" in command for command in commands) == fronts
-        assert sum("service.workers.numerics" in command for command in commands) == 1
-        # the steward and a model
-        assert len(server.workers()) == 2
+        assert {name: len(pids) for name, pids in server.named().items()} == {
+            "zygote": 1, "steward": 1, "darcy@1": 1, "numerics": 1, "front": fronts
+        }  # fmt: skip
 
 
 @pytest.mark.slow
@@ -183,6 +221,7 @@ def test_check_config_prints_the_settings() -> None:
         ({"MNO_SECURITY__TOKENS": "nowhere/tokens.json"}, "nowhere/tokens.json"),
         ({"MNO_TLS__CERT": "nowhere.pem", "MNO_TLS__KEY": "nowhere.key"}, "nowhere.pem"),
         ({"MNO_HOST": "0.0.0.0"}, "token"),
+        ({"MNO_PROCESSES": "none", "MNO_IMPORTED": '{"null": {"function": "nowhere:null"}}'}, "imported"),
     ],
 )
 def test_check_config_looks_at_what_the_settings_name(setting: dict[str, str], complaint: str) -> None:

@@ -76,6 +76,18 @@ class Rising(Worker):
         pass
 
 
+class Held(Rising):
+    """Waits for a gate that the test opens, once it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+
+    async def run(self, parts: Sequence[Batch], *, pad_to: int | None = None) -> Solutions:
+        await self.gate.wait()
+        return await super().run(parts, pad_to=pad_to)
+
+
 class Told:
     """What was told of shadows and rollouts."""
 
@@ -234,6 +246,82 @@ def test_the_first_block_is_compared_with_the_shadow_s() -> None:
     expected = np.linalg.norm(np.arange(1, 5)) / np.linalg.norm(frames)
     assert told.differences == [pytest.approx(expected)]
     assert len(shadow.rows) == 1
+
+
+async def settle() -> None:
+    """Let everybody do what can be done without the test."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+async def take(rollout: Rollout, count: int) -> list[int]:
+    steps = []
+    for _ in range(count):
+        steps.append((await anext(rollout.frames)).step)
+        await settle()
+    return steps
+
+
+def test_the_next_block_is_asked_for_when_half_of_this_one_is_taken_and_no_other() -> None:
+    worker = Rising()
+
+    async def story(solver: Solver, _: Models) -> None:
+        rollout = await solver.roll_out(request(steps=3 * BLOCK))
+        asked = []
+        for _ in range(3 * BLOCK):
+            await take(rollout, 1)
+            asked.append(len(worker.rows))
+        # with the third frame of four, two are left when it is asked for
+        assert asked == [1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3]
+        await rollout.close()
+
+    with_solver(story, {1: worker})
+
+
+def test_what_breaks_in_the_next_block_is_told_after_the_frames_of_this_one() -> None:
+    worker = Rising(lives=1, deaths=2)
+
+    async def story(solver: Solver, _: Models) -> None:
+        rollout = await solver.roll_out(request())
+        assert await take(rollout, BLOCK) == [1, 2, 3, 4]
+        assert worker.deaths == 0
+        with pytest.raises(errors.WorkerLost, match="start_step=4"):
+            await anext(rollout.frames)
+
+    with_solver(story, {1: worker})
+
+
+@pytest.mark.parametrize("taken", [1, BLOCK - 1, BLOCK])
+def test_who_leaves_takes_the_block_ahead_out_of_the_queue(taken: int) -> None:
+    worker, told = Held(), Told()
+
+    async def story(solver: Solver, models: Models) -> None:
+        queue = models.find("shallow_water", None, "").queue
+        worker.gate.set()
+        rollout = await solver.roll_out(request(steps=1000))
+        worker.gate.clear()
+        other = asyncio.create_task(depths(solver, request(steps=BLOCK)))
+        await settle()
+        await take(rollout, taken)
+        assert queue.waiting == (taken > BLOCK // 2)
+        await rollout.close()
+        assert (queue.waiting, told.open) == (0, 0)
+        worker.gate.set()
+        assert len(await other) == BLOCK
+        assert worker.rows == [1, 1]
+
+    with_solver(story, {1: worker}, told=told)
+
+
+def test_written_frames_are_those_that_are_read() -> None:
+    async def story(solver: Solver, _: Models) -> None:
+        frames = await solver.roll_out(request(every=3))
+        expected = [(frame.step, frame.fields["h"].tobytes()) async for frame in frames.frames]
+        rollout = await solver.roll_out(request(every=3))
+        written = [each async for each in rollout.written(lambda frame: [frame.fields["h"].data.cast("B")])]
+        assert [(step, b"".join(parts)) for step, parts in written] == expected
+
+    with_solver(story, {1: Rising()})
 
 
 def test_what_a_slow_reader_holds_is_its_own() -> None:

@@ -29,6 +29,8 @@ def test_the_defaults_are_the_contract_s() -> None:
         256,
         1024,
     )
+    # enough for one field of the largest grid, with all its digits
+    assert 20 * settings.limits.grid_side**2 <= settings.limits.json_bytes < settings.limits.body_bytes
 
 
 @pytest.mark.parametrize(
@@ -56,6 +58,7 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
     [
         "processes = 'threads'",
         "fronts = 0",
+        "[rate]\nrequests_per_second = inf",
         "alias_poll_seconds = 0",
         "drain_delay_seconds = -1",
         "[batching]\nlinger_ms = -1",

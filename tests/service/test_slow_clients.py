@@ -1,7 +1,9 @@
 """What a client may not do with a connection: be slow, send too much, never end, read nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,28 +13,18 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from uvicorn.server import ServerState
 
-from service.http.abortable import AbortableProtocol, Hold, HotHead, HotPath, HotRequest
+from service.http.abortable import AbortableProtocol
 from service.http.faults import early_refusal
+from service.http.hot_path import HotHead, HotPath, HotRequest, Reply
+from service.http.in_flight import Budget
 from service.settings import Limits
 
 # whatever a test waits for comes as soon as these have passed, or it hangs and fails
 SHORT = {"header_seconds": 0.1, "body_stall_seconds": 0.1, "body_seconds": 0.3, "stall_seconds": 0.1}
+LONG = {"header_seconds": 60, "body_stall_seconds": 60}
 HOST = b"Host: x\r\n"
-
-
-class Counter:
-    def __init__(self, most: int) -> None:
-        self.held = 0
-        self.most = most
-
-    def take(self, count: int) -> None:
-        if self.held + count > self.most:
-            raise MemoryError
-        self.held += count
-
-    def release(self) -> None:
-        self.held = 0
 
 
 @dataclass
@@ -40,40 +32,44 @@ class Echo(HotPath):
     """Sends bodies back on the short way, once the gate is open; knows who was cancelled."""
 
     limits: Limits
-    holds: list[Counter] = field(default_factory=list)
+    budget: Budget = field(default_factory=lambda: Budget(10**9))
     gate: asyncio.Event = field(default_factory=asyncio.Event)
+    accepted: int = 0
+    entered: int = 0
     begun: int = 0
     cancelled: int = 0
-    accepted: int = 0
-    most: int = 10**9
+    ended: int = 0
 
-    def accept(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> HotHead | None:
-        named = dict(headers)
-        if not url.startswith(b"/hot") or b"content-length" not in named:
+    def accept(self, url: bytes, headers: Mapping[bytes, bytes]) -> HotHead | None:
+        if not url.startswith(b"/hot") or b"content-length" not in headers:
             return None
         self.accepted += 1
-        return HotHead(url, named, int(named[b"content-length"]))
+        return HotHead(headers, int(headers[b"content-length"]))
 
-    def hold(self) -> Hold:
-        self.holds.append(Counter(self.most))
-        return self.holds[-1]
+    def enter(self, request: HotRequest) -> None:
+        self.entered += 1
+        if b"stranger" in request.head.target:
+            request.fault = PermissionError()
 
-    async def answer(self, request: HotRequest) -> None:
+    async def answer(self, request: HotRequest) -> Reply:
+        if request.fault is not None:
+            status = 401 if isinstance(request.fault, PermissionError) else 429
+            return Reply(status, "way: hot\r\n", (b"no",))
         self.begun += 1
         try:
             await self.gate.wait()
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
-        if request.fault is not None:
-            request.respond(503, b"", (b"full",), 4)
-            return
-        times = int(request.head.headers.get(b"times", b"1"))
-        body = bytes(request.body)
-        request.respond(200, b"way: hot\r\n", (body,) * times, times * len(body))
+        times = int(request.head.target.get(b"times", b"1"))
+        return Reply(200, "way: hot\r\n", (bytes(request.body),) * times)
 
-    def refusal(self, status: int, slug: str, detail: str) -> tuple[bytes, bytes]:
-        return early_refusal(status, slug, detail)
+    def end(self, request: HotRequest) -> None:  # noqa: ARG002
+        self.ended += 1
+
+    def refusal(self, status: int, slug: str, detail: str) -> Reply:
+        lines, body = early_refusal(status, slug, detail)
+        return Reply(status, lines.decode(), (body,))
 
 
 @dataclass
@@ -132,6 +128,15 @@ def build_app(hot: Echo) -> FastAPI:
     async def echo(request: Request) -> Response:
         return Response(await request.body(), headers={"way": "long"})
 
+    @app.post("/watch")
+    async def watch(request: Request) -> Response:
+        """Wait until the client leaves."""
+        await request.body()
+        hot.begun += 1
+        assert (await request.receive())["type"] == "http.disconnect"
+        hot.cancelled += 1
+        return Response()
+
     @app.post("/early")
     async def early() -> Response:
         return Response("no", 413)
@@ -150,7 +155,7 @@ async def running(**limits: Any) -> AsyncIterator[Place]:
         build_app(hot),
         http=AbortableProtocol,
         port=0,
-        log_level="critical",
+        log_config=None,
         lifespan="off",
         proxy_headers=False,
     )
@@ -166,7 +171,85 @@ async def running(**limits: Any) -> AsyncIterator[Place]:
             line.writer.transport.abort()
         server.should_exit = True
         await serving
-        assert all(hold.held == 0 for hold in hot.holds)
+        assert hot.budget.held == 0
+        assert hot.ended == hot.entered
+
+
+class Wire(asyncio.Transport):
+    """The other end of a connection, in memory: what was written, and whether anybody reads it."""
+
+    def __init__(self, hot: Echo) -> None:
+        super().__init__()
+        self.written = b""
+        self.reading = True
+        self.closed = False
+        config = uvicorn.Config(build_app(hot), lifespan="off", log_config=None)
+        self.connection = AbortableProtocol(config, ServerState(), {})
+        self.connection.connection_made(self)
+
+    async def send(self, *pieces: bytes) -> None:
+        """Let the server read each of the pieces, and do all it can about it."""
+        for piece in pieces:
+            if self.closed:
+                return
+            self.connection.data_received(piece)
+            await self.quiet()
+
+    async def quiet(self) -> None:
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+    @property
+    def statuses(self) -> list[int]:
+        return [int(status) for status in re.findall(rb"HTTP/1.1 (\d+) ", self.written)]
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return {"sockname": ("127.0.0.1", 80), "peername": ("127.0.0.1", 1)}.get(name, default)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None:
+        assert self.reading
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        assert not self.reading
+        self.reading = True
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            asyncio.get_running_loop().call_soon(self.connection.connection_lost, None)
+
+
+def on_a_wire(**limits: Any) -> Callable[[Callable[[Wire, Echo], Awaitable[None]]], Callable[[], None]]:
+    def told(tell: Callable[[Wire, Echo], Awaitable[None]]) -> Callable[[], None]:
+        async def run() -> None:
+            hot = Echo(Limits(**{**LONG, **limits}))
+            wire = Wire(hot)
+            await tell(wire, hot)
+            wire.close()
+            await wire.quiet()
+            assert hot.budget.held == 0
+            assert hot.ended == hot.entered
+
+        def test() -> None:
+            asyncio.run(run())
+
+        test.__name__, test.__doc__ = tell.__name__, tell.__doc__
+        return test
+
+    return told
 
 
 def story(**limits: Any) -> Callable[[Callable[[Place], Awaitable[None]]], Callable[[], None]]:
@@ -330,6 +413,36 @@ def test_an_answer_before_the_body_ends_closes_what_goes_on() -> None:
     tell()
 
 
+@on_a_wire()
+async def test_who_reads_nothing_is_not_computed_for_again(wire: Wire, hot: Echo) -> None:
+    hot.gate.set()
+    await wire.send(post(b"/hot", b"1"))
+    # more is written than is read
+    wire.connection.pause_writing()
+    await wire.send(post(b"/hot", b"2"), post(b"/hot", b"3"))
+    assert hot.begun == 2
+    assert hot.ended == 1, "a request ends when its answer was read"
+    wire.connection.resume_writing()
+    await wire.quiet()
+    assert (hot.begun, hot.ended) == (3, 3)
+
+
+def test_a_client_is_not_blamed_for_what_the_server_does_not_read() -> None:
+    @story(header_seconds=0.2)
+    async def tell(place: Place) -> None:
+        line = await place.connect()
+        first, rest = post(b"/hot", b"0"), b"".join(post(b"/echo", b"%d" % n) for n in range(1, 24))
+        # a head begins, and goes on only in what is not read
+        await line.send(first + rest[:-30])
+        await place.until(lambda: place.hot.begun == 1)
+        await line.send(rest[-30:])
+        await asyncio.sleep(0.5)
+        place.hot.gate.set()
+        assert [(await line.answer())[2] for _ in range(24)] == [b"%d" % n for n in range(24)]
+
+    tell()
+
+
 # --- too much
 
 
@@ -364,6 +477,84 @@ def test_a_long_address_is_refused() -> None:
     tell()
 
 
+FIELDS = b"a: b\r\n" * 30, b"a: " + b"b" * 3000, b"a: " + b"b" * 1000 + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("trailers", FIELDS, ids=["many", "endless", "long, with those of the head"])
+def test_what_trails_a_body_is_bounded_too(trailers: bytes) -> None:
+    @on_a_wire(headers=20, header_bytes=1000)
+    async def tell(wire: Wire, hot: Echo) -> None:  # noqa: ARG001
+        chunked = b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n"
+        await wire.send(chunked, *(trailers[at : at + 100] for at in range(0, len(trailers), 100)))
+        assert wire.statuses == [431]
+        assert wire.closed
+
+    tell()
+
+
+@on_a_wire(headers=20, header_bytes=1000)
+async def test_what_trails_a_body_is_no_header(wire: Wire, hot: Echo) -> None:
+    hot.gate.set()
+    chunked = b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n"
+    for _ in range(3):
+        await wire.send(chunked, b"times: 9\r\nway: 7\r\n\r\n", post(b"/hot", b"x"))
+    assert wire.statuses == [200] * 6
+    assert b"\r\n\r\nx" in wire.written
+    assert b"xx" not in wire.written
+
+
+@on_a_wire(headers=20, header_bytes=400)
+async def test_how_a_head_is_cut_makes_no_difference(wire: Wire, hot: Echo) -> None:  # noqa: ARG001
+    # as much as may be: the address, names and values; and one byte more
+    head = b"GET /none HTTP/1.1\r\nHost: x\r\nA: %b\r\nB: c\r\n\r\n" % (b"a" * 387)
+    for cut in range(len(head)):
+        await wire.send(head[:cut], head[cut:])
+    await wire.send(*(head[at : at + 1] for at in range(len(head))))
+    assert wire.statuses == [404] * (len(head) + 1)
+    await wire.send(head.replace(b"B: c", b"B: cc"))
+    assert wire.statuses[-1] == 431
+
+
+@pytest.mark.parametrize("path", [b"/echo", b"/hot"])
+def test_a_large_body_is_not_counted_as_the_head_that_follows_it(path: bytes) -> None:
+    @on_a_wire(header_bytes=400)
+    async def tell(wire: Wire, hot: Echo) -> None:
+        hot.gate.set()
+        first, second = post(path, b"x" * 5000), post(path, b"y")
+        for _ in range(2):  # the second time without the parser
+            await wire.send(first + second[:20], second[20:])
+        assert wire.statuses == [200] * 4
+
+    tell()
+
+
+def test_more_requests_in_one_piece_than_anybody_needs_are_refused() -> None:
+    @on_a_wire()
+    async def tell(wire: Wire, hot: Echo) -> None:
+        await wire.send(post(b"/hot", b"1") * 1000)
+        assert not wire.closed
+        assert hot.entered < 300
+        hot.gate.set()
+        await wire.quiet()
+        while len(wire.statuses) < hot.entered + 1:
+            await wire.quiet()
+        assert wire.statuses == [200] * hot.entered + [503]
+        assert wire.closed
+
+    tell()
+
+
+@on_a_wire()
+async def test_reading_stops_while_much_waits(wire: Wire, hot: Echo) -> None:
+    for number in range(12):
+        assert wire.reading == (number < 9), number
+        await wire.send(post(b"/hot", b"1"))
+    hot.gate.set()
+    await wire.quiet()
+    assert wire.reading
+    assert wire.statuses == [200] * 12
+
+
 @pytest.mark.parametrize(
     "noise",
     [
@@ -374,6 +565,11 @@ def test_a_long_address_is_refused() -> None:
         b"POST /hot HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n",
         b"POST /hot HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",
         b"POST /hot HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\nx",
+        b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET x HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /hot HTTP/1.1\r\nAuthorization: a\r\nAuthorization: b\r\nContent-Length: 1\r\n\r\nx",
+        b"POST /echo HTTP/1.1\r\nContent-Type: a\r\nContent-Type: b\r\nContent-Length: 1\r\n\r\nx",
+        b"GET /large HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
     ],
 )
 def test_what_is_no_http_is_refused_as_a_problem(noise: bytes) -> None:
@@ -412,10 +608,11 @@ def test_a_body_that_finds_no_room_is_told_so() -> None:
     @story()
     async def tell(place: Place) -> None:
         place.hot.gate.set()
-        place.hot.most = 10
+        place.hot.budget.take(place.hot.budget.limit, 0)
         line = await place.connect()
         await line.send(post(b"/hot", b"x" * 100_000))
-        assert (await line.answer())[0] == 503
+        assert (await line.answer())[0] == 429
+        place.hot.budget.give_back(place.hot.budget.limit)
         await line.send(post(b"/hot", b"x"))
         assert (await line.answer())[0] == 200
 
@@ -480,8 +677,9 @@ def test_a_known_head_does_not_hide_what_comes_after_it() -> None:
         assert (await line.answer())[2] == inner[:8]
         assert (await line.answer())[2] == b"inner"
         await line.send(post(b"/hot", b"abcdefgh") + b"rubbish\r\n\r\n")
-        # whoever sends rubbish gets the answer that came before it, and no other
+        # whoever sends rubbish gets the answer that came before it, and is told
         assert (await line.answer())[2] == b"abcdefgh"
+        assert (await line.answer())[0] == 400
         assert await line.ended() == b""
 
     tell()
@@ -505,6 +703,65 @@ def test_what_comes_before_a_head_is_never_taken_for_it(prelude: bytes) -> None:
     tell()
 
 
+@on_a_wire()
+async def test_what_the_two_ways_read_differently_takes_the_long_one(wire: Wire, hot: Echo) -> None:
+    hot.gate.set()
+    await wire.send(post(b"/hot", b"x", b"Accept: a", b"Accept: b"))
+    assert (hot.accepted, wire.statuses) == (0, [404])
+
+
+@on_a_wire()
+async def test_a_request_that_may_not_be_is_refused_before_its_body(wire: Wire, hot: Echo) -> None:
+    stranger, friend = post(b"/hot", b"x" * 1000, b"stranger: 1"), post(b"/hot", b"y")
+    for _ in range(2):  # the second time without the parser
+        await wire.send(stranger[:-500])
+        assert (wire.statuses.pop(), hot.budget.held) == (401, 0)
+        await wire.send(stranger[-500:-1])
+        assert (hot.budget.held, wire.closed) == (0, False)
+        # the rest is read away, and the connection goes on
+        await wire.send(stranger[-1:])
+    hot.gate.set()
+    await wire.send(stranger + friend)
+    assert wire.statuses == [401, 401, 401, 200]
+    await wire.send(post(b"/hot", b"x" * 1000, b"stranger: 1", b"Connection: close")[:-500])
+    assert (wire.statuses[-1], wire.closed) == (401, False)
+    await wire.send(b"x" * 500)
+    assert wire.closed
+
+
+@on_a_wire()
+async def test_a_body_without_room_holds_nothing(wire: Wire, hot: Echo) -> None:
+    whole = post(b"/hot", b"x" * 1000)
+    # it waits for the one before it, and is refused all the same
+    await wire.send(post(b"/hot", b"y"), whole[:-500])
+    assert hot.budget.held == 501
+    others = hot.budget.limit - hot.budget.held
+    hot.budget.take(others, 0)
+    await wire.send(whole[-500:-1])
+    assert hot.budget.held == others + 1
+    hot.gate.set()
+    await wire.quiet()
+    assert wire.statuses == [200, 429]
+    await wire.send(whole[-1:])
+    assert not wire.closed
+    hot.budget.give_back(others)
+
+
+@pytest.mark.parametrize("path", [b"/hot", b"/watch"])
+@pytest.mark.parametrize("behind", [b"", b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n", post(b"/hot", b"2")])
+def test_who_leaves_is_missed_whatever_they_sent_behind(path: bytes, behind: bytes) -> None:
+    @on_a_wire()
+    async def tell(wire: Wire, hot: Echo) -> None:
+        await wire.send(post(path, b"1") + behind)
+        assert (hot.begun, hot.cancelled) == (1, 0)
+        wire.close()
+        await wire.quiet()
+        assert (hot.begun, hot.cancelled) == (1, 1)
+        assert wire.written == b""
+
+    tell()
+
+
 def test_a_client_that_leaves_is_cancelled_and_gives_back_what_it_holds() -> None:
     @story()
     async def tell(place: Place) -> None:
@@ -518,7 +775,7 @@ def test_a_client_that_leaves_is_cancelled_and_gives_back_what_it_holds() -> Non
         await place.until(lambda: place.hot.cancelled == 2)
         await place.until(lambda: not place.server.server_state.connections)
         await place.until(lambda: not place.server.server_state.tasks)
-        assert [hold.held for hold in place.hot.holds] == [0] * 4
+        assert (place.hot.entered, place.hot.budget.held) == (4, 0)
 
     tell()
 
@@ -549,6 +806,74 @@ def test_a_server_that_stops_answers_what_it_has_accepted() -> None:
         assert await busy.ended() == b""
 
     tell()
+
+
+@pytest.mark.parametrize("path", [b"/hot", b"/echo"])
+@pytest.mark.parametrize("sent", [30, -4], ids=["head", "body"])
+def test_a_server_that_stops_answers_what_has_begun_to_come(path: bytes, sent: int) -> None:
+    @on_a_wire()
+    async def tell(wire: Wire, hot: Echo) -> None:
+        hot.gate.set()
+        data = post(path, b"last words")
+        await wire.send(data[:sent])
+        wire.connection.shutdown()
+        await wire.send(data[sent:])
+        assert wire.statuses == [200]
+        assert b"\r\nconnection: close\r\n" in wire.written
+        assert wire.written.endswith(b"last words")
+        assert wire.closed
+
+    tell()
+
+
+def test_a_server_that_stops_waits_for_nobody_else() -> None:
+    @on_a_wire()
+    async def tell(wire: Wire, hot: Echo) -> None:
+        hot.gate.set()
+        await wire.send(post(b"/hot", b"x"))
+        wire.connection.shutdown()
+        assert wire.closed
+
+    tell()
+
+
+@on_a_wire()
+async def test_nothing_is_read_after_the_last_request(wire: Wire, hot: Echo) -> None:
+    hot.gate.set()
+    await wire.send(post(b"/hot", b"x", b"Connection: close") + post(b"/hot", b"y") + b"rubbish")
+    assert (wire.statuses, hot.entered, wire.closed) == ([200], 1, True)
+
+
+OFFERS = b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQAAP__"
+
+
+@pytest.mark.parametrize("path", [b"/hot", b"/echo"])
+def test_an_upgrade_that_is_offered_is_not_needed(path: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    @on_a_wire()
+    async def tell(wire: Wire, hot: Echo) -> None:
+        hot.gate.set()
+        whole, after = post(path, b"the body", *OFFERS), post(path, b"after it")
+        for cut in range(1, len(whole), 7):
+            await wire.send(whole[:cut], whole[cut:] + after)
+        chunked = b"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + b"\r\n".join(OFFERS)
+        await wire.send(chunked + b"\r\n\r\n8\r\nthe body\r\n0\r\n\r\n")
+        assert set(wire.statuses) == {200}
+        assert wire.written.count(b"\r\n\r\nthe body") == wire.written.count(b"\r\n\r\nafter it") + 1
+
+    with caplog.at_level(logging.INFO, "uvicorn.error"):
+        tell()
+    assert not caplog.records
+
+
+def test_rubbish_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    @on_a_wire()
+    async def tell(wire: Wire, hot: Echo) -> None:  # noqa: ARG001
+        await wire.send(b"rubbish\r\n\r\n")
+        assert wire.statuses == [400]
+
+    with caplog.at_level(logging.INFO, "uvicorn.error"):
+        tell()
+    assert not caplog.records
 
 
 def test_an_expectation_is_met_on_the_long_way() -> None:

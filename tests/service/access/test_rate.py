@@ -57,6 +57,13 @@ def test_a_burst_is_let_in_and_then_a_request_at_a_time(clock: Clock) -> None:
     assert let_in(limits, who, 100) == 5
 
 
+def test_who_keeps_to_the_rate_is_never_refused(clock: Clock) -> None:
+    limits, who = RateLimits(RateSettings(), clock=clock), principal(requests_per_second=0.5, burst=1)
+    for _ in range(10):
+        assert let_in(limits, who, 1) == 1
+        clock.now += 2
+
+
 def test_the_burst_is_that_of_a_second_unless_it_is_said(clock: Clock) -> None:
     limits = RateLimits(RateSettings(), clock=clock)
     assert let_in(limits, principal("one", requests_per_second=7), 100) == 7
@@ -197,6 +204,18 @@ def test_a_front_that_is_asked_later_knows_what_was_sent_to_another(
     assert let_in(limits[2], who, 10) == 0
     clock.now += 1
     assert let_in(limits[2], who, 10) == 1
+
+
+def test_a_front_that_was_not_asked_for_long_refuses_nobody_for_it(
+    fronts: Callable[[int, RateSettings], list[RateLimits]], clock: Clock
+) -> None:
+    limits, who = fronts(2, RateSettings(requests_per_second=1, burst=5)), principal()
+    assert let_in(limits[1], who, 1) == 1
+    for _ in range(100):
+        clock.now += 1
+        assert let_in(limits[0], who, 1) == 1
+    clock.now += 1
+    assert let_in(limits[1], who, 10) == 5
 
 
 def test_what_a_front_that_died_had_under_way_is_forgotten(clock: Clock) -> None:

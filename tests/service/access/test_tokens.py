@@ -174,8 +174,21 @@ def test_the_command_revokes_by_name(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "expected one of two" in err
 
 
-@pytest.mark.parametrize("arguments", [("new", "sim"), ("new", "a b"), ("new", "x", "--scope", "root")])
-def test_the_command_refuses_doubles_bad_names_and_unknown_scopes(
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("new", "sim"),
+        ("new", "a b"),
+        ("new", "x", "--scope", "root"),
+        ("new", "x", "--days", "1e9"),
+        ("new", "x", "--days", "inf"),
+        ("new", "x", "--days", "nan"),
+        ("new", "x", "--days", "0"),
+        ("new", "x", "--requests-per-second", "inf"),
+        ("new", "x", "--requests-per-second", "nan"),
+    ],
+)
+def test_the_command_refuses_doubles_bad_names_and_numbers_and_unknown_scopes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> None:
     path = tmp_path / "tokens.toml"
@@ -183,3 +196,4 @@ def test_the_command_refuses_doubles_bad_names_and_unknown_scopes(
     code, out, err = command(*arguments, path=path, capsys=capsys)
     assert (code, out) == (mno.WRONG_USAGE, "")
     assert err.count("\n") == 1
+    assert "internal" not in err

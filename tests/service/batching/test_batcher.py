@@ -648,6 +648,51 @@ def test_a_lone_request_gets_a_second_worker_too() -> None:
     assert sizes(worker) == [1, 1, 1]
 
 
+class UnluckyWorker(Worker):
+    """Breaks over ``POISON`` among the sources without dying, and dies over the first that comes after it."""
+
+    POISON = -7.0
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+        self.deaths = 0
+
+    async def run(self, parts: Sequence[Batch], *, pad_to: int | None = None) -> Solutions:  # noqa: ARG002
+        batch = joined(parts)
+        self.batches.append(batch)
+        await asyncio.sleep(0)
+        if self.POISON in batch.fields["source"]:
+            raise RuntimeError("poison")
+        if not self.deaths:
+            self.deaths += 1
+            raise WorkerLost("it died")
+        return Solutions({"pressure": 2 * batch.fields["permeability"]}, (0,) * batch.rows)
+
+    @property
+    def available(self) -> bool:
+        return True
+
+    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        return np.empty(shape, dtype)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_death_after_a_neighbor_s_poison_costs_nobody_its_answer() -> None:
+    worker = UnluckyWorker()
+
+    async def story(batcher: Batcher) -> None:
+        tasks = [submit(batcher, value) for value in (1.0, worker.POISON)]
+        answer, failure = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(failure, WorkFailed)
+        assert isinstance(answer, Outcome)
+        assert values_of(answer) == [2.0]
+
+    with_batcher(worker, story)
+    assert sorted(sizes(worker)) == [1, 1, 1, 2]
+
+
 # --- batches of fixed sizes
 
 

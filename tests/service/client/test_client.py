@@ -1,5 +1,6 @@
 """The client against a network that the test plays."""
 
+import asyncio
 import io
 import json
 from typing import Any
@@ -8,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service.client import Client, ServiceError
+from service.client import AsyncClient, Client, ServiceError
 
 ESTIMATE = {
     "kind": "guaranteed",
@@ -81,6 +82,80 @@ def test_it_gives_up_after_its_retries() -> None:
     with client_of(transport, retries=1) as client, pytest.raises(ServiceError, match="overloaded"):
         client.solve("darcy", [[1.0]])
     assert len(seen) == 2
+
+
+@pytest.fixture(params=[False, True], ids=["sync", "async"])
+def asynchronous(request: pytest.FixtureRequest) -> bool:
+    found: bool = request.param
+    return found
+
+
+def failing(error: httpx.TransportError, times: int) -> tuple[httpx.MockTransport, list[httpx.Request]]:
+    """A network that fails so many times, and then has a service."""
+    seen: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        if len(seen) <= times:
+            raise error
+        return answer(request)
+
+    return httpx.MockTransport(handle), seen
+
+
+def solve(transport: httpx.MockTransport, *, asynchronous: bool, **options: Any) -> Any:
+    async def asked() -> Any:
+        async with AsyncClient("http://service", transport=transport, **options) as client:
+            return await client.solve("darcy", [[1.0]])
+
+    if asynchronous:
+        return asyncio.run(asked())
+    with client_of(transport, **options) as client:
+        return client.solve("darcy", [[1.0]])
+
+
+LOSSES = [
+    httpx.ConnectError("refused"),
+    httpx.ReadError("reset"),
+    httpx.WriteError("broken pipe"),
+    httpx.RemoteProtocolError("disconnected"),
+]
+
+
+@pytest.mark.parametrize("error", LOSSES, ids=lambda error: type(error).__name__)
+def test_a_service_that_is_lost_is_asked_until_it_is_back(
+    asynchronous: bool, error: httpx.TransportError
+) -> None:
+    transport, seen = failing(error, 3)
+    assert solve(transport, asynchronous=asynchronous).model == "darcy@3"
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize("error", LOSSES[:2], ids=lambda error: type(error).__name__)
+def test_a_service_that_stays_lost_is_given_up(asynchronous: bool, error: httpx.TransportError) -> None:
+    for options, fewest, most in (({"timeout": 0.2}, 2, 5), ({"retries": 0}, 1, 1)):
+        transport, seen = failing(error, 20)
+        with pytest.raises(type(error), match=str(error)):
+            solve(transport, asynchronous=asynchronous, **options)
+        assert fewest <= len(seen) <= most
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        httpx.ReadTimeout("late"),
+        httpx.ConnectTimeout("late"),
+        httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed"),
+    ],
+    ids=["read", "connect", "certificate"],
+)
+def test_what_a_second_attempt_does_not_mend_is_final(
+    asynchronous: bool, error: httpx.TransportError
+) -> None:
+    transport, seen = failing(error, 1)
+    with pytest.raises(type(error)):
+        solve(transport, asynchronous=asynchronous)
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("status", [422, 500, 504])

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 import trustme
@@ -18,6 +23,7 @@ from numpy.typing import NDArray
 
 from service.access.tls import Tls, TlsSettings
 from service.client import Answer, AsyncClient, Client, Frame, Gradient, ServiceError, Unreachable
+from service.client.retrying import PATIENCE
 from service.pb import solver_pb2 as pb
 from service.processes.supervisor import Addresses
 from service.settings import Settings
@@ -31,25 +37,30 @@ class Way:
 
     url: str
     asynchronous: bool
+    timeout: float = 60.0
+
+    def through(self, wire: Wire) -> Way:
+        """The same, over a wire that breaks."""
+        return Way(f"{self.url.partition('://')[0]}://{wire.host}", self.asynchronous)
 
     def ask(self, name: str, *arguments: Any, **options: Any) -> Any:
         if not self.asynchronous:
-            with Client(self.url) as client:
+            with Client(self.url, timeout=self.timeout) as client:
                 return getattr(client, name)(*arguments, **options)
 
         async def asked() -> Any:
-            async with AsyncClient(self.url) as client:
+            async with AsyncClient(self.url, timeout=self.timeout) as client:
                 return await getattr(client, name)(*arguments, **options)
 
         return asyncio.run(asked())
 
     def frames(self, *arguments: Any, **options: Any) -> list[Frame]:
         if not self.asynchronous:
-            with Client(self.url) as client:
+            with Client(self.url, timeout=self.timeout) as client:
                 return list(client.rollout(*arguments, **options))
 
         async def asked() -> list[Frame]:
-            async with AsyncClient(self.url) as client:
+            async with AsyncClient(self.url, timeout=self.timeout) as client:
                 return [frame async for frame in client.rollout(*arguments, **options)]
 
         return asyncio.run(asked())
@@ -238,7 +249,104 @@ def test_a_rollout_that_is_dropped_is_closed(water_service: Addresses, water: ND
     asyncio.run(story())
 
 
-# --- a service that plays what the network does
+# --- a service that dies and comes back
+
+
+class Wire:
+    """Carries bytes between clients and a service, and breaks as a front does that dies.
+
+    Each connection in turn carries so many bytes to its client and breaks; with 0 it breaks once something
+    was asked. Those after them hold.
+    """
+
+    def __init__(self, url: str, allowances: list[int]) -> None:
+        self._service = url.partition("://")[2].rsplit(":", 1)
+        self._allowances = allowances
+        self._ends: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._threads = [threading.Thread(target=self._accept)]
+        self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.connections = 0
+
+    def __enter__(self) -> Wire:
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _shut(self._listener, *self._ends)
+        for thread in self._threads:
+            thread.join(timeout=30)
+            assert not thread.is_alive()
+        for end in (self._listener, *self._ends):
+            end.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            self._ends.append(client)
+            self._carry(client, self._allowances.pop(0) if self._allowances else math.inf)
+
+    def _carry(self, client: socket.socket, allowance: float) -> None:
+        if not allowance:
+            self._start(_hang_up, client)
+            return
+        service = socket.create_connection((self._service[0], int(self._service[1])))
+        self._ends.append(service)
+        self._start(_carry, client, service, math.inf)
+        self._start(_carry, service, client, allowance)
+
+    def _start(self, run: Callable[..., None], *arguments: Any) -> None:
+        self._threads.append(threading.Thread(target=run, args=arguments))
+        self._threads[-1].start()
+
+
+def _hang_up(client: socket.socket) -> None:
+    with suppress(OSError):
+        client.recv(1)
+    _shut(client)
+
+
+def _carry(source: socket.socket, target: socket.socket, left: float) -> None:
+    # the other side may be quicker
+    with suppress(OSError):
+        while left > 0 and (data := source.recv(2**16)):
+            target.sendall(data[: int(min(left, len(data)))])
+            left -= len(data)
+    _shut(source, target)
+
+
+def _shut(*ends: socket.socket) -> None:
+    for end in ends:
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_question_survives_a_service_that_dies(way: Way, permeability: NDArray[np.float32]) -> None:
+    expected: Answer = way.ask("solve", "darcy", permeability, reproducible=True)
+    # before the answer, and in the middle of it
+    with Wire(way.url, [0, 0, 500, 0]) as wire:
+        got: Answer = way.through(wire).ask("solve", "darcy", permeability, reproducible=True)
+    assert np.array_equal(got.pressure, expected.pressure)
+    assert wire.connections == 5
+    with Wire(way.url, [0, 0, 0]) as wire:
+        assert way.through(wire).ask("models") == way.ask("models")
+
+
+def test_a_rollout_survives_a_service_that_dies(water_way: Way, water: NDArray[np.float32]) -> None:
+    options = {"steps": 60, "reproducible": True}
+    expected = water_way.frames("shallow_water", water, **options)
+    size = sum(field.nbytes for field in expected[0].fields.values())
+    # in the middle of the sixth frame, for some attempts, and again later
+    with Wire(water_way.url, [5 * size + size // 2, 0, 0, 0, 20 * size, 0]) as wire:
+        got = water_way.through(wire).frames("shallow_water", water, **options)
+    assert wire.connections == 7
+    assert [frame.step for frame in got] == list(range(1, 61))
+    for frame, other in zip(got, expected, strict=True):
+        assert all(np.array_equal(frame.fields[name], other.fields[name]) for name in frame.fields)
 
 
 BLOCK = 4
@@ -415,11 +523,53 @@ def test_a_broken_stream_goes_on_as_if_it_had_not_broken(asynchronous: bool, eve
 def test_a_stream_that_breaks_without_any_frame_is_given_up(asynchronous: bool) -> None:
     state = {"h": STATE[0], "hu": STATE[1]}
     with (
-        playing(frames=stepping([2, 0, 0])) as (url, seen),
-        pytest.raises(Unreachable, match="after step 2"),
+        playing(frames=stepping([2, *[0] * 20])) as (url, seen),
+        pytest.raises(Unreachable, match="frames up to step 2"),
     ):
-        Way(url, asynchronous).frames("shallow_water", state, steps=9)
-    assert len(seen) == 3
+        Way(url, asynchronous, timeout=0.5).frames("shallow_water", state, steps=9)
+    assert 3 <= len(seen) < 20
+
+
+def leaving(after: str, calls: list[float], breaks: int) -> Play:
+    """Tells its rollouts, after two frames each, that it stops, and when to come back."""
+
+    def play(number: int, body: bytes, context: grpc.ServicerContext) -> Iterator[pb.Frame]:
+        calls.append(time.monotonic())
+        for frame in stepping([])(number, body, context):
+            yield frame
+            if number <= breaks and frame.step >= 2:
+                context.set_trailing_metadata([("mno-fault", "not-ready"), ("retry-after", after)])
+                context.abort(grpc.StatusCode.UNAVAILABLE, "the service is stopping")
+
+    return play
+
+
+def test_a_rollout_comes_back_when_the_service_asks_for_it(asynchronous: bool) -> None:
+    calls: list[float] = []
+    # longer than a client waits that is told nothing
+    with playing(frames=leaving("0.7", calls, 1)) as (url, _):
+        frames = Way(url, asynchronous).frames("shallow_water", STATE, steps=5)
+    assert [frame.step for frame in frames] == [1, 2, 3, 4, 5]
+    assert len(calls) == 2
+    assert calls[1] - calls[0] >= 0.7
+
+
+def test_a_rollout_that_is_refused_again_and_again_is_given_up(asynchronous: bool) -> None:
+    calls: list[float] = []
+    with (
+        playing(frames=leaving("0", calls, 9)) as (url, _),
+        pytest.raises(ServiceError, match="frames up to step 2") as refused,
+    ):
+        Way(url, asynchronous).frames("shallow_water", STATE, steps=5)
+    assert (refused.value.status, refused.value.type) == (503, "not-ready")
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "grpc://127.0.0.1:9"])
+@pytest.mark.parametrize("every", [0, -1])
+def test_an_interval_of_frames_below_one_is_refused(asynchronous: bool, url: str, every: int) -> None:
+    with pytest.raises(ValueError, match="every: expected 1 or more"):
+        Way(url, asynchronous).frames("shallow_water", STATE, every=every)
 
 
 def test_a_failure_in_the_stream_is_an_error_and_is_not_tried_again(asynchronous: bool) -> None:
@@ -495,3 +645,12 @@ def test_both_clients_speak_mutual_tls(
             pytest.raises(Unreachable),
         ):
             stranger.solve("darcy", permeability)
+        # whoever is not trusted will not be in a moment
+        began = time.monotonic()
+        for scheme, error in (("grpcs", Unreachable), ("https", httpx.ConnectError)):
+            with (
+                Client(f"{scheme}://{address}") as wary,
+                pytest.raises(error, match="CERTIFICATE_VERIFY_FAILED"),
+            ):
+                wary.solve("darcy", permeability)
+        assert time.monotonic() - began < PATIENCE

@@ -26,6 +26,7 @@ from service.access.tls import Tls, TlsSettings
 from service.access.tokens import TokenRecord, edit_tokens, new_token
 from service.client import AsyncClient
 from service.client.connection import ServiceError
+from service.grpc.server import SERVERS
 from service.pb import inference_pb2, solver_pb2
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -33,6 +34,8 @@ from service.telemetry.metrics import Metrics
 SOLVE = "/mno.v1.Solver/Solve"
 INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 LOAD = "/inference.GRPCInferenceService/RepositoryModelLoad"
+# channels share one otherwise
+OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 
 
 def request(field: NDArray[Any]) -> bytes:
@@ -178,6 +181,10 @@ def test_calls_at_once_are_bounded(settings: Settings, store_parts: Any, serve_g
             await waiting.write(FIELD)
             assert await waiting.read()
             assert await _answer(channel.unary_unary(SOLVE)) is grpc.StatusCode.RESOURCE_EXHAUSTED
+            # whichever of the servers that share the port a connection has come to
+            for _ in range(2 * SERVERS):
+                async with grpc.aio.insecure_channel(address, OWN_CONNECTION) as another:
+                    assert await _answer(another.unary_unary(SOLVE)) is grpc.StatusCode.RESOURCE_EXHAUSTED
             with pytest.raises(ServiceError, match="overloaded"):
                 async with AsyncClient(f"grpc://{address}", retries=0) as client:
                     await client.solve("darcy", np.ones((32, 32), np.float32))
@@ -245,8 +252,12 @@ def test_health_follows_the_service(settings: Settings, store_parts: Any, serve_
             leaving = True
             not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
             assert (await stub.Check(health_pb2.HealthCheckRequest())).status == not_serving
-            server.health.stop()
+            server.health.changed()
             assert (await watching.read()).status == not_serving
+            # whoever watches goes on to do so
+            leaving = False
+            server.health.changed()
+            assert (await watching.read()).status == 1
 
     asyncio.run(story())
 

@@ -16,12 +16,14 @@ from numpy.typing import DTypeLike, NDArray
 
 from model_store import LoadedVersion
 from service.grpc.server import GrpcServer
+from service.pb import inference_pb2
 from service.pb import solver_pb2 as pb
 from service.settings import Limits
 from service.versions.routing import Route
 from service.workers.worker import Batch, Solutions, Worker, joined
 
 ROLLOUT = "/mno.v1.Solver/Rollout"
+INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 BLOCK = 4
 SMALL, WIDE = (16, 16), (512, 512)
 POISON = 66.0
@@ -92,6 +94,15 @@ def tensor(array: NDArray[Any]) -> pb.Tensor:
     return pb.Tensor(dtype=array.dtype.name, shape=array.shape, data=array.tobytes())
 
 
+def question(name: str, steps: int) -> bytes:
+    """The same as one of many requests of a stream."""
+    wanted = inference_pb2.ModelInferRequest(id=name, model_name="shallow_water")
+    wanted.inputs.add(name="h", datatype="FP32", shape=SMALL)
+    wanted.raw_input_contents.append(np.ones(SMALL, np.float32).tobytes())
+    wanted.parameters["steps"].int64_param = steps
+    return wanted.SerializeToString()
+
+
 def depth(frame: pb.Frame) -> float:
     return float(np.frombuffer(frame.fields["h"].data, np.float32)[0])
 
@@ -105,16 +116,16 @@ async def until(condition: Callable[[], bool]) -> None:
 @pytest.fixture
 def tell(
     evolution_versions: tuple[LoadedVersion, ...], serve_grpc: Any, parts_of: Any
-) -> Callable[[Story], None]:
+) -> Callable[..., None]:
     """Runs a story with a service."""
 
-    async def run(story: Story) -> None:
+    async def run(story: Story, limits: Limits) -> None:
         worker = SteppedWorker()
-        parts = parts_of(worker, evolution_versions, NAMES, LIMITS)
+        parts = parts_of(worker, evolution_versions, NAMES, limits)
         async with serve_grpc(parts) as (server, address), grpc.aio.insecure_channel(address) as channel:
             await story(Service(worker, server, channel))
 
-    return lambda story: asyncio.run(run(story))
+    return lambda story, **limits: asyncio.run(run(story, LIMITS.model_copy(update=limits)))
 
 
 def test_frames_come_with_what_is_known_about_them(tell: Callable[[Story], None]) -> None:
@@ -247,6 +258,57 @@ def test_a_failure_within_the_stream_says_where_to_go_on(tell: Callable[[Story],
         assert dict(failure.value.trailing_metadata())["mno-step"] == "4"
 
     tell(story)
+
+
+def test_a_rollout_within_a_stream_holds_its_block_s_memory(tell: Callable[..., None]) -> None:
+    held = len(question("0", 8)) + BLOCK * 3 * SMALL[0] * SMALL[1] * 4
+
+    async def story(service: Service) -> None:
+        service.worker.permit(1)
+        stream = service.channel.stream_stream(INFER, None, inference_pb2.ModelStreamInferResponse.FromString)
+        call = stream()
+        await call.write(question("0", 8))
+        await until(lambda: service.worker.asked == 2)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await service.open(timeout=20).read()
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        # a request of the same stream waits for its turn
+        await call.write(question("1", 8))
+        await call.done_writing()
+        service.worker.permit(100)
+        answers = [answer async for answer in call]
+        assert [answer.infer_response.id for answer in answers] == ["0"] * 8 + ["1"] * 8
+        assert not any(answer.error_message for answer in answers)
+        async with asyncio.timeout(20):
+            # the end of a call is sent before it is counted
+            while len([frame async for frame in service.open()]) != 12:
+                pass
+
+    tell(story, inflight_bytes=held)
+
+
+def test_rollouts_of_a_stream_share_the_memory_with_each_other(tell: Callable[..., None]) -> None:
+    # a block, and half of the one before
+    held = (BLOCK + BLOCK // 2) * 3 * SMALL[0] * SMALL[1] * 4
+
+    async def story(service: Service) -> None:
+        stream = service.channel.stream_stream(INFER, None, inference_pb2.ModelStreamInferResponse.FromString)
+        call = stream()
+        for name in "01":
+            await call.write(question(name, 8))
+        await call.done_writing()
+        await until(lambda: service.worker.asked > 0)
+        await service.be_busy()
+        service.worker.permit(100)
+        answers = [answer async for answer in call]
+        (refused,) = [answer for answer in answers if answer.error_message]
+        said = refused.infer_response.parameters
+        assert said["mno-fault"].string_param == "overloaded"
+        assert said["retry-after"].int64_param == 1
+        (other,) = {"0", "1"} - {refused.infer_response.id}
+        assert [answer.infer_response.id for answer in answers if not answer.error_message] == [other] * 8
+
+    tell(story, inflight_bytes=held + held // 2)
 
 
 def test_draining_ends_a_rollout_that_takes_too_long_and_says_where_to_go_on(

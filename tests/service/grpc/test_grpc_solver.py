@@ -254,6 +254,39 @@ def test_a_gradient_agrees_with_a_difference(
     assert (gradient * direction).sum() == pytest.approx(difference, rel=2e-2)
 
 
+def test_a_gradient_says_for_which_request_it_is(
+    channel: grpc.Channel, permeability: NDArray[np.float32]
+) -> None:
+    wanted = pb.VjpRequest(
+        request=request(permeability, id="mine", error=pb.ERROR_REQUEST_NONE),
+        cotangents={"pressure": tensor(np.ones_like(permeability))},
+    )
+    assert call(channel, "VectorJacobianProduct", wanted, pb.VjpResponse).solution.id == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"tolerance": pb.Tolerance(relative_energy=1e-3)}, "tolerance"),
+        ({"tolerance": pb.Tolerance(discretization=True)}, "tolerance"),
+        ({"error": pb.ERROR_REQUEST_BOUND}, "error"),
+        ({"error": pb.ERROR_REQUEST_CERTIFIED}, "error"),
+    ],
+)
+def test_what_a_gradient_cannot_have_is_refused(
+    channel: grpc.Channel, permeability: NDArray[np.float32], options: dict[str, Any], field: str
+) -> None:
+    wanted = pb.VjpRequest(
+        request=request(permeability, **options),
+        cotangents={"pressure": tensor(np.ones_like(permeability))},
+    )
+    with pytest.raises(grpc.RpcError, match=field) as refused:
+        call(channel, "VectorJacobianProduct", wanted, pb.VjpResponse)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    fault = pb.Fault.FromString(dict(refused.value.trailing_metadata())["mno-fault-bin"])
+    assert (fault.field, fault.rule) == (field, "unknown")
+
+
 def test_a_gradient_needs_a_cotangent(channel: grpc.Channel, permeability: NDArray[np.float32]) -> None:
     with pytest.raises(grpc.RpcError, match="cotangents") as refused:
         call(channel, "VectorJacobianProduct", pb.VjpRequest(request=request(permeability)), pb.VjpResponse)

@@ -85,6 +85,15 @@ def test_inference(client: triton.InferenceServerClient, permeability: NDArray[n
     assert doubled.as_numpy("error_upper").shape == (3, 1)
 
 
+def test_an_output_is_sent_once(
+    client: triton.InferenceServerClient, permeability: NDArray[np.float32]
+) -> None:
+    # else a request of some bytes gets as many fields as it likes
+    wanted = [triton.InferRequestedOutput("pressure")] * 2
+    with pytest.raises(InferenceServerException, match="once"):
+        client.infer("darcy", inputs(triton, permeability), outputs=wanted, client_timeout=TIMEOUT)
+
+
 @pytest.mark.parametrize(("datatype", "dtype"), [("FP64", np.float64), ("FP16", np.float16)])
 def test_datatypes(
     client: triton.InferenceServerClient, permeability: NDArray[np.float32], datatype: str, dtype: type
@@ -213,6 +222,7 @@ def test_a_rollout_is_a_stream_of_responses(
         for name, field in zip(("h", "hu", "hv"), water, strict=True)
         for each in inputs(triton, field, name)
     ]
+    before = water_client.get_inference_statistics("shallow_water").model_stats[0]
     water_client.start_stream(partial(put, results))
     water_client.async_stream_infer(
         "shallow_water",
@@ -231,6 +241,10 @@ def test_a_rollout_is_a_stream_of_responses(
         assert not frame.get_response().parameters["triton_final_response"].bool_param
     assert last.get_response().parameters["triton_final_response"].bool_param
     assert not last.get_response().outputs
+    (counted,) = water_client.get_inference_statistics("shallow_water").model_stats
+    assert counted.inference_count == before.inference_count + 1
+    assert counted.inference_stats.success.count == before.inference_stats.success.count + 1
+    assert counted.inference_stats.compute_infer.ns > before.inference_stats.compute_infer.ns
     block = water_client.infer("shallow_water", given)
     assert block.as_numpy("h").shape == (4, 16, 24)
 

@@ -1,12 +1,19 @@
 """Every domain error has its place in the mapping to HTTP."""
 
+import re
+from http import HTTPStatus
+from pathlib import Path
+
 import orjson
 import pytest
 
 from service import errors
-from service.http.faults import PROBLEMS_BY_FAULT, new_request_id, refuse
+from service.http import abortable, head
+from service.http.faults import OTHER_PROBLEMS, PROBLEMS_BY_FAULT, new_request_id, refuse
 
-NAMED = [getattr(errors, name) for name in errors.__all__]
+PAGE = Path(__file__).parents[3] / "docs" / "serving.md"
+
+NAMED = [kind for name in errors.__all__ if isinstance(kind := getattr(errors, name), type)]
 KINDS = [kind for kind in NAMED if issubclass(kind, errors.ServiceFault) and kind is not errors.ServiceFault]
 
 
@@ -30,6 +37,25 @@ def test_slugs_are_stable() -> None:
         "internal": 500,
     }
     assert contract.items() <= slugs.items()
+
+
+def test_the_page_tells_every_type_and_its_status() -> None:
+    _, _, rest = PAGE.read_text("utf-8").partition("<!-- types -->\n")
+    rows = [row.split(" | ") for row in rest.partition("<!-- end of types -->")[0].splitlines()[2:]]
+    told = {slug: int(row[1]) for row in rows for slug in re.findall("`(.*?)`", row[0])}
+    assert told == {**dict(PROBLEMS_BY_FAULT.values()), **OTHER_PROBLEMS}
+    assert list(told.values()) == sorted(told.values())
+
+
+def test_what_connections_and_the_router_refuse_is_known() -> None:
+    source = "".join(Path(file).read_text("utf-8") for file in (abortable.__file__, head.__file__))
+    refused = {slug: int(status) for status, slug in re.findall(r'\((\d{3}), "([a-z-]+)"', source)}
+    assert len(refused) >= 4
+    # there is too much of many things, and of connections it is another status
+    assert refused.pop("overloaded") == 503
+    assert refused.items() <= OTHER_PROBLEMS.items()
+    for slug in ("not-found", "method-not-allowed"):
+        assert HTTPStatus(OTHER_PROBLEMS[slug]).phrase.lower().replace(" ", "-") == slug
 
 
 def test_a_refusal_has_two_forms() -> None:

@@ -1,9 +1,12 @@
 """The short way for small binary requests: the same answers, refusals, counts and rights as the long one."""
 
 import asyncio
+import contextlib
+import http.client as http_client
 import io
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from service.access.security import Security, SecuritySettings, open_security
 from service.access.tokens import Scope, TokenRecord, edit_tokens, new_token
 from service.batching.admission import BatchRules
 from service.http.abortable import AbortableProtocol
+from service.http.in_flight import Budget
 from service.http.routes import create_app
 from service.settings import Limits, Settings
 from service.telemetry.metrics import Metrics
@@ -116,6 +120,64 @@ def test_both_ways_refuse_in_the_same_words(http: httpx.Client, body: bytes, que
     assert short.json()["request_id"] == short.headers["x-request-id"]
 
 
+def asked(address: str, target: str, body: bytes, fields: list[tuple[str, str]]) -> tuple[int, str, Any]:
+    """Status, media type and what is told, of a request whose fields and address are sent as they are."""
+    host = address.removeprefix("http://")
+    with contextlib.closing(http_client.HTTPConnection(host, timeout=60)) as connection:
+        connection.putrequest("POST", target)
+        for name, value in (*fields, ("Content-Length", str(len(body)))):
+            connection.putheader(name, value)
+        connection.endheaders(body)
+        response = connection.getresponse()
+        media, content = response.headers["content-type"], response.read()
+        request_id = response.headers["x-request-id"]
+    if not media.endswith("json"):
+        return response.status, media, content
+    document = orjson.loads(content)
+    document.pop("timing_ms", None)
+    assert document.pop("request_id", request_id) == request_id
+    return response.status, media, document
+
+
+@pytest.mark.parametrize(
+    ("target", "twice", "status"),
+    [
+        (SOLVE, ("Accept", "application/json"), 200),
+        (SOLVE, ("Content-Type", "text/plain"), 400),
+        (SOLVE, ("Authorization", "Bearer mno_x"), 400),
+        (SOLVE, ("Mno-Key", "other"), 400),
+        (f"{SOLVE}?source=2#fragment", ("X-Unknown", ""), 200),
+        (f"{SOLVE}#?source=x", ("X-Unknown", ""), 200),
+    ],
+)
+def test_both_ways_read_what_can_be_read_in_two_ways_alike(
+    address: str, permeability: NDArray[np.float32], target: str, twice: tuple[str, str], status: int
+) -> None:
+    fields = [*NPY.items(), ("Mno-Key", "one"), ("Authorization", "Bearer mno_y")]
+    bodies = [npy(permeability[0]), npy(permeability[1])]
+    for given in ([twice, *fields], [*fields, twice]):
+        for body in bodies:
+            short = asked(address, target, body, given)
+            assert short == asked(address, target, body, [*given, *LONG.items()])
+            assert short[0] == status, short
+
+
+def test_an_id_that_is_sent_twice_is_the_first_one(http: httpx.Client) -> None:
+    two = [("X-Request-Id", "one"), ("X-Request-Id", "two")]
+    for way in ({}, LONG):
+        answer = http.post(SOLVE, content=b"nonsense", headers=[*(NPY | way).items(), *two])
+        assert answer.headers["x-request-id"] == "one"
+
+
+@pytest.mark.parametrize("method", ["PUT", "HEAD", "DELETE", "PATCH"])
+def test_only_post_is_answered(http: httpx.Client, method: str) -> None:
+    body = npy(np.ones((32, 32), "f4"))
+    answer = http.request(method, SOLVE, content=body, headers=NPY)
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == "POST"
+    assert http.post(SOLVE, content=body, headers=NPY).status_code == 200
+
+
 def test_an_id_is_handed_back(http: httpx.Client) -> None:
     headers = NPY | {"X-Request-Id": "mine-7"}
     for body in (npy(np.ones((32, 32), "f4")), b"nonsense"):
@@ -163,6 +225,45 @@ class Guarded:
     client: httpx.AsyncClient
     guard: Guard
     tokens: dict[str, str]
+    budget: Budget
+
+    @asynccontextmanager
+    async def sending(self, headers: dict[str, str], body: bytes) -> AsyncIterator["Sending"]:
+        """A request of which half of the body was sent."""
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        head = f"POST {SOLVE}?error=none HTTP/1.1\r\nHost: x\r\n{lines}Content-Length: {len(body)}\r\n\r\n"
+        url = self.client.base_url
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        half = len(body) // 2
+        writer.write(head.encode() + body[:half])
+        yield Sending(reader, writer, body[half:])
+        writer.close()
+
+    def counted(self, name: str) -> float:
+        """The sum of all samples of a metric."""
+        page = self.guard.metrics.render()[0].decode()
+        lines = [line for line in page.splitlines() if line.startswith(f"{name}{{")]
+        return sum(float(line.rsplit(" ")[-1]) for line in lines)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Let others run until the condition holds."""
+        async with asyncio.timeout(20):
+            while not condition():
+                await asyncio.sleep(0)
+
+
+@dataclass
+class Sending:
+    """A request whose client has not sent all of it."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    rest: bytes
+
+    async def status(self) -> int:
+        async with asyncio.timeout(20):
+            head = await self.reader.readuntil(b"\r\n\r\n")
+        return int(head.split()[1])
 
 
 def with_tokens(folder: Path) -> tuple[Security, dict[str, str]]:
@@ -186,17 +287,18 @@ def guarded(
     version = open_catalog(settings.store).load("darcy", 1)
 
     @asynccontextmanager
-    async def run(**rate: Any) -> AsyncIterator[Guarded]:
+    async def run(inflight_bytes: int = 2**20, **rate: Any) -> AsyncIterator[Guarded]:
+        limits = Limits(inflight_bytes=inflight_bytes)
         worker = gated_worker()
         worker.gate.set()
-        served = serve_with(worker, [version], Limits(), BatchRules(), {"darcy": Route(name="darcy", main=1)})
+        served = serve_with(worker, [version], limits, BatchRules(), {"darcy": Route(name="darcy", main=1)})
         repository = LocalRepository(Catalog([]), served.models, lambda _: served.surrogates)
         security, tokens = with_tokens(tmp_path)
         audit = Audit(tmp_path / "audit.jsonl")
         guard = Guard(security, RateLimits(RateSettings(**rate)), Metrics(), audit)
-        app = create_app(served.solver, served.models, repository, Limits(), guard=guard)
+        app = create_app(served.solver, served.models, repository, limits, guard=guard)
         config = uvicorn.Config(
-            app, http=AbortableProtocol, port=0, log_level="critical", lifespan="off", proxy_headers=False
+            app, http=AbortableProtocol, port=0, log_config=None, lifespan="off", proxy_headers=False
         )
         server = uvicorn.Server(config)
         async with served.solver:
@@ -205,7 +307,7 @@ def guarded(
                 await asyncio.sleep(0)
             port = server.servers[0].sockets[0].getsockname()[1]
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-                yield Guarded(client, guard, tokens)
+                yield Guarded(client, guard, tokens, app.state.hot.budget)
             server.should_exit = True
             await running
         audit.close()
@@ -238,6 +340,80 @@ def test_nobody_is_answered_without_a_token(guarded: Run, way: dict[str, str]) -
             body, headers = infer(np.ones((32, 32), "f4"), outputs=[{"name": "pressure"}])
             refused = await service.client.post("/v2/models/darcy/infer", content=body, headers=headers | way)
             assert (refused.status_code, list(refused.json())) == (401, ["error"])
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("way", [{}, LONG], ids=["short", "long"])
+@pytest.mark.parametrize("token", [None, "metrics"])
+def test_who_may_not_ask_is_told_before_the_body_and_holds_nothing(
+    guarded: Run, way: dict[str, str], token: str | None
+) -> None:
+    async def story() -> None:
+        # room for two bodies: strangers who send theirs all but for the end would lock everybody out
+        async with guarded(inflight_bytes=2 * len(ONES)) as service, AsyncExitStack() as stack:
+            headers = NPY | way | ({} if token is None else {"Authorization": service.tokens[token]})
+            strangers = [await stack.enter_async_context(service.sending(headers, ONES)) for _ in range(6)]
+            assert [await each.status() for each in strangers] == 6 * [401 if token is None else 403]
+            assert service.budget.held == 0
+            allowed = NPY | way | {"Authorization": service.tokens["solve"]}
+            answer = await service.client.post(f"{SOLVE}?error=none", content=ONES, headers=allowed)
+            assert answer.status_code == 200
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("way", [{}, LONG], ids=["short", "long"])
+def test_a_request_is_under_way_from_its_head_on(guarded: Run, way: dict[str, str]) -> None:
+    async def story() -> None:
+        async with guarded(concurrent=1) as service:
+            headers = NPY | way | {"Authorization": service.tokens["solve"]}
+            path = f"{SOLVE}?error=none"
+            async with service.sending(headers, ONES) as slow:
+                await service.until(lambda: service.counted("mno_requests_in_flight") == 1)
+                seen = time.perf_counter()
+                for _ in range(3):
+                    second = await service.client.post(path, content=ONES, headers=headers)
+                    assert (second.status_code, second.json()["type"]) == (429, "overloaded")
+                assert service.counted("mno_requests_in_flight") == 1
+                others, waited = service.counted("mno_request_seconds_sum"), time.perf_counter() - seen
+                slow.writer.write(slow.rest)
+                assert await slow.status() == 200
+                await service.until(lambda: service.counted("mno_requests_in_flight") == 0)
+            # its time has that in it which its client took for the body
+            assert service.counted("mno_request_seconds_sum") - others >= waited
+            async with service.sending(headers, ONES) as leaving:
+                await service.until(lambda: service.counted("mno_requests_in_flight") == 1)
+                leaving.writer.transport.abort()
+            await service.until(lambda: service.counted("mno_requests_in_flight") == 0)
+            assert (await service.client.post(path, content=ONES, headers=headers)).status_code == 200
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("way", [{}, LONG], ids=["short", "long"])
+def test_what_is_refused_before_its_body_is_counted_once(guarded: Run, way: dict[str, str]) -> None:
+    async def story() -> None:
+        async with guarded() as service:
+            async with service.sending(NPY | way, ONES) as stranger:
+                assert await stranger.status() == 401
+                stranger.writer.write(stranger.rest)
+                await service.until(lambda: service.counted("mno_requests_in_flight") == 0)
+            assert service.counted("mno_requests_total") == service.counted("mno_refused_total") == 1
+
+    asyncio.run(story())
+
+
+def test_what_is_no_request_is_counted(guarded: Run) -> None:
+    async def story() -> None:
+        async with guarded() as service:
+            url = service.client.base_url
+            reader, writer = await asyncio.open_connection(url.host, url.port)
+            writer.write(b"rubbish\r\n\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+            writer.close()
+            page = service.guard.metrics.render()[0].decode()
+            assert 'reason="bad-request"} 1.0' in page
 
     asyncio.run(story())
 

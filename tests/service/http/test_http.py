@@ -60,7 +60,9 @@ def test_gradients_of_a_batch(http: httpx.Client, permeability: NDArray[np.float
     assert together.headers["Mno-In-Distribution"] == "[true,true,true]"
     alone = [http.post(VJP, content=npy(pair[:, n]), headers=NPY).content for n in range(3)]
     found = np.stack([np.load(io.BytesIO(each)) for each in alone])
-    np.testing.assert_allclose(np.load(io.BytesIO(together.content)), found, rtol=1e-3, atol=1e-7)
+    # float32 sums of another order, which is felt where large contributions cancel
+    scale = np.abs(found).max()
+    np.testing.assert_allclose(np.load(io.BytesIO(together.content)), found, rtol=1e-3, atol=1e-4 * scale)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +129,22 @@ def test_json_is_compressed_for_those_who_like_it(
         plain = gzip.decompress(raw) if packed else raw
         assert plain.startswith(b'{"pressure":[[')
         assert int(answer.headers["content-length"]) == len(raw)
+
+
+@pytest.mark.parametrize("path", ["/healthz/live", "/healthz/ready", "/docs", "/", "/openapi.json"])
+def test_balancers_may_only_look(http: httpx.Client, path: str) -> None:
+    looked, read = http.head(path), http.get(path)
+    assert looked.status_code == read.status_code < 400
+    assert looked.content == b""
+    assert looked.headers["content-type" if read.content else "location"]
+    assert looked.headers.get("content-length") == read.headers.get("content-length")
+
+
+@pytest.mark.parametrize("path", ["/v1/problems/", "/healthz/live/", "/docs/", "/v1/problems/darcy/"])
+def test_nobody_is_sent_to_where_a_header_says(http: httpx.Client, path: str) -> None:
+    answer = http.get(path, headers={"Host": "evil.example"})
+    assert (answer.status_code, answer.json()["type"]) == (404, "not-found")
+    assert "location" not in answer.headers
 
 
 def test_readiness_says_why(http: httpx.Client) -> None:

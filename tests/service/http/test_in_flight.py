@@ -19,6 +19,7 @@ from service.settings import Settings
 from service.versions.routing import Route
 
 SOLVE = "/v1/problems/darcy/solve?error=none"
+INFER = "/v2/models/darcy/infer"
 NPY = {"Content-Type": "application/x-npy", "Accept": "application/x-npy"}
 
 
@@ -186,6 +187,8 @@ def test_json_counts_for_what_it_becomes_also_when_compressed(running: Running, 
                 headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
                 refused = await service.client.post(SOLVE.partition("?")[0], content=content, headers=headers)
                 assert refused.status_code == 429, refused.text
+            refused = await service.client.post(INFER, content=body)
+            assert refused.status_code == 429, refused.text
             service.worker.gate.set()
             assert value_of(await first) == 2.0
             # alone, a request gets what the limits on one request let through
@@ -203,6 +206,10 @@ def test_json_has_a_limit_of_its_own_also_after_decompression(running: Running, 
                 headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
                 refused = await service.client.post(SOLVE, content=content, headers=headers)
                 assert (refused.status_code, refused.json()["type"]) == (413, "payload-too-large")
+            # what clients of Triton send is JSON, of whatever type they say it is
+            for named in ({}, {"Content-Type": "application/octet-stream"}):
+                refused = await service.client.post(INFER, content=large, headers=named)
+                assert refused.status_code == 413
             service.worker.gate.set()
             assert value_of(await service.post(1.0)) == 2.0
 

@@ -1,8 +1,10 @@
 """The page of documentation."""
 
+from typing import Any
+
 from service.http import pages
 
-OPENAPI = {"paths": {"/v1/<odd>": {"post": {"description": "Has ``code`` & more."}}}}
+OPENAPI: dict[str, Any] = {"paths": {"/v1/<odd>": {"post": {"description": "Has ``code`` & more."}}}}
 
 
 def test_page_is_filled_in() -> None:
@@ -11,6 +13,20 @@ def test_page_is_filled_in() -> None:
     assert "{address}" not in page
     assert "Has <code>code</code> &amp; more." in page
     assert "/v1/&lt;odd&gt;" in page
+
+
+def test_what_most_need_goes_before_what_few_do() -> None:
+    tagged = {"/v2/odd": {"get": {"description": "Triton's own.", "tags": ["Open Inference Protocol"]}}}
+    page = pages.docs({"paths": {**tagged, **OPENAPI["paths"]}}, "http://localhost:1234")
+    order = ["/darcy/solve", 'id="vjp"', 'id="rollout"', "/v1/&lt;odd&gt;", "<details>", "Triton&#x27;s own."]
+    assert [page.index(each) for each in order] == sorted(page.index(each) for each in order)
+
+
+def test_values_are_written_as_json_has_them() -> None:
+    page = pages.docs(OPENAPI, "")
+    assert "<code>false</code>" in page
+    assert "<code>interactive</code>" in page
+    assert "<code>False</code>" not in page
 
 
 def test_page_names_every_option_of_a_request() -> None:

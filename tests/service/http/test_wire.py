@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from problems import ErrorBound
@@ -36,6 +36,7 @@ def bound(lower: float, upper: float, l2_estimate: float, steps: int = 0) -> Err
     return ErrorBound("guaranteed", "energy", lower, upper, l2_estimate, steps)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS), min_size=1, max_size=20))
 def test_the_bounds_of_a_batch_are_rounded_outwards(numbers: list[tuple[float, float, float]]) -> None:
     errors = tuple(bound(*entry) for entry in numbers)

@@ -1,16 +1,18 @@
 """Tensors, requests and models of the Open Inference Protocol, without a service around them."""
 
 import contextlib
+import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.errors import InvalidField, ServiceFault
-from service.oip.http import Asked, binary_answer, binary_request
+from service.errors import InvalidField, ServiceFault, TooLarge
+from service.oip.http import Asked, _binary_head, binary_answer, binary_request
 from service.oip.inference import InferResponse
 from service.oip.model import describe, model_config
 from service.oip.statistics import Statistics
@@ -20,6 +22,7 @@ from service.telemetry.timing import Timing
 from service.versions.served import ServedVersion
 
 ASKER = Asker("", "", 0.0)
+DARCY = ServedVersion(name="d", version=3, problem="darcy", scheme="s", grids=((64, 32),))
 DTYPES = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64}
 
 
@@ -112,7 +115,7 @@ def test_inputs_take_their_bytes_in_their_order() -> None:
     )
     found = {name: each.array.tolist() for name, each in asked.request.inputs.items()}
     assert found == {"x": [1, 2], "y": [5, 6], "z": [3, 4]}
-    assert (asked.request.id, asked.request.outputs, asked.chosen) == ("7", ("o",), {"o": True})
+    assert (asked.request.id, asked.request.order.outputs, asked.chosen) == ("7", ("o",), {"o": True})
 
 
 @pytest.mark.parametrize(
@@ -161,6 +164,14 @@ def test_a_bad_length_of_the_json_is_refused(length: str) -> None:
         request({"inputs": [tensor()]}, b"\0" * 8, length)
 
 
+def test_a_head_is_no_way_round_the_limits_on_json() -> None:
+    head = orjson.dumps({"inputs": [tensor()]}).ljust(2**20 + 1)
+    with pytest.raises(TooLarge, match="1048576 bytes"):
+        binary_request("m", "", head + b"\0" * 8, str(len(head)), ASKER)
+    assert binary_request("m", "", head[:-1] + b"\0" * 8, str(len(head) - 1), ASKER, 100).request.inputs
+
+
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 150))
 def test_no_bytes_break_the_reader(noise: bytes, place: int) -> None:
     head = orjson.dumps({"inputs": [tensor()]})
@@ -190,8 +201,47 @@ def test_outputs_are_bytes_or_numbers_as_the_client_likes() -> None:
     assert orjson.loads(parts[0])["outputs"][0]["data"] == [1.0, None]
 
 
+def kept(ask: Callable[[str], object]) -> int:
+    """What is still held after some requests, each with a long text of its own [B]."""
+    ask("usual")
+    tracemalloc.start()
+    try:
+        for n in range(16):
+            ask(chr(97 + n) * 2**19)
+        return tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+
+def test_nothing_of_a_client_s_long_words_is_kept() -> None:
+    outputs = (Tensor("a", "FP32", np.ones(2, "f4")),)
+
+    def with_id(text: str) -> None:
+        asked = request({"inputs": [tensor()], "id": text}, b"\0" * 8)
+        head = orjson.loads(
+            binary_answer(InferResponse("m", "3", text, outputs), Asked(asked.request, True, {}))[1][0]
+        )
+        assert (head["id"], head["outputs"][0]["parameters"]) == (text, {"binary_data_size": 8})
+
+    def with_model(text: str) -> None:
+        asked = request({"inputs": [tensor()], "parameters": {"model": text}}, b"\0" * 8)
+        assert asked.request.order.to_solve(DARCY).options.model == text
+
+    for ask in (with_id, with_model):
+        assert kept(ask) < 2**20, ask.__name__
+
+
+def test_an_id_does_not_push_out_what_is_remembered() -> None:
+    outputs = (Tensor("a", "FP32", np.ones(2, "f4")),)
+    asked = request({"inputs": [tensor()]}, b"\0" * 8)
+    before = _binary_head.cache_info().currsize
+    for n in range(10):
+        binary_answer(InferResponse("only-here", "3", f"{n}", outputs), Asked(asked.request, True, {}))
+    assert _binary_head.cache_info().currsize <= before + 1
+
+
 def test_a_version_is_described_by_its_problem_and_grids() -> None:
-    one = ServedVersion(name="d", version=3, problem="darcy", scheme="s", grids=((64, 32),))
+    one = DARCY
     assert describe(one, ["3"]).document()["inputs"] == [
         {"name": "permeability", "datatype": "FP32", "shape": [-1, 64, 32]}
     ]

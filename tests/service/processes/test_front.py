@@ -58,13 +58,15 @@ class Worker:
 class Stage:
     """A front that answers, and what its supervisor knows."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: Any) -> None:
         self.arena = -1
         self.heard: list[Mapping[str, Any]] = []
+        # whether the supervisor answers nothing
+        self.silent = False
         ours, theirs = lane_pair()
         self.supervisor = Link(ours, self._told, self._asked, lambda: None)
         self.link = Link(theirs, lambda *_: None, self._asked, lambda: None)
-        self.front = Front(self.link, 0, Settings(grpc=False), Ledger.private())
+        self.front = Front(self.link, 0, Settings(grpc=False, **settings), Ledger.private())
         self.listener = listen_on("127.0.0.1", 0)
         self.workers: list[Worker] = []
 
@@ -74,6 +76,8 @@ class Stage:
             (self.arena,) = fds
 
     async def _asked(self, what: str, _: Mapping[str, Any]) -> Any:
+        if self.silent:
+            await asyncio.Event().wait()
         return [] if what == "pages" else None
 
     def add(self, number: int, costs: Sequence[tuple[int, int, int, float]] = ()) -> Worker:
@@ -96,9 +100,9 @@ class Stage:
         return answer.json()["model"], answer.json()["pressure"][0][0]
 
 
-def play(story: Callable[[Stage, httpx.AsyncClient], Coroutine[Any, Any, None]]) -> None:
+def play(story: Callable[[Stage, httpx.AsyncClient], Coroutine[Any, Any, None]], **settings: Any) -> None:
     async def told() -> None:
-        stage = Stage()
+        stage = Stage(**settings)
         while stage.arena < 0:
             await asyncio.sleep(0)
         stage.front.status({"draining": False, "problems": ["something"]})
@@ -240,3 +244,28 @@ def test_what_a_version_measured_is_known_from_its_first_request_on() -> None:
         await asked
 
     play(story)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/models"),
+        ("GET", "/v1/models/darcy"),
+        ("GET", "/metrics"),
+        ("POST", "/v2/repository/models/darcy/load"),
+        ("POST", "/v2/repository/models/darcy/unload"),
+    ],
+)
+def test_a_supervisor_that_hangs_holds_nobody(
+    monkeypatch: pytest.MonkeyPatch, method: str, path: str
+) -> None:
+    for bound in ("PAGES_SECONDS", "STORES_SECONDS"):
+        monkeypatch.setattr(f"service.processes.front.{bound}", 0.01)
+
+    async def story(stage: Stage, client: httpx.AsyncClient) -> None:
+        stage.silent = True
+        answer = await client.request(method, path)
+        assert answer.status_code == 503
+        assert "Retry-After" in answer.headers
+
+    play(story, load_seconds=0.01)

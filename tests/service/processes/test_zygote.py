@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def zygote(runner: asyncio.Runner) -> Iterator[Zygote]:
     zygote = Zygote()
     runner.run(zygote.start())
     yield zygote
-    runner.run(zygote.close())
+    runner.run(zygote.close(60))
     assert runner.run(zygote.wait()) == 0
 
 
@@ -153,6 +154,69 @@ def test_who_gives_up_on_a_fork_leaves_no_process(runner: asyncio.Runner, zygote
         await patient.wait()
 
     runner.run(story())
+
+
+def test_a_child_that_was_reaped_is_signalled_by_no_number(
+    runner: asyncio.Runner, zygote: Zygote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_number: list[int] = []
+
+    async def story() -> None:
+        child = await zygote.fork("steward", {"store": None})
+        heard, hear = asyncio.Event(), child.has_ended
+        # it is gone, its number may be anybody's, and nobody here knows
+        child.has_ended = lambda _: heard.set()  # type: ignore[method-assign]
+        child.control.close()
+        await heard.wait()
+        assert child.pid not in children_of(zygote.pid)
+        monkeypatch.setattr(os, "kill", lambda pid, _: by_number.append(pid))
+        child.kill()
+        child.terminate()
+        hear(0)
+
+    runner.run(story())
+    assert by_number == []
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A process that lives and does nothing."""
+    os.kill(pid, signal.SIGSTOP)
+    yield
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_zygote_that_says_nothing_hides_no_end_of_a_child_and_is_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.processes.zygote.FORK_SECONDS", 1.0)
+
+    async def story() -> None:
+        zygote = Zygote()
+        await zygote.start()
+        child = await zygote.fork("steward", {"store": None})
+        with stopped(zygote.pid):
+            child.kill()
+            # the kernel says that it has ended
+            assert await child.wait() == -signal.SIGKILL
+            with pytest.raises(ZygoteLost, match="not forked within 1 s"):
+                await zygote.fork("steward", {"store": None})
+            assert await zygote.wait() == -signal.SIGKILL
+        child.control.close()
+
+    asyncio.run(story())
+
+
+def test_a_zygote_that_does_not_end_is_killed() -> None:
+    async def story() -> None:
+        zygote = Zygote()
+        await zygote.start()
+        with stopped(zygote.pid):
+            await zygote.close(0.01)
+        assert await zygote.wait() == -signal.SIGKILL
+
+    asyncio.run(story())
 
 
 def test_nothing_outlives_a_zygote() -> None:

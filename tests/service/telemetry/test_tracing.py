@@ -1,15 +1,19 @@
 """Traces, kept in memory by OpenTelemetry's own exporter."""
 
 import asyncio
+import io
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
+import numpy as np
 import pytest
+import uvicorn
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
@@ -18,14 +22,20 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from model_store import Catalog, open_catalog
 from service.access.gate import Guard, Passage, visit_of
+from service.batching.admission import BatchRules
 from service.errors import InvalidSettings
 from service.grpc.call import Call, Method
 from service.grpc.health import Health
 from service.grpc.server import GrpcServer
-from service.settings import Limits
+from service.http.abortable import AbortableProtocol
+from service.http.routes import create_app
+from service.settings import Limits, Settings
 from service.telemetry.timing import Timing
 from service.telemetry.tracing import NO_TRACER, OpenTelemetry, Tracer, TracingSettings, open_tracer
+from service.versions.local import LocalRepository
+from service.versions.routing import Route as Placement
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TIMING = Timing(queue=2.0, compute=5.0, certify=1.0, total=9.0)
@@ -176,7 +186,7 @@ def test_requests_over_http_go_on_with_the_header_s_trace() -> None:
     guard, tracer = guarded(exporter)
 
     async def hello(scope: Scope, receive: Receive, send: Send) -> None:
-        visit_of(scope).timing = TIMING
+        visit_of(scope).note(TIMING, "darcy@3", 8)
         await PlainTextResponse("hello")(scope, receive, send)
 
     async def ask() -> None:
@@ -195,6 +205,71 @@ def test_requests_over_http_go_on_with_the_header_s_trace() -> None:
     spans = exporter.get_finished_spans()
     assert [span.name for span in spans] == ["queue", "compute", "bound", "GET /v1/models/{name}"]
     assert {f"{span.context.trace_id:032x}" for span in spans if span.context} == {TRACE}
+
+
+NPY = {"Content-Type": "application/x-npy", "Accept": "application/x-npy"}
+SOLVE = "POST /v1/problems/{problem}/solve"
+
+
+@pytest.mark.parametrize("way", [{}, {"Content-Encoding": "identity"}], ids=["short", "long"])
+def test_the_parts_of_a_request_lie_within_it_and_it_names_the_model(
+    settings: Settings, serve_with: Any, gated_worker: Any, way: dict[str, str]
+) -> None:
+    exporter = InMemorySpanExporter()
+    guard, tracer = guarded(exporter)
+    assert settings.store is not None
+    version = open_catalog(settings.store).load("darcy", 1)
+    stream = io.BytesIO()
+    np.save(stream, np.ones((32, 32), "f4"))
+    body = stream.getvalue()
+    parent = {"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "vendor=1"}
+
+    async def story() -> None:
+        worker = gated_worker()
+        worker.gate.set()
+        served = serve_with(
+            worker, [version], Limits(), BatchRules(), {"darcy": Placement(name="darcy", main=1)}
+        )
+        repository = LocalRepository(Catalog([]), served.models, lambda _: served.surrogates)
+        app = create_app(served.solver, served.models, repository, Limits(), guard=guard)
+        config = uvicorn.Config(app, http=AbortableProtocol, port=0, log_config=None, lifespan="off")
+        server = uvicorn.Server(config)
+
+        async def halves() -> AsyncIterator[bytes]:
+            yield body[:100]
+            # the request was received, and is not whole
+            while not guard.metrics.render()[0].count(b"mno_requests_in_flight{"):
+                await asyncio.sleep(0)
+            yield body[100:]
+
+        async with served.solver:
+            running = asyncio.create_task(server.serve())
+            while not server.started:
+                await asyncio.sleep(0)
+            port = server.servers[0].sockets[0].getsockname()[1]
+            headers = NPY | way | parent | {"Content-Length": str(len(body))}
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+                path = "/v1/problems/darcy/solve?error=none"
+                assert (await client.post(path, content=halves(), headers=headers)).status_code == 200
+            server.should_exit = True
+            await running
+
+    asyncio.run(story())
+    tracer.close()
+    spans = {span.name: span for span in exporter.get_finished_spans()}
+    whole = spans.pop(SOLVE)
+    assert dict(whole.attributes or {}) == {
+        "mno.status": "200",
+        "mno.model": "darcy@1",
+        "mno.batch_size": 1,
+    }
+    assert whole.context is not None
+    assert dict(whole.context.trace_state) == {"vendor": "1"}
+    assert set(spans) == {"queue", "compute", "bound"}
+    for part in spans.values():
+        assert (
+            (whole.start_time or 0) <= (part.start_time or 0) <= (part.end_time or 0) <= (whole.end_time or 0)
+        )
 
 
 def test_calls_over_grpc_go_on_with_the_metadata_s_trace() -> None:

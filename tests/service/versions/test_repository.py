@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from model_store import Catalog, LoadedVersion, Store, open_catalog, open_store
@@ -16,11 +17,15 @@ from service.settings import InvalidSettings
 from service.versions.local import LocalRepository, load_models
 from service.versions.models import Models
 from service.versions.repository import AliasTarget, ModelEntry, VersionState
-from service.workers.worker import ThreadWorker
+from service.workers.worker import Batch, Compute, Solutions, ThreadWorker
+
+
+def doubles(batch: Batch) -> Solutions:
+    return Solutions({"pressure": 2 * batch.fields["permeability"]}, (0,) * batch.rows)
 
 
 def queue(_: LoadedVersion) -> Batcher:
-    return Batcher(ThreadWorker(lambda _: pytest.fail("nobody asked")))
+    return Batcher(ThreadWorker(doubles))
 
 
 @pytest.fixture
@@ -172,6 +177,82 @@ def test_loading_follows_the_alias_and_unloading_ends_it(store: Store) -> None:
             await repository.load("navier")
 
     with_repository(store, story)
+
+
+def with_new_version(
+    store: Store, compute: Compute, story: Callable[[LocalRepository, Models], Coroutine[Any, Any, None]]
+) -> list[str]:
+    """Production is about to be the second version, which ``compute`` answers for; those gone at the end."""
+    gone: list[str] = []
+
+    def make(version: LoadedVersion) -> Batcher:
+        return Batcher(ThreadWorker(compute)) if version.reference.version == 2 else queue(version)
+
+    async def told() -> None:
+        catalog = Catalog([store])
+        models = load_models(catalog, ["darcy"], make)
+        repository = LocalRepository(catalog, models, make, gone=lambda version: gone.append(str(version)))
+        store.set_alias("darcy", "production", 2, expected=1)
+        await story(repository, models)
+        while retiring := repository._retiring:
+            await asyncio.gather(*retiring)
+
+    asyncio.run(told())
+    return gone
+
+
+def test_a_version_is_warm_before_it_answers_anybody(store: Store) -> None:
+    grids: list[tuple[int, int]] = []
+    models_then: list[str] = []
+
+    async def story(repository: LocalRepository, models: Models) -> None:
+        def compute(batch: Batch) -> Solutions:
+            grids.append(batch.bucket.grid.shape)
+            models_then.append(str(models.find("darcy", "darcy").version))
+            return doubles(batch)
+
+        computing.append(compute)
+        await repository.load("darcy")
+        assert str(models.find("darcy", "darcy").version) == "darcy@2"
+
+    computing: list[Compute] = []
+    gone = with_new_version(store, lambda batch: computing[0](batch), story)
+    assert grids == list(store.load("darcy", 2).card.grids)
+    assert set(models_then) == {"darcy@1"}
+    # nobody asked it anything any more
+    assert gone == ["darcy@1"]
+
+
+def breaks(_: Batch) -> Solutions:
+    raise ArithmeticError("no such kernel")
+
+
+def not_finite(batch: Batch) -> Solutions:
+    return Solutions({"pressure": batch.fields["permeability"] * np.inf}, (0,) * batch.rows)
+
+
+@pytest.mark.parametrize(("compute", "why"), [(breaks, "no such kernel"), (not_finite, "not finite")])
+def test_a_version_that_cannot_be_warmed_up_leaves_the_old_one(
+    store: Store, compute: Compute, why: str
+) -> None:
+    async def story(repository: LocalRepository, models: Models) -> None:
+        with pytest.raises(LoadFailed, match=f"darcy@2 cannot be warmed up: .*{why}"):
+            await repository.load("darcy")
+        assert [str(version) for version in models.versions] == ["darcy@1"]
+
+    assert with_new_version(store, compute, story) == []
+
+
+def test_a_version_that_is_served_again_by_the_time_the_last_one_has_answered_is_not_gone(
+    store: Store,
+) -> None:
+    async def story(repository: LocalRepository, models: Models) -> None:
+        held = models.find("darcy", "darcy@1")
+        await repository.unload("darcy")
+        await repository.load("darcy@1")
+        del held
+
+    assert with_new_version(store, doubles, story) == []
 
 
 def test_a_version_that_does_not_load_leaves_the_old_one(store: Store, tmp_path: Path) -> None:

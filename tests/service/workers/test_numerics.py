@@ -135,7 +135,7 @@ def test_without_an_answer_there_are_features_and_no_bound(
 
 def test_it_imports_neither_torch_nor_the_web() -> None:
     code = (
-        "import sys, service.numerics; "
+        "import sys, service.workers.numerics; "
         "print(sorted({'torch', 'fastapi', 'uvicorn', 'grpc', 'operators'} & sys.modules.keys()))"
     )
     found = subprocess.run(

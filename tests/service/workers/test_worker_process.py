@@ -43,7 +43,7 @@ def zygote(runner: asyncio.Runner) -> Iterator[Zygote]:
         zygote = Zygote()
         runner.run(zygote.start())
     yield zygote
-    runner.run(zygote.close())
+    runner.run(zygote.close(60))
 
 
 @pytest.fixture
@@ -152,7 +152,12 @@ def test_frames_of_a_published_version_come_in_blocks(
             worker = ProcessWorker(arena)
             supervised.serve(worker, arena)
             state = {name: water[None, channel] for channel, name in enumerate(("h", "hu", "hv"))}
-            frames = (await worker.run([Batch(bucket, state), Batch(bucket, state)])).fields
+            frames = dict((await worker.run([Batch(bucket, state), Batch(bucket, state)])).fields)
+            invariants = frames.pop("invariants")
+            for row, number in np.ndindex(2, 4):
+                frame = {name: values[row, number].astype(float) for name, values in frames.items()}
+                expected = EVOLUTION_PROBLEMS["shallow_water"].invariants(frame, bucket.grid)
+                assert invariants[row, number] == pytest.approx(list(expected.values()), rel=1e-12)
             for values in frames.values():
                 assert values.shape == (2, 4, 16, 24)
                 assert np.isfinite(values).all()
