@@ -82,8 +82,10 @@ class Held(Rising):
     def __init__(self) -> None:
         super().__init__()
         self.gate = asyncio.Event()
+        self.asked = 0
 
     async def run(self, parts: Sequence[Batch], *, pad_to: int | None = None) -> Solutions:
+        self.asked += 1
         await self.gate.wait()
         return await super().run(parts, pad_to=pad_to)
 
@@ -301,7 +303,9 @@ def test_who_leaves_takes_the_block_ahead_out_of_the_queue(taken: int) -> None:
         rollout = await solver.roll_out(request(steps=1000))
         worker.gate.clear()
         other = asyncio.create_task(depths(solver, request(steps=BLOCK)))
-        await settle()
+        # its state is looked at in a thread before it is asked of the worker
+        while worker.asked < 2:
+            await asyncio.sleep(0)
         await take(rollout, taken)
         assert queue.waiting == (taken > BLOCK // 2)
         await rollout.close()
