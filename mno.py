@@ -22,7 +22,7 @@ COMMANDS: Rows = {
     "data": ("training.data_cli:data", "Look at and check data files."),
     "train": ("training.cli:train", "Train the operator of a run."),
     "evaluate": ("training.evaluate_cli:evaluate", "Measure a version on a data set."),
-    "compare": (None, "Train and measure several operators alike."),
+    "compare": ("training.comparison.cli:compare", "Train and measure several operators alike."),
     "publish": ("training.cli:publish", "Make a checkpoint a version of a model."),
     "store": ("model_store.cli:store", "Look at and look after published versions."),
     "token": ("service.access.token_cli:token", "Make, list and revoke the tokens of a service."),

@@ -32,11 +32,13 @@ class InvalidRun(ValueError):
     """A run file that cannot be used as it is."""
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A table of a TOML file: frozen, and without unknown keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class RunSection(_Section):
+class RunSection(Section):
     """Where and how the run is carried out."""
 
     name: Name
@@ -46,7 +48,7 @@ class RunSection(_Section):
     threads: PositiveInt | None = None
 
 
-class FamilySection(_Section):
+class FamilySection(Section):
     """Samples of one coefficient family: ``parameters`` maps a name to a number or to a [low, high] range."""
 
     name: Name
@@ -64,7 +66,7 @@ class FamilySection(_Section):
         return self
 
 
-class DataSection(_Section):
+class DataSection(Section):
     """The reference data: one file per split and family in ``directory``."""
 
     directory: Path
@@ -100,7 +102,7 @@ class DataSection(_Section):
         return self
 
 
-class OptimizerSection(_Section):
+class OptimizerSection(Section):
     """AdamW with a linear warm-up, then a decay to zero at the last step."""
 
     learning_rate: PositiveFloat
@@ -120,7 +122,7 @@ class OptimizerSection(_Section):
         return self
 
 
-class LossSection(_Section):
+class LossSection(Section):
     """``relative_l2 * (relative L2 error) + energy * (relative energy error)``, the mean over samples."""
 
     relative_l2: NonNegativeFloat = 1.0
@@ -133,14 +135,14 @@ class LossSection(_Section):
         return self
 
 
-class UnrollStage(_Section):
+class UnrollStage(Section):
     """From ``step`` on, a rollout of ``blocks`` calls of the operator."""
 
     step: NonNegativeInt
     blocks: PositiveInt
 
 
-class SequenceSection(_Section):
+class SequenceSection(Section):
     """How an evolution operator learns from trajectories: the loss is the mean over frames, see its task."""
 
     curriculum: tuple[UnrollStage, ...] = (UnrollStage(step=0, blocks=1),)
@@ -175,34 +177,34 @@ class SequenceSection(_Section):
         return max(stage.blocks for stage in self.curriculum)
 
 
-class AugmentationSection(_Section):
+class AugmentationSection(Section):
     """Exact symmetries applied to training samples."""
 
     d4: bool = True
 
 
-class CheckpointSection(_Section):
+class CheckpointSection(Section):
     """When the state is saved, besides at the end and on SIGTERM or SIGINT."""
 
     minutes: PositiveFloat = 5.0
     steps: PositiveInt | None = None
 
 
-class LogSection(_Section):
+class LogSection(Section):
     """Steps between two lines of the log, and between two validations."""
 
     every: PositiveInt = 50
     validate_every: PositiveInt = 500
 
 
-class EvaluationSection(_Section):
+class EvaluationSection(Section):
     """How the test splits are evaluated."""
 
     batch_size: PositiveInt = 16
     pictures: PositiveInt = 3
 
 
-class PublishSection(_Section):
+class PublishSection(Section):
     """The model that the run becomes a version of."""
 
     model: Name
@@ -215,7 +217,7 @@ class PublishSection(_Section):
 Limits = dict[str, dict[str, float]]
 
 
-class Run(_Section):
+class Run(Section):
     """A whole training run."""
 
     run: RunSection
@@ -323,8 +325,9 @@ def parse_run(text: str) -> Run:
     except tomllib.TOMLDecodeError as error:
         raise InvalidRun(f"expected TOML: {error}") from error
     except ValidationError as error:
-        raise InvalidRun(_one_line(error)) from error
+        raise InvalidRun(one_line(error)) from error
 
 
-def _one_line(error: ValidationError) -> str:
+def one_line(error: ValidationError) -> str:
+    """What is wrong with a file, place by place."""
     return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'run'}: {item['msg']}" for item in error.errors())

@@ -19,7 +19,8 @@ from training.journal import Line
 _DPI = 150
 # above this contrast a linear scale shows nothing of the low permeabilities
 _LOGARITHMIC_CONTRAST = 20.0
-_COLORS = ("#2b6cb0", "#dd6b20", "#2f855a", "#805ad5", "#c53030", "#4a5568")
+# of lines and markers, in every picture of this package
+COLORS = ("#2b6cb0", "#dd6b20", "#2f855a", "#805ad5", "#c53030", "#4a5568")
 
 
 def samples(evaluation: Evaluation, count: int) -> Figure:
@@ -85,7 +86,7 @@ def error_histogram(evaluations: Mapping[str, Evaluation]) -> Figure:
         axes.hist(errors, bins.tolist(), histtype="stepfilled", alpha=0.15, color=color)
         axes.hist(errors, bins.tolist(), histtype="step", linewidth=1.5, color=color, label=label)
         axes.axvline(float(np.median(errors)), color=color, linewidth=1.5, linestyle=":")
-    _percent_scale(axes.xaxis)
+    percent_scale(axes.xaxis)
     axes.set_xlabel("relative L2 error")
     axes.set_ylabel("samples")
     axes.legend(framealpha=0.9, edgecolor="none")
@@ -106,7 +107,7 @@ def error_over_contrast(evaluations: Mapping[str, Evaluation]) -> Figure:
             label=family,
         )
     axes.set_xscale("log")
-    _percent_scale(axes.yaxis)
+    percent_scale(axes.yaxis)
     axes.set_xlabel("contrast of the permeability, max a / min a")
     axes.set_ylabel("relative L2 error")
     axes.legend(frameon=False)
@@ -130,10 +131,10 @@ def training_curves(lines: Sequence[Line]) -> Figure:
     for name in names:
         family, _, metric = name.partition(".")
         style = "-" if metric.startswith("relative_l2") else "--"
-        color = _COLORS[families.index(family) % len(_COLORS)]
+        color = COLORS[families.index(family) % len(COLORS)]
         label = f"{family}, {metric.replace('_', ' ').replace(' median', ' (median)')}"
         axes.plot(_column(validations, "step"), _column(validations, name), style, color=color, label=label)
-    _percent_scale(axes.yaxis)
+    percent_scale(axes.yaxis)
     axes.set_xlabel("step")
     axes.set_ylabel("loss, relative error")
     axes.legend(frameon=False, fontsize=8)
@@ -148,7 +149,7 @@ def _figure() -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _percent_scale(axis: XAxis | YAxis) -> None:
+def percent_scale(axis: XAxis | YAxis) -> None:
     """A logarithmic axis of fractions, labelled 1 %, 2 %, 5 %, 10 %."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -157,7 +158,7 @@ def _percent_scale(axis: XAxis | YAxis) -> None:
 
 
 def _cycled(items: Mapping[str, object]) -> list[str]:
-    return [_COLORS[number % len(_COLORS)] for number in range(len(items))]
+    return [COLORS[number % len(COLORS)] for number in range(len(items))]
 
 
 def _column(lines: Sequence[Line], name: str) -> list[float]:

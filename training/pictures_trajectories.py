@@ -5,15 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from problems import EVOLUTION_PROBLEMS, FieldSpec, Grid
 from training.metrics import quantile
+from training.pictures import COLORS, percent_scale
 from training.trajectory_evaluation import Kept, TrajectoryEvaluation
 from training.trajectory_metrics import DEPTH, headline
 
@@ -24,7 +23,6 @@ METRIC_TITLES = {
     "relative_l2": "relative L2 error",
     "nrmse": "RMSE / rms of the reference",
 }
-_COLORS = ("#2b6cb0", "#dd6b20", "#2f855a", "#805ad5", "#c53030", "#4a5568")
 _STYLES = ("--", "-.", ":", (0, (1, 3)), (0, (5, 1, 1, 1, 1, 1)))
 _REFERENCE_COLOR, _ERROR_COLOR = "#1a202c", "#c53030"
 # times in a picture of a rollout
@@ -45,16 +43,16 @@ def error_over_time(evaluations: Sequence[TrajectoryEvaluation]) -> Figure:
     figure = Figure(figsize=(12.0, 4.4), dpi=DPI, layout="constrained")
     left, right = figure.subplots(1, 2)
     metric = headline(model.problem)
-    _band(left, model, model.curves[metric], _COLORS[0], f"{model.forecast}, median and 10-90 %")
-    for color, style, other in zip(_COLORS[1:], _STYLES, evaluations[1:], strict=False):
+    _band(left, model, model.curves[metric], COLORS[0], f"{model.forecast}, median and 10-90 %")
+    for color, style, other in zip(COLORS[1:], _STYLES, evaluations[1:], strict=False):
         median = other.per_frame(metric, 0.5)
         left.plot(other.times, median, linestyle=style, color=color, label=f"{other.forecast}, median")
-    for color, channel, spec in zip(_COLORS, range(len(model.names)), _specs(model), strict=False):
+    for color, channel, spec in zip(COLORS, range(len(model.names)), _specs(model), strict=False):
         label = f"{spec.symbol}, {spec.description}"
         _band(right, model, model.curves["nrmse"][..., channel], color, label)
     for axes, name in ((left, metric), (right, "nrmse")):
-        _percent_axis(axes.yaxis)
-        _plain(axes, "time [s]", METRIC_TITLES[name])
+        percent_scale(axes.yaxis)
+        plain(axes, "time [s]", METRIC_TITLES[name])
         axes.set_xlim(model.start, float(model.times[-1]))
         _legend_below(axes)
     left.set_title("all forecasts" if len(evaluations) > 1 else model.forecast, fontsize=10)
@@ -74,14 +72,14 @@ def spectra(evaluation: TrajectoryEvaluation) -> Figure:
             axes = every[channel, column]
             lines = (
                 (found.reference, _REFERENCE_COLOR, "-", "reference"),
-                (found.predicted, _COLORS[1], "--", evaluation.forecast),
+                (found.predicted, COLORS[1], "--", evaluation.forecast),
                 (found.error, _ERROR_COLOR, ":", "error"),
             )
             for power, color, style, label in lines:
                 # an error of zero has no logarithm
                 values = np.where(power[column, channel] > 0, power[column, channel], np.nan)
                 axes.loglog(found.wavenumber, values, style, color=color, linewidth=1.4, label=label)
-            _plain(axes, "", "")
+            plain(axes, "", "")
             if channel == 0:
                 axes.set_title(f"t = {evaluation.times[frame]:.3g} s", fontsize=10)
             if channel == rows - 1:
@@ -161,6 +159,15 @@ def error_title(evaluation: TrajectoryEvaluation, kept: Kept, frame: int, channe
     return f"error, {float(f'{100.0 * fraction:.2g}'):g} % {of}"
 
 
+def plain(axes: Axes, xlabel: str, ylabel: str) -> None:
+    """Axes with a faint grid, two spines and small labels."""
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    axes.set_xlabel(xlabel, fontsize=9)
+    axes.set_ylabel(ylabel, fontsize=9)
+
+
 def _specs(evaluation: TrajectoryEvaluation) -> list[FieldSpec]:
     specs = {spec.name: spec for spec in EVOLUTION_PROBLEMS[evaluation.problem].outputs}
     return [specs[name] for name in evaluation.names]
@@ -190,27 +197,11 @@ def _band(
     axes.plot(evaluation.times, median, color=color, linewidth=1.8, label=label)
 
 
-def _plain(axes: Axes, xlabel: str, ylabel: str) -> None:
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
-    axes.set_xlabel(xlabel, fontsize=9)
-    axes.set_ylabel(ylabel, fontsize=9)
-
-
 def _legend_below(axes: Axes) -> None:
     """Under the axes, where no curve can be."""
     axes.legend(
         frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, borderaxespad=0.0
     )
-
-
-def _percent_axis(axis: Axis) -> None:
-    """A logarithmic axis of fractions, labelled 1 %, 2 %, 5 %, 10 %."""
-    axis.axes.set_yscale("log")
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100.0 * value:g} %"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def _chosen_frames(count: int) -> list[int]:

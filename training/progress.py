@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, final
 
 
 class Bar(Protocol):
@@ -26,3 +26,25 @@ class Progress(Protocol):
 
     def __call__(self, iterable: Iterable[Any] | None, total: int | None, label: str) -> Bar:
         """A bar of ``total`` steps; ``iterable`` is None where the caller advances it."""
+
+
+@final
+class Silence:
+    """A bar for where nobody looks, such as a process of its own."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is to be put away."""
+
+    def update(self, n: int = 1) -> None:
+        """Nobody looks."""
+
+    def set_postfix(self, *args: Any, **values: Any) -> None:
+        """Nobody looks."""
+
+
+def silent(iterable: Iterable[Any] | None, total: int | None, label: str) -> Silence:  # noqa: ARG001
+    """A ``Progress`` that shows nothing."""
+    return Silence()

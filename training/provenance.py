@@ -1,6 +1,8 @@
 """Which code made a version."""
 
 import importlib.metadata
+import platform
+import re
 import subprocess
 import tomllib
 from dataclasses import dataclass
@@ -61,3 +63,10 @@ def _commit(root: Path) -> str | None:
         # a machine without git
         return None
     return described.stdout.strip() or None
+
+
+def processor() -> str:
+    """The name of this machine's processor, as its maker has it."""
+    path = Path("/proc/cpuinfo")
+    named = re.search(r"^model name\s*:\s*(.+)$", path.read_text(), re.MULTILINE) if path.is_file() else None
+    return named[1].strip() if named else platform.processor() or platform.machine()

@@ -53,7 +53,8 @@ def error_table(evaluations: Mapping[str, TrajectoryEvaluation]) -> str:
         window = found.window
         frames = f"{window.first_frame + 1}-{window.first_frame + window.frames}"
         rows.append([family, str(len(found)), frames, draw.METRIC_TITLES[metric], *errors])
-    return f"Errors in percent of each trajectory, over the predicted frames.\n\n{_table(headings, rows)}"
+    caption = "Errors in percent of each trajectory, over the predicted frames."
+    return f"{caption}\n\n{markdown_table(headings, rows)}"
 
 
 def cost_table(found: Sequence[TrajectoryEvaluation]) -> str:
@@ -75,8 +76,13 @@ def cost_table(found: Sequence[TrajectoryEvaluation]) -> str:
     return (
         f"Error ({draw.METRIC_TITLES[metric]}) and cost of a trajectory of {frames} after frame "
         f"{window.first_frame}. CPU seconds are those of all threads; where a GPU computes, the clock counts."
-        f"{before}\n\n{_table(headings, rows)}"
+        f"{before}\n\n{markdown_table(headings, rows)}"
     )
+
+
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells that are Markdown already."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in [headings, ["---"] * len(headings), *rows])
 
 
 def _family(directory: Path, family: str, found: Sequence[TrajectoryEvaluation]) -> str:
@@ -123,8 +129,4 @@ def _physics(model: TrajectoryEvaluation) -> str:
 
 
 def _values(heading: str, values: Mapping[str, float]) -> str:
-    return f"{heading}:\n\n{_table(list(values), [[f'{value:.6g}' for value in values.values()]])}"
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in [headings, ["---"] * len(headings), *rows])
+    return f"{heading}:\n\n{markdown_table(list(values), [[f'{value:.6g}' for value in values.values()]])}"

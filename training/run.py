@@ -79,12 +79,13 @@ def evaluate_tests(run: Run, checkpoint: Checkpoint, progress: Progress) -> Eval
     evaluations: Evaluations = {}
     with progress(None, sum(file.recipe.count for file in files.values()), "evaluate") as bar:
         for family, file in files.items():
-            evaluations[family] = _evaluate(run, surrogate, file.path)
+            evaluations[family] = evaluate_file(run, surrogate, file.path)
             bar.update(file.recipe.count)
     return evaluations
 
 
-def _evaluate(run: Run, surrogate: AnySurrogate, path: Path) -> Evaluation | TrajectoryEvaluation:
+def evaluate_file(run: Run, surrogate: AnySurrogate, path: Path) -> Evaluation | TrajectoryEvaluation:
+    """Evaluate a surrogate on a file of the run's problem, which may be of another grid than the run's."""
     options = run.evaluation
     if isinstance(surrogate, Surrogate):
         return evaluate(surrogate, read_dataset(path), options.batch_size, run.data.scheme)

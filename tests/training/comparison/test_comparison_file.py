@@ -1,0 +1,48 @@
+"""Comparison files: what is refused, and what an operator's section means."""
+
+from pathlib import Path
+
+import pytest
+
+from training.comparison import story
+from training.comparison.config import InvalidComparison, merged, parse_comparison
+
+TEXT = (Path(__file__).parent / "tiny.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('preset = "fno"', 'preset = "nobody"', "expected one of mno, gnot"),
+        ("seeds = [0, 1]", "seeds = [1, 1]", "the seeds must differ"),
+        ('name = "scanned"', 'name = "spectral"', "names of the operators must differ"),
+        ("[search]", "[serch]", "serch"),
+        ("learning_rates = [1e-9, 3e-3]", "learning_rates = [0.0]", "learning_rates"),
+        ("seeds", "= seeds", "expected TOML"),
+    ],
+)
+def test_bad_files_are_refused(old: str, new: str, said: str) -> None:
+    with pytest.raises(InvalidComparison, match=said):
+        parse_comparison(TEXT.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("layers = 1", "layers = 7", "the preset has 6, got 7"),
+        ('preset = "unet"', 'preset = "unet"\nlayers = 1', "only stacks of mixers have them"),
+        ('preset = "unet"', 'preset = "unet"\nmixer = { states = 1 }', "trunk has no mixers"),
+        ("levels = 2", "depth = 2", "depth"),
+        ("frames = 3", "frames = 9", "end at frame 10, but data.frames is 4"),
+    ],
+)
+def test_operators_that_do_not_fit_are_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
+    comparison = parse_comparison(TEXT.replace("DIRECTORY", str(tmp_path)).replace(old, new, 1))
+    with pytest.raises(InvalidComparison, match=said):
+        story._wanted(comparison, "*")
+
+
+def test_changes_go_into_the_inner_tables() -> None:
+    base = {"a": 1, "inner": {"b": 2, "c": 3}}
+    assert merged(base, {"inner": {"c": 4}, "d": 5}) == {"a": 1, "inner": {"b": 2, "c": 4}, "d": 5}
+    assert base["inner"] == {"b": 2, "c": 3}

@@ -1,0 +1,1 @@
+"""Operators beside each other: the same data, steps and search for each, several seeds, and their costs."""
