@@ -84,7 +84,7 @@ def spectra(evaluation: TrajectoryEvaluation) -> Figure:
                 axes.set_title(f"t = {evaluation.times[frame]:.3g} s", fontsize=10)
             if channel == rows - 1:
                 axes.set_xlabel("wavenumber [cycles/m]", fontsize=9)
-        every[channel, 0].set_ylabel(f"power per mode, {_squared(spec)}", fontsize=9)
+        every[channel, 0].set_ylabel(f"power per mode, {squared(spec)}", fontsize=9)
     every[0, 0].legend(frameon=False, fontsize=8)
     return figure
 
@@ -168,6 +168,13 @@ def plain(axes: Axes, xlabel: str, ylabel: str) -> None:
     axes.set_ylabel(ylabel, fontsize=9)
 
 
+def squared(spec: FieldSpec) -> str:
+    """The square of a field, with its unit."""
+    if spec.unit == "1":
+        return f"{spec.symbol}²"
+    return f"{spec.symbol}² [{f'({_typeset(spec.unit)})' if '/' in spec.unit else spec.unit}²]"
+
+
 def _specs(evaluation: TrajectoryEvaluation) -> list[FieldSpec]:
     specs = {spec.name: spec for spec in EVOLUTION_PROBLEMS[evaluation.problem].outputs}
     return [specs[name] for name in evaluation.names]
@@ -213,12 +220,6 @@ def _bound(values: NDArray[np.floating]) -> float:
     """Largest size, but not zero or infinity."""
     finite = np.abs(values[np.isfinite(values)])
     return float(finite.max(initial=0.0)) or 1.0
-
-
-def _squared(spec: FieldSpec) -> str:
-    if spec.unit == "1":
-        return f"{spec.symbol}²"
-    return f"{spec.symbol}² [{f'({_typeset(spec.unit)})' if '/' in spec.unit else spec.unit}²]"
 
 
 def _typeset(unit: str) -> str:

@@ -32,7 +32,7 @@ from service.http.wire import (
     timing_header,
 )
 from service.http.written import SMALL_BODY, computed, written_json
-from service.oip.http import binary_answer, binary_request
+from service.oip.http import binary_request, written_answer
 from service.oip.inference import Inference
 from service.options import Asker
 from service.settings import Limits
@@ -138,7 +138,7 @@ class InferRoute(Route):
         asked = binary_request(self._model, self._version, body, self._json_length, asker)
         response = await self._inference.infer(asked.request)
         visit.note(response.timing, f"{response.model}@{response.version}", response.batch_size)
-        headers, parts = binary_answer(response, asked)
+        headers, parts = await written_answer(response, asked)
         media = headers.pop("Content-Type")
         return _lines(headers, media), parts
 

@@ -56,8 +56,8 @@ def _given(problem: ProblemSection) -> str:
         f"{_steps(budget.steps)} of {budget.batch_size} samples ({passes:.3g} passes over the training "
         f"data), AdamW with {budget.schedule} decay, {budget.warmup_steps} warm-up steps, weight decay "
         f"{budget.weight_decay:g}, gradients clipped at {budget.clip_norm:g}; the tested weights are "
-        f"averages with decay {budget.ema_decay:g}. Symmetries of the square were "
-        f"{'' if problem.d4 else 'not '}used."
+        f"averages with decay {budget.ema_decay:g}. Training samples were "
+        f"{'' if problem.d4 else 'not '}turned and mirrored."
     )
 
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
+from problems import PROBLEMS
 from training.comparison.config import Grid
 from training.comparison.costs import Cost
 from training.comparison.results import (
@@ -23,7 +24,7 @@ from training.comparison.results import (
 )
 from training.comparison.rows import Row
 from training.pictures import COLORS
-from training.pictures_trajectories import DPI, METRIC_TITLES, plain
+from training.pictures_trajectories import DPI, METRIC_TITLES, plain, squared
 
 Line = str | tuple[int, tuple[int, ...]]
 Numbers = Sequence[float] | NDArray[np.float64] | NDArray[np.int64]
@@ -90,7 +91,11 @@ def accuracy(results: Results) -> Figure:
         plain(axes, measure.title, "")
         log_axis(axes.xaxis, plain_number)
     log_axis(panels[0].yaxis, percent)
-    above = [f"{row.operator} ({percent(row.error)})" for row, _ in _baselines(results) if row.error > top]
+    above = [
+        f"{row.operator} ({percent(float(f'{row.error:.2g}'))})"
+        for row, _ in _baselines(results)
+        if row.error > top
+    ]
     if above:
         panels[0].set_title(f"far above: {', '.join(above)}", fontsize=9, loc="left")
     panels[0].set_ylabel(_error_title(results), fontsize=9)
@@ -101,6 +106,7 @@ def accuracy(results: Results) -> Figure:
 def spectra(results: Results) -> Figure:
     """Power of the error of each operator, and its share of the reference's, over wavenumbers."""
     figure, (left, right) = _figure(1, 2, (12.0, 5.2))
+    channel = PROBLEMS[results.problem.data.problem].outputs[0]
     for name, style in styles(results.operators).items():
         found = mean_spectrum(results.rows[name])
         if found is None:
@@ -116,7 +122,10 @@ def spectra(results: Results) -> Figure:
             for axes, power in ((left, np.asarray(found.error)), (right, error_over_reference(found))):
                 _gray(axes, found.wavenumber, power, line, row.operator)
     right.axhline(1.0, color=_REFERENCE_COLOR, lw=1.0)
-    for axes, title in ((left, "power per mode"), (right, "power of the error / power of the reference")):
+    for axes, title in (
+        (left, f"power per mode, {squared(channel)}"),
+        (right, "power of the error / power of the reference"),
+    ):
         axes.set(xscale="log", yscale="log")
         plain(axes, "wavenumber [cycles/m]", title)
         _mark_nyquist(axes, nyquist(results))
@@ -186,9 +195,10 @@ def log_axis(axis: XAxis | YAxis, text: Callable[[float], str]) -> None:
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     low, high = axis.get_view_interval()
     for subdivision in _SUBDIVISIONS:
-        axis.set_major_locator(LogLocator(subs=subdivision))
-        ticks = [digit * 10.0**power for power in range(-12, 16) for digit in subdivision]
-        if sum(low <= tick <= high for tick in ticks) >= _FEWEST_TICKS:
+        every = [digit * 10.0**power for power in range(-12, 16) for digit in subdivision]
+        ticks = [tick for tick in every if low <= tick <= high]
+        if len(ticks) >= _FEWEST_TICKS and ticks[-1] / ticks[0] >= math.sqrt(high / low):
+            axis.set_major_locator(LogLocator(subs=subdivision))
             break
     else:
         axis.set_major_locator(MaxNLocator(nbins=5))
@@ -206,7 +216,7 @@ def plain_number(value: float) -> str:
 
 def percent(fraction: float) -> str:
     """Such as 0.5 %."""
-    return f"{100.0 * fraction:.3g} %"
+    return f"{100.0 * fraction:g} %"
 
 
 def _figure(

@@ -306,9 +306,9 @@ def _spectra(results: Results) -> str:
     moment = " in the last frame" if results.problem.history else ""
     return (
         f"Power spectra of {channel}{moment}, averaged over directions, the test samples of "
-        f"{results.tested_families[0]} and the seeds that did not diverge. An error of 100 % of the reference's power is that of "
-        "answering zero there. The largest wavenumber that the grid holds along both axes (Nyquist) is "
-        f"{_digits(figures.nyquist(results))} cycles/m."
+        f"{results.tested_families[0]} and the seeds that did not diverge. An error of 100 % of the "
+        "reference's power is that of answering zero there. The largest wavenumber that the grid holds along "
+        f"both axes (Nyquist) is {_digits(figures.nyquist(results))} cycles/m."
     )
 
 

@@ -18,7 +18,7 @@ TEXT = (Path(__file__).parent / "tiny.toml").read_text()
         ('name = "scanned"', 'name = "spectral"', "names of the operators must differ"),
         ("[search]", "[serch]", "serch"),
         ("learning_rates = [1e-9, 3e-3]", "learning_rates = [0.0]", "learning_rates"),
-        ("seeds", "= seeds", "expected TOML"),
+        ("[comparison]", "comparison", "expected TOML"),
     ],
 )
 def test_bad_files_are_refused(old: str, new: str, said: str) -> None:

@@ -378,9 +378,10 @@ def test_facts_come_from_the_file() -> None:
     # 100 steps of 8 samples of 40
     assert "100 steps of 8 samples (20 passes over the training data)" in text
     assert "averaged down from 64x64" in text
+    assert "Training samples were turned and mirrored." in text
     assert "From 2 frames the next 10 are predicted in one call." in text
-    assert "gnot: layers = 2, trunk.channels = 32, mixer.heads = 2. As in their presets: mno, fno." in text
-    assert "from 500 (fno) to 2,000 (gnot) parameters, 4 times as many" in text
+    assert "gnot: trunk.channels = 32, mixer.heads = 2, layers = 2. As in their presets: mno, fno." in text
+    assert "on darcy from 500 (fno) to 2,000 (gnot), 4 times as many." in text
     # 2.776 sqrt(2/3), and at 5 % / 2: 3.495 sqrt(2/3)
     assert "2.3 standard deviations over seeds apart, and 2.9 at the strictest" in text
     assert "wider search" not in text
@@ -395,7 +396,7 @@ def test_facts_that_weaken_a_comparison() -> None:
     ]
     of = comparison(seeds=(0,))
     text = facts(of, results_of(of, rows, []))
-    assert "largest or the smallest tried for mno on darcy (0.001), fno on darcy (0.01);" in text
+    assert "largest or the smallest tried for mno on darcy (0.001), fno on darcy (0.01)." in text
     # one that diverged has no size
     assert "equal size" not in facts(of, results_of(of, rows[:2], []))
     assert "2 commits: abc1234, def5678" in text
@@ -474,7 +475,7 @@ def legend(figure: Figure) -> list[str]:
 
 
 def test_accuracy_shows_mean_and_extremes_of_the_seeds() -> None:
-    rows = [*all_rows(), row("look-up", None, 0.5)]
+    rows = [*all_rows(), row("look-up", None, 0.1), row("persistence", None, 0.9)]
     figure = figures.accuracy(one(rows, all_costs()))
     parameters, forward, memory = figure.axes
     assert [axes.get_xlabel().split(" ")[0] for axes in figure.axes] == ["parameters", "forward", "held"]
@@ -485,7 +486,10 @@ def test_accuracy_shows_mean_and_extremes_of_the_seeds() -> None:
         assert (point.get_xdata()[0], point.get_ydata()[0]) == (pytest.approx(x), pytest.approx(0.021))
         np.testing.assert_allclose(bar.get_segments()[0][:, 1], [0.020, 0.022])
         assert axes.get_xscale() == axes.get_yscale() == "log"
-    assert parameters.lines[-1].get_ydata()[0] == 0.5
+    # what is far above the operators leaves them the room
+    assert parameters.lines[-1].get_ydata()[0] == 0.1
+    assert parameters.get_title(loc="left") == "far above: persistence (90 %)"
+    assert parameters.get_ylim()[1] < 0.2
 
 
 def test_accuracy_says_who_diverged() -> None:
@@ -505,6 +509,7 @@ def test_spectra_are_shares_of_the_reference() -> None:
     np.testing.assert_allclose(left.lines[1].get_ydata(), [0.4, 1.0, 3.0])
     np.testing.assert_allclose(right.lines[0].get_ydata(), [0.05, 0.25, np.nan])
     assert right.get_xlabel() == "wavenumber [cycles/m]"
+    assert left.get_ylabel() == "power per mode, p² [Pa²]"
     # 16 cells a meter
     assert figures.nyquist(found) == 8.0
 
@@ -523,6 +528,22 @@ def test_frames_are_means_over_seeds() -> None:
     ]
     (axes,) = figures.frames(one(rows)).axes
     np.testing.assert_allclose(axes.lines[0].get_xydata(), [[1, 0.2], [2, np.nan]])
+
+
+@pytest.mark.parametrize("high", [0.0201, 0.03, 0.0345, 0.2, 30.0])
+def test_axes_have_labels_however_short_they_are(high: float) -> None:
+    rows = [row("fno", 0, 0.02), row("mno", 0, high)]
+    figure = figures.accuracy(one(rows, all_costs()))
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    low, top = axes.get_ylim()
+    ticks = [tick for tick in axes.get_yticks() if low <= tick <= top]
+    labels = [text.get_text() for text in axes.get_yticklabels() if low <= text.get_position()[1] <= top]
+    assert 3 <= len(ticks) <= 10
+    # and not all at one end
+    assert max(ticks) / min(ticks) >= (top / low) ** 0.5
+    assert all(label.endswith(" %") for label in labels)
+    assert len(set(labels)) == len(labels)
 
 
 def test_operators_look_different_and_always_the_same() -> None:
