@@ -186,12 +186,15 @@ def nyquist(results: Results) -> float:
 
 
 def log_axis(axis: XAxis | YAxis, text: Callable[[float], str]) -> None:
-    """A logarithmic axis, with some labels however short it is.
+    """A logarithmic axis, with some labels however short it is; one without ticks if it shows nothing.
 
     Args:
         axis: to which all that it shows has been added.
         text: of a label.
     """
+    if not math.isfinite(axis.get_minpos()):
+        axis.set_ticks([])
+        return
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     low, high = axis.get_view_interval()
     for subdivision in _SUBDIVISIONS:

@@ -183,7 +183,8 @@ class Spectrum(BaseModel):
         error: of the answers minus them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # an answer that blew up has them
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     wavenumber: tuple[float, ...]
     reference: tuple[float, ...]

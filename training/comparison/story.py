@@ -38,7 +38,6 @@ from training.files import exclusive
 from training.generate import DatasetFile, estimate, generate
 from training.progress import Progress
 from training.splits import all_files, worker_count
-from training.trainer import prepare_torch
 
 # rounds of the timing
 ROUNDS = 15
@@ -138,7 +137,6 @@ def make_costs(comparison: Comparison, progress: Progress) -> None:
         if _costs(comparison, problem):
             continue
         entries = _untrained(comparison, problem)
-        prepare_torch(entries[0].run)
         costs = measure_costs(entries, problem.grids, ROUNDS, progress)
         table = CostTable(recipe=_cost_hash(comparison, problem), costs=tuple(costs))
         write_record(_cost_path(comparison, problem), table)

@@ -6,6 +6,7 @@ import pytest
 
 from training.comparison import story
 from training.comparison.config import InvalidComparison, merged, parse_comparison
+from training.comparison.rows import Row, Spectrum, read_record, write_record
 
 TEXT = (Path(__file__).parent / "tiny.toml").read_text()
 
@@ -46,3 +47,29 @@ def test_changes_go_into_the_inner_tables() -> None:
     base = {"a": 1, "inner": {"b": 2, "c": 3}}
     assert merged(base, {"inner": {"c": 4}, "d": 5}) == {"a": 1, "inner": {"b": 2, "c": 4}, "d": 5}
     assert base["inner"] == {"b": 2, "c": 3}
+
+
+def test_a_row_that_blew_up_is_read_back(tmp_path: Path) -> None:
+    lost = float("inf")
+    spectrum = Spectrum(wavenumber=(1.0,), reference=(2.0,), error=(lost,))
+    row = Row(
+        operator="spectral",
+        problem="flow",
+        seed=0,
+        learning_rate=1e-3,
+        parameters=1,
+        metric="relative_l2",
+        error=lost,
+        errors={"binary": {"relative_l2_mean": lost}},
+        by_frame=(1.0, lost),
+        elsewhere={"8x8": lost},
+        spectrum=spectrum,
+        recipe="r",
+        code="",
+        machine="",
+    )
+    write_record(tmp_path / "row.json", row)
+    assert read_record(tmp_path / "row.json", Row, "r") == row
+    with pytest.raises(InvalidComparison, match="was made from another comparison file"):
+        read_record(tmp_path / "row.json", Row, "other")
+    assert read_record(tmp_path / "nothing.json", Row, "r") is None

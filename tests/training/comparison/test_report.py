@@ -2,14 +2,13 @@
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib.image
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from training.comparison import figures
@@ -201,6 +200,8 @@ def test_missing_rows_and_costs_are_named(tmp_path: Path) -> None:
     assert "- darcy, mno: seeds 0, 1, 2\n" in text
     assert "- water, gnot: seeds 0, 1, 2\n" in text
     assert "- darcy, gnot" not in text
+    assert "Fastest forward: gnot, 2 ms per sample." in text
+    assert "Fastest training step: gnot, 30 ms for a batch of 8. Timed on CPU, 1 thread;" in text
     # water has no row
     assert "No row is there yet. Nothing is tested" in text
     assert [path.name for path in tmp_path.glob("*.png")] == ["darcy_accuracy.png"]
@@ -452,8 +453,8 @@ def rich_costs(of: Comparison, problem: str) -> list[Cost]:
 
 
 def colors_in(path: Path) -> set[str]:
-    pixels = matplotlib.image.imread(path)[..., :3].reshape(-1, 3)
-    return {to_hex(color) for color in np.unique(pixels, axis=0)}
+    pixels = np.rint(255.0 * matplotlib.image.imread(path)[..., :3]).astype(np.int64)
+    return {f"#{color:06x}" for color in np.unique(pixels @ np.array([65536, 256, 1]))}
 
 
 @pytest.mark.slow
@@ -544,6 +545,23 @@ def test_axes_have_labels_however_short_they_are(high: float) -> None:
     assert max(ticks) / min(ticks) >= (top / low) ** 0.5
     assert all(label.endswith(" %") for label in labels)
     assert len(set(labels)) == len(labels)
+
+
+@pytest.mark.parametrize("draw", [figures.accuracy, figures.spectra, figures.grids, figures.frames])
+@pytest.mark.parametrize(
+    ("rows", "costs"),
+    [
+        ([], all_costs()),
+        (all_rows(), []),
+        ([row("fno", 0, math.inf, parameters=0, by_frame=(math.inf, math.inf))], all_costs()),
+        ([row("look-up", None, 0.5)], []),
+    ],
+    ids=["costs", "rows", "diverged", "baseline"],
+)
+def test_figures_of_little(
+    draw: Callable[[Results], Figure], rows: Sequence[Row], costs: Sequence[Cost]
+) -> None:
+    draw(one(rows, costs)).canvas.draw()
 
 
 def test_operators_look_different_and_always_the_same() -> None:
