@@ -103,7 +103,7 @@ class AxialMno(Operator):
         positions = _positions(stem.shape[1], stem.shape[2], k.dtype, k.device)
         stem = functional.silu(stem + self.lift_position(positions))
         tokens = self.lift_mix(stem)
-        relative_spacing = PATCH * math.sqrt(spacing[0] * spacing[1]) / self.config.reference_spacing
+        relative_spacing = PATCH * torch.sym_sqrt(spacing[0] * spacing[1]) / self.config.reference_spacing
         for block in self.blocks:
             tokens = block(tokens, relative_spacing)
         hidden = functional.silu(self.project_hidden(torch.cat([self.norm(tokens), stem], dim=-1)))

@@ -1,8 +1,8 @@
 """Patch stem and axial S6 blocks: the part of an axial Mamba Neural Operator that every problem shares."""
 
-import math
 from typing import Protocol
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -49,7 +49,7 @@ class AxialTrunk(nn.Module):
                 f"the sides of the grid must be multiples of {self.PATCH} cells, got {ny} x {nx}"
             )
         tokens = self.lift_mix(functional.silu(self.lift(fields).permute(0, 2, 3, 1)))
-        relative_spacing = self.PATCH * math.sqrt(spacing[0] * spacing[1]) / self.reference_spacing
+        relative_spacing = self.PATCH * torch.sym_sqrt(spacing[0] * spacing[1]) / self.reference_spacing
         for block in self.blocks:
             tokens = block(tokens, relative_spacing)
         out: Tensor = self.norm(tokens)

@@ -28,7 +28,7 @@ class SpectralConvolution(nn.Module):
         my, mx = min(self.modes, ny // 2), min(self.modes, nx // 2 + 1)
         weight = torch.view_as_complex(self.weight.to(torch.float32))
         spectrum = torch.fft.rfft2(fields.to(torch.float32), norm="ortho")
-        mixed = spectrum.new_zeros(len(fields), weight.shape[2], ny, nx // 2 + 1)
+        mixed = spectrum.new_zeros(fields.shape[0], weight.shape[2], ny, nx // 2 + 1)
         for corner, rows in zip(weight, (slice(0, my), slice(ny - my, ny)), strict=True):
             # the rows at the end hold the negative frequencies, the last of them -1
             chosen = corner[:, :, :my, :mx] if rows.start == 0 else corner[:, :, -my:, :mx]

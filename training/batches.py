@@ -58,9 +58,9 @@ class TrainingSet:
         ny, nx = self._permeability.shape[-2:]
         return SQUARE if ny == nx and self.extent[0] == self.extent[1] else RECTANGLE
 
-    def batch(self, schedule: Schedule, step: int) -> Batch:
-        """The batch of a step, ordered by symmetry element."""
-        index, elements = schedule.at(step)
+    def batch(self, schedule: Schedule, step: int, part: slice = slice(None)) -> Batch:
+        """A part of the batch of a step, ordered by symmetry element."""
+        index, elements = (drawn[part] for drawn in schedule.at(step))
         groups = [(element, torch.from_numpy(index[elements == element])) for element in np.unique(elements)]
         rows = torch.cat([group for _, group in groups])
         return Batch(

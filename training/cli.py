@@ -1,5 +1,6 @@
 """The commands ``train`` and ``publish``."""
 
+import os
 from pathlib import Path
 
 import click
@@ -8,6 +9,7 @@ from training import run as story
 from training.checkpoint import load_checkpoint
 from training.config import Run, parse_run
 from training.progress import Progress
+from training.ranks import joined_ranks
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _RUN_FILE = click.argument("run_file", type=_FILE, metavar="RUN.toml")
@@ -21,9 +23,13 @@ _STORE = click.option(
 @click.option("--resume", is_flag=True, help="Continue from the last checkpoint, if there is one.")
 @click.pass_obj
 def train(progress: Progress, run_file: Path, resume: bool) -> None:
-    """Carry out RUN.toml: generate, train, evaluate, report, and publish if it says so."""
+    """Carry out RUN.toml: generate, train, evaluate, report, and publish if it says so.
+
+    On several GPUs or processes: torchrun --nproc-per-node 8 -m mno train RUN.toml
+    """
     run, text = _read(run_file)
-    story.execute(run, text, progress, resume=resume)
+    with joined_ranks(os.environ) as ranks:
+        story.execute(run, text, progress, resume=resume, ranks=ranks)
 
 
 @click.command()

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from operators import AnySurrogate, EvolutionSurrogate
 from problems import EVOLUTION_PROBLEMS
 from training.config import Run
+from training.ranks import ALONE, Ranks
 from training.sequences import SequenceSchedule, SequenceSet
 from training.task import Task, mixed_precision
 from training.trajectories import open_trajectories
@@ -35,12 +36,14 @@ class EvolutionTask(Task):
         training: Sequence[Path],
         validation: Mapping[str, Path],
         device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
         assert run.sequence is not None
         problem = EVOLUTION_PROBLEMS[run.data.problem]
         names = [spec.name for spec in problem.inputs]
         self._run, self._sequence, self._validation, self._device = run, run.sequence, validation, device
         vectors = [(names.index(along_x), names.index(along_y)) for along_x, along_y in problem.vectors]
+        self._part = ranks.part(run.optimizer.batch_size)
         self._data = _read(training, vectors)
         self._rest = torch.tensor([problem.rest[name] for name in names], device=device)[:, None, None]
         self._schedule = SequenceSchedule(
@@ -64,7 +67,8 @@ class EvolutionTask(Task):
         """The mean over the blocks of a rollout, of the frames chosen for this step."""
         assert isinstance(surrogate, EvolutionSurrogate)
         blocks, given, each = self._sequence.blocks_at(step), surrogate.history, surrogate.frames
-        stretch = self._data.batch(self._schedule, step, given + blocks * each).to(self._device)
+        length = given + blocks * each
+        stretch = self._data.batch(self._schedule, step, length, self._part).to(self._device)
         chosen = self._schedule.chosen_at(step, each, min(self._sequence.frames_per_block or each, each))
         history = self._disturbed(stretch[:, :given], step)
         losses = []
@@ -119,7 +123,9 @@ class EvolutionTask(Task):
         if self._sequence.noise == 0.0:
             return history
         size = (history - self._rest).square().mean(dim=(1, 3, 4), keepdim=True).sqrt()
-        drawn = torch.randn(history.shape, generator=self._schedule.noise_at(step)).to(self._device)
+        # of the whole batch, so that the parts of several processes differ
+        whole = (self._run.optimizer.batch_size, *history.shape[1:])
+        drawn = torch.randn(whole, generator=self._schedule.noise_at(step))[self._part].to(self._device)
         return history + self._sequence.noise * size * drawn
 
 

@@ -1,11 +1,15 @@
 """The mutable state of a training: weights, their average, the optimizer; and one step."""
 
+from typing import final
+
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from operators import AnySurrogate, surrogate_from_config
 from training.checkpoint import Checkpoint
 from training.config import Run
+from training.ranks import ALONE, Ranks
 from training.schedule import ema_decay, learning_rate
 from training.task import Task
 
@@ -13,14 +17,15 @@ from training.task import Task
 class Learner:
     """A surrogate with its optimizer and the exponential moving average of its weights."""
 
-    def __init__(self, run: Run, device: torch.device) -> None:
-        self._run, self._device = run, device
+    def __init__(self, run: Run, device: torch.device, ranks: Ranks = ALONE) -> None:
+        self._run, self._device, self._ranks = run, device, ranks
         torch.manual_seed(run.run.seed)
         self.surrogate = surrogate_from_config(run.operator).to(device)
         self._parameters = dict(self.surrogate.named_parameters())
         self._average = {name: p.detach().clone() for name, p in self._parameters.items()}
         self._optimizer = torch.optim.AdamW(_decay_groups(self._parameters, run), fused=True)
         self.loss_sum = torch.zeros((), device=device)
+        self._loss: nn.Module | None = None
 
     def step(self, step: int, task: Task) -> None:
         """One optimizer step; adds the batch's loss to ``loss_sum`` without waiting for the device."""
@@ -29,13 +34,15 @@ class Learner:
         torch.manual_seed(self._run.run.seed + step)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(optimizer, step)
-        value = task.loss(self.surrogate, step)
+        if self._loss is None:
+            self._loss = self._ranks.joined(_Loss(self.surrogate, task), self._device)
+        value = self._loss(step)
         self._optimizer.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         nn.utils.clip_grad_norm_(self._parameters.values(), optimizer.clip_norm)
         self._optimizer.step()
         self._follow(1.0 - ema_decay(optimizer, step))
-        self.loss_sum += value.detach()
+        self.loss_sum += self._ranks.mean(value.detach())
 
     @torch.no_grad()
     def _follow(self, weight: float) -> None:
@@ -76,6 +83,20 @@ class Learner:
                 "exp_avg_sq": checkpoint.moment2[name].to(self._device),
             }
         self.loss_sum.copy_(checkpoint.loss_sum)
+
+
+@final
+class _Loss(nn.Module):
+    """The loss of a step, as a module around the surrogate: gradients are averaged where it is left."""
+
+    def __init__(self, surrogate: AnySurrogate, task: Task) -> None:
+        super().__init__()
+        self.surrogate = surrogate
+        self._task = task
+
+    def forward(self, step: int) -> Float[Tensor, ""]:
+        """The loss on this process's part of the batch."""
+        return self._task.loss(self.surrogate, step)
 
 
 def averaged_state(checkpoint: Checkpoint) -> dict[str, Tensor]:

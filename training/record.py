@@ -2,6 +2,7 @@
 
 import math
 import time
+from typing import final
 
 from training.checkpoint import Checkpoint, save_checkpoint
 from training.config import Run
@@ -89,3 +90,24 @@ class Record:
     def _show(self, **values: float) -> None:
         self._shown |= {name: f"{value:.4g}" for name, value in values.items()}
         self._bar.set_postfix(**self._shown)
+
+
+@final
+class Unrecorded:
+    """Of a process that another one leads: the leader writes for all."""
+
+    def loss(self, step: int) -> None:
+        """The leader logs it."""
+
+    def validate(self, step: int) -> None:
+        """The leader does."""
+
+    def checkpoint_due(self, step: int) -> bool:  # noqa: ARG002
+        """Never here."""
+        return False
+
+    def save(self, step: int) -> None:
+        """The leader does."""
+
+    def close(self) -> None:
+        """Nothing is open."""

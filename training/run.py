@@ -19,8 +19,9 @@ from training.evolution_task import EvolutionTask
 from training.files import exclusive, replace_atomically
 from training.generate import estimate, generate
 from training.learner import averaged_surrogate
-from training.progress import Progress
+from training.progress import Progress, silent
 from training.publish import move_alias, publish
+from training.ranks import ALONE, Ranks
 from training.report import write_report
 from training.report_trajectories import write_trajectory_report
 from training.splits import all_files, split_files, worker_count
@@ -36,11 +37,20 @@ DEFAULT_STORE = "file:models"
 Evaluations = dict[str, Evaluation | TrajectoryEvaluation]
 
 
-def execute(run: Run, text: str, progress: Progress, *, resume: bool) -> None:
-    """Carry out a run file from its data to its published version."""
+def execute(run: Run, text: str, progress: Progress, *, resume: bool, ranks: Ranks = ALONE) -> None:
+    """Carry out a run file from its data to its published version.
+
+    Of several processes that train together the one that leads does everything but the training.
+    """
+    ranks.part(run.optimizer.batch_size)
+    if not ranks.leads:
+        ranks.wait()
+        make_checkpoint(run, text, silent, resume=resume, ranks=ranks)
+        return
     make_data(run, progress)
+    ranks.wait()
     with exclusive(run.run.directory):
-        checkpoint = make_checkpoint(run, text, progress, resume=resume)
+        checkpoint = make_checkpoint(run, text, progress, resume=resume, ranks=ranks)
     evaluations = evaluate_tests(run, checkpoint, progress)
     make_report(run, evaluations)
     if run.publish is not None:
@@ -58,18 +68,21 @@ def make_data(run: Run, progress: Progress) -> None:
         generate(files, workers, progress)
 
 
-def make_checkpoint(run: Run, text: str, progress: Progress, *, resume: bool) -> Checkpoint:
+def make_checkpoint(
+    run: Run, text: str, progress: Progress, *, resume: bool, ranks: Ranks = ALONE
+) -> Checkpoint:
     """Train on the training split, validating on the validation split."""
-    return train(run, text, partial(make_task, run), progress, resume=resume)
+    return train(run, text, partial(make_task, run, ranks), progress, resume=resume, ranks=ranks)
 
 
-def make_task(run: Run, device: torch.device) -> Task:
+def make_task(run: Run, ranks: Ranks, device: torch.device) -> Task:
     """What the run learns, with its training and validation data."""
     if run.data.problem in EVOLUTION_PROBLEMS:
         training = [file.path for file in split_files(run, "train").values()]
         validation = {name: file.path for name, file in split_files(run, "validation").items()}
-        return EvolutionTask(run, training, validation, device)
-    return SteadyTask(run, list(read_split(run, "train").values()), read_split(run, "validation"), device)
+        return EvolutionTask(run, training, validation, device, ranks)
+    training_sets = list(read_split(run, "train").values())
+    return SteadyTask(run, training_sets, read_split(run, "validation"), device, ranks)
 
 
 def evaluate_tests(run: Run, checkpoint: Checkpoint, progress: Progress) -> Evaluations:

@@ -100,13 +100,13 @@ class SequenceSet:
         return SQUARE if ny == nx and self.extent[0] == self.extent[1] else RECTANGLE
 
     def batch(
-        self, schedule: SequenceSchedule, step: int, length: int
+        self, schedule: SequenceSchedule, step: int, length: int, part: slice = slice(None)
     ) -> Float[Tensor, "batch time channel y x"]:
-        """The stretches of a step, transformed."""
+        """A part of the stretches of a step, transformed."""
         drawn = zip(
-            schedule.samples_at(step),
-            schedule.starts_at(step, length),
-            schedule.symmetries_at(step),
+            schedule.samples_at(step)[part],
+            schedule.starts_at(step, length)[part],
+            schedule.symmetries_at(step)[part],
             strict=True,
         )
         return torch.stack(

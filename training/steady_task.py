@@ -13,6 +13,7 @@ from training.config import Run
 from training.dataset import Dataset
 from training.evaluate import evaluate
 from training.loss import loss
+from training.ranks import ALONE, Ranks
 from training.task import Task, mixed_precision
 
 VALIDATED = ("relative_l2_median", "relative_energy_median")
@@ -28,8 +29,10 @@ class SteadyTask(Task):
         training: Sequence[Dataset],
         validation: Mapping[str, Dataset],
         device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._run, self._validation, self._device = run, validation, device
+        self._part = ranks.part(run.optimizer.batch_size)
         self._data = TrainingSet(training, device)
         symmetries = self._data.symmetries if run.augmentation.d4 else 1
         self._schedule = Schedule(len(self._data), run.optimizer.batch_size, run.run.seed, symmetries)
@@ -39,7 +42,7 @@ class SteadyTask(Task):
 
     def loss(self, surrogate: AnySurrogate, step: int) -> Float[Tensor, ""]:
         """See ``Task.loss``."""
-        batch = self._data.batch(self._schedule, step)
+        batch = self._data.batch(self._schedule, step, self._part)
         with mixed_precision(self._device):
             predicted = surrogate(batch.permeability, batch.source, self._data.extent)
         return loss(predicted, batch, self._data.spacing, self._run.data.scheme, self._run.loss)

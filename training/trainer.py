@@ -9,8 +9,9 @@ import torch
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.config import Run, parse_run
 from training.learner import Learner
-from training.progress import Progress
-from training.record import Record
+from training.progress import Bar, Progress
+from training.ranks import ALONE, Ranks
+from training.record import Record, Unrecorded
 from training.task import Task
 
 
@@ -23,7 +24,13 @@ class Interrupted(RuntimeError):
 
 
 def train(
-    run: Run, text: str, make_task: Callable[[torch.device], Task], progress: Progress, *, resume: bool
+    run: Run,
+    text: str,
+    make_task: Callable[[torch.device], Task],
+    progress: Progress,
+    *,
+    resume: bool,
+    ranks: Ranks = ALONE,
 ) -> Checkpoint:
     """Train to the last step.
 
@@ -33,6 +40,7 @@ def train(
         make_task: reads the data onto the device.
         progress: makes the progress bar.
         resume: continue from the last checkpoint, if there is one.
+        ranks: who trains together; all of them see the checkpoint's file.
 
     Raises:
         CannotStart: there is a checkpoint and ``resume`` is false, or the checkpoint is another run's.
@@ -40,15 +48,16 @@ def train(
         Diverged: the loss is not finite.
     """
     device = prepare_torch(run)
-    start = _starting_point(run, resume=resume)
-    task, learner = make_task(device), Learner(run, device)
+    # a restart goes on where the last start was
+    start = _starting_point(run, resume=resume or ranks.restarts > 0)
+    task, learner = make_task(device), Learner(run, device, ranks)
     task.prepare(learner.surrogate)
     if start is not None:
         learner.restore(start)
     first, last = (0 if start is None else start.step), run.optimizer.steps
     with progress(None, last, "train") as bar, _stop_requests() as stop:
         bar.update(first)
-        with closing(Record(run, text, learner, task, start, bar)) as record:
+        with closing(_record(ranks, run, text, learner, task, start, bar)) as record:
             for step in range(first + 1, last + 1):
                 learner.step(step - 1, task)
                 bar.update(1)
@@ -57,12 +66,20 @@ def train(
                 if step % run.log.validate_every == 0 or step == last:
                     record.validate(step)
                 # read once: a signal that comes from here on stops the next step
-                stopping = bool(stop)
+                stopping = ranks.any(bool(stop))
                 if stopping or record.checkpoint_due(step):
                     record.save(step)
                 if stopping:
                     raise Interrupted(f"stopped after {step} of {last} steps; continue with --resume")
+    # the leader's last checkpoint is there
+    ranks.wait()
     return load_checkpoint(run.checkpoint_path)
+
+
+def _record(
+    ranks: Ranks, run: Run, text: str, learner: Learner, task: Task, start: Checkpoint | None, bar: Bar
+) -> Record | Unrecorded:
+    return Record(run, text, learner, task, start, bar) if ranks.leads else Unrecorded()
 
 
 def prepare_torch(run: Run) -> torch.device:

@@ -71,10 +71,10 @@ class QueryDecoder(Head):
         coordinates = points.coordinates.to(tokens.dtype)
         angles = 2 * math.pi * coordinates @ self.frequencies.to(tokens.dtype)
         features = torch.cat([angles.sin(), angles.cos()], dim=-1)
-        queries: Tensor = self.lift(features).expand(len(tokens), -1, -1)
+        queries: Tensor = self.lift(features).expand(tokens.shape[0], -1, -1)
         queries = queries + self.mixer(queries, points, self.project_tokens(tokens), points)
         queries = queries + self.feed_forward(queries)
-        read: Tensor = self.reader(queries, coordinates.expand(len(tokens), -1, -1))
+        read: Tensor = self.reader(queries, coordinates.expand(tokens.shape[0], -1, -1))
         return read
 
 

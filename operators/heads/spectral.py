@@ -49,10 +49,10 @@ class Spectral(Head):
         self, tokens: Float[Tensor, "batch token channel"], points: Points
     ) -> Float[Tensor, "batch token frame field"]:
         """See ``Head.forward``."""
-        coordinates = points.coordinates.to(tokens.dtype).expand(len(tokens), -1, -1)
+        coordinates = points.coordinates.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
         hidden: Tensor = self.narrow(torch.cat([tokens, coordinates], dim=-1))
         for convolution, linear in zip(self.convolutions, self.linears, strict=True):
-            convolved = convolution(hidden.mT.reshape(len(hidden), -1, *points.grid)).flatten(2).mT
+            convolved = convolution(hidden.mT.reshape(hidden.shape[0], -1, *points.grid)).flatten(2).mT
             hidden = functional.silu(convolved + linear(hidden))
         read: Tensor = self.read(functional.silu(self.widen(hidden)))
         return read.reshape(*read.shape[:2], self.frames, self.fields)

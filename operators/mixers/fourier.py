@@ -48,6 +48,6 @@ class Fourier(Mixer):
         """See ``Mixer.forward``."""
         if context is not None:
             raise CannotMix("a convolution reads no context: expected none")
-        fields = tokens.mT.reshape(len(tokens), -1, *points.grid)
+        fields = tokens.mT.reshape(tokens.shape[0], -1, *points.grid)
         mixed: Tensor = self.convolution(fields).flatten(2).mT + self.pointwise(tokens)
         return mixed

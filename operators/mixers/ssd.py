@@ -136,7 +136,7 @@ def ssd(
             functional.pad(each, (0, 0) * (each.ndim - 2) + (0, missing)) for each in (values, decay, B, C)
         )
     values, decay, B, C = (
-        each.reshape(len(each), -1, chunk, *each.shape[2:]) for each in (values, decay, B, C)
+        each.reshape(each.shape[0], -1, chunk, *each.shape[2:]) for each in (values, decay, B, C)
     )
     decay = decay.transpose(2, 3)  # [batch chunk head token]
     passed = decay.cumsum(-1)

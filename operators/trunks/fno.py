@@ -44,7 +44,7 @@ class Fno(Trunk):
         self, values: Float[Tensor, "batch token value"], points: Points
     ) -> Float[Tensor, "batch token channel"]:
         """See ``Trunk.forward``."""
-        coordinates = points.coordinates.to(values.dtype).expand(len(values), -1, -1)
+        coordinates = points.coordinates.to(values.dtype).expand(values.shape[0], -1, -1)
         tokens: Tensor = self.lift(torch.cat([values, coordinates], dim=-1))
         *before, last = self.layers
         for layer in before:

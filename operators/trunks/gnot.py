@@ -58,7 +58,7 @@ class Gnot(Trunk):
         self, values: Float[Tensor, "batch token value"], points: Points
     ) -> Float[Tensor, "batch token channel"]:
         """See ``Trunk.forward``."""
-        coordinates = points.coordinates.expand(len(values), -1, -1)
+        coordinates = points.coordinates.expand(values.shape[0], -1, -1)
         query = torch.cat([coordinates, coordinates.new_zeros(*coordinates.shape[:2], 1)], dim=-1)
         tokens: Tensor = self.lift_coordinates(query)
         context = self.lift_values(torch.cat([coordinates, values], dim=-1))

@@ -47,7 +47,7 @@ class Stack(Trunk):
         self, values: Float[Tensor, "batch token value"], points: Points
     ) -> Float[Tensor, "batch token channel"]:
         """See ``Trunk.forward``."""
-        known = torch.cat([values, points.coordinates.expand(len(values), -1, -1)], dim=-1)
+        known = torch.cat([values, points.coordinates.expand(values.shape[0], -1, -1)], dim=-1)
         tokens: Tensor = self.dropout(self.lift(known))
         for block in self.blocks:
             tokens = block(tokens, points)

@@ -58,8 +58,8 @@ class Unet(Trunk):
             raise CannotMix(
                 f"the sides of the grid must be multiples of {2**self.levels} cells, got {points.grid}"
             )
-        coordinates = points.coordinates.to(values.dtype).expand(len(values), -1, -1)
-        fields = torch.cat([values, coordinates], dim=-1).mT.reshape(len(values), -1, *points.grid)
+        coordinates = points.coordinates.to(values.dtype).expand(values.shape[0], -1, -1)
+        fields = torch.cat([values, coordinates], dim=-1).mT.reshape(values.shape[0], -1, *points.grid)
         known: list[Tensor] = []
         for level, block in enumerate(self.down):
             fields = block(fields if level == 0 else self.pool(fields))

@@ -27,8 +27,8 @@ TASKS = {
 }
 EVERY = [(name, kind) for kind in TASKS for name in PRESETS]
 
-# parameters that cannot learn, whatever the data: nothing that comes out depends on them
-#: with one expert a gate says 1; a number added to what all keys give changes no softmax over the keys
+# parameters on which no answer depends: with one expert a gate says 1, and what is added to all keys alike
+# changes no softmax over them
 ONE_EXPERT = r"\.gate\."
 ADDED_TO_ALL_KEYS = r"\.project\.{}\.bias$"
 UNLEARNABLE = {
@@ -39,14 +39,16 @@ UNLEARNABLE = {
     # its keys are normed, which what the norm adds comes after
     "galerkin_softmax": ADDED_TO_ALL_KEYS.format(r"norms\.key"),
 }
-# a gradient that is zero but for rounding, relative to the largest one
-ROUNDING = 1e-6
+# of a gradient that is zero in float64, relative to the largest one
+ROUNDING = 1e-13
 
-# one recipe for all of them: AdamW with a warm-up and a decay of its rate, and clipped gradients
-RATE, WARM_UP, CLIP, STEPS = 3e-3, 0.1, 1.0, 400
+# one recipe for all of them: AdamW with a warm-up and a decay of its rate, and clipped gradients. Most need
+# a hundred steps or two; GNOT's tokens, which know nothing but where they lie, several hundred
+RATE, WARM_UP, CLIP, STEPS = 5e-3, 0.1, 1.0, 1000
+# relative error; what is the same for all samples, however good, is off by several times as much
 LEARNT = 0.05
-# those that are watched in every run of the tests: ours, a peer, and one of the paper's
-WATCHED = ("mno", "fno", "mamba_galerkin")
+# those that are watched in every run of the tests
+WATCHED = ("fno", "unet", "galerkin")
 
 Small = Callable[[str, Task], OperatorConfig]
 
@@ -61,7 +63,7 @@ class Samples(NamedTuple):
 def flows() -> Samples:
     """Permeabilities of contrast 10, and the pressures of the reference solver [sample 1 y x]."""
     darcy, grid = STEADY_PROBLEMS["darcy"], Grid((SIDE, SIDE), (1.0, 1.0))
-    parameters = {"contrast": 10.0, "correlation_length": 0.3}
+    parameters = {"contrast": 10.0, "correlation_length": 0.5}
     drawn = [darcy.sample("log_normal", parameters, 0, index, grid) for index in range(SAMPLES)]
     solved = [darcy.solve(fields, grid).fields["pressure"] for fields in drawn]
     given = np.stack([fields["permeability"] for fields in drawn])
@@ -99,21 +101,26 @@ def answer(surrogate: AnySurrogate, given: Tensor) -> Tensor:
     return surrogate(given, torch.ones(len(given)))
 
 
+def relative_distance(found: Tensor, wanted: Tensor) -> Tensor:
+    """Mean over samples of ``|found - wanted| / |wanted|`` in L2."""
+    return ((found - wanted).flatten(1).norm(dim=1) / wanted.flatten(1).norm(dim=1)).mean()
+
+
 def relative_error(surrogate: AnySurrogate, samples: Samples) -> Tensor:
-    """Mean over samples of ``|u - answer| / |u|`` in L2."""
-    difference = (answer(surrogate, samples.given) - samples.wanted).flatten(1).norm(dim=1)
-    return (difference / samples.wanted.flatten(1).norm(dim=1)).mean()
+    return relative_distance(answer(surrogate, samples.given), samples.wanted)
 
 
 @pytest.mark.parametrize(("name", "kind"), EVERY)
 def test_a_step_of_training_moves_every_weight_that_can_learn(
     name: str, kind: str, small_preset: Small, samples: dict[str, Samples]
 ) -> None:
-    surrogate = built(small_preset(name, TASKS[kind])).train()
+    surrogate = built(small_preset(name, TASKS[kind])).double().train()
+    # in float64, where scans take long, every other cell is enough
+    learnt = Samples(*(each[..., ::2, ::2].double() for each in samples[kind]))
     # without a decay, which would move them too
     optimizer = torch.optim.Adam(surrogate.parameters(), lr=1e-3)
     before = {key: value.detach().clone() for key, value in surrogate.named_parameters()}
-    loss = relative_error(surrogate, samples[kind])
+    loss = relative_error(surrogate, learnt)
     assert loss.isfinite()
     loss.backward()  # type: ignore[no-untyped-call]
     sizes = {}
@@ -127,7 +134,7 @@ def test_a_step_of_training_moves_every_weight_that_can_learn(
     optimizer.step()
     unmoved = [key for key, value in surrogate.named_parameters() if torch.equal(value, before[key])]
     assert set(unmoved) <= still
-    assert relative_error(surrogate, samples[kind]).isfinite()
+    assert relative_error(surrogate, learnt).isfinite()
 
 
 @pytest.mark.parametrize(
@@ -138,19 +145,29 @@ def test_four_samples_are_learnt_by_heart(
     name: str, kind: str, small_preset: Small, samples: dict[str, Samples]
 ) -> None:
     surrogate = built(small_preset(name, TASKS[kind])).train()
-    optimizer = torch.optim.AdamW(surrogate.parameters())
+    optimizer = torch.optim.AdamW(surrogate.parameters(), betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, RATE, total_steps=STEPS, pct_start=WARM_UP, cycle_momentum=False
     )
     for _ in range(STEPS):
         optimizer.zero_grad()
-        relative_error(surrogate, samples[kind]).backward()  # type: ignore[no-untyped-call]
+        error = relative_error(surrogate, samples[kind])
+        # with something to spare: the last step may have been a bad one
+        if error < 0.8 * LEARNT:
+            break
+        error.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(surrogate.parameters(), CLIP)
         optimizer.step()
         schedule.step()
     surrogate.eval()
     with torch.no_grad():
         assert relative_error(surrogate, samples[kind]) < LEARNT
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_no_single_answer_would_count_as_learnt(kind: str, samples: dict[str, Samples]) -> None:
+    wanted = samples[kind].wanted
+    assert relative_distance(wanted.mean(0, keepdim=True).expand_as(wanted), wanted) > 4 * LEARNT
 
 
 @pytest.mark.parametrize(("name", "kind"), EVERY)

@@ -35,8 +35,9 @@ def compare(progress: Progress, comparison_file: Path, only: str, report: Path |
     The same command goes on after an interruption.
     """
     comparison = parse_comparison(comparison_file.read_text())
+    command = f"mno compare {comparison_file}"
     place = report or comparison.comparison.directory / "report"
     if render:
-        click.echo(f"report: {story.render(comparison, place)}")
+        click.echo(f"report: {story.render(comparison, place, command)}")
     else:
-        story.compare(comparison, place, progress, only)
+        story.compare(comparison, place, command, progress, only)

@@ -34,7 +34,9 @@ _STATISTICS = (("median", "median"), ("mean", "mean"), ("p90", "90 %"), ("max", 
 _SHARES = (0.01, 1.0)
 
 
-def write_report(directory: Path, comparison: Comparison, rows: Sequence[Row], costs: Sequence[Cost]) -> Path:
+def write_report(
+    directory: Path, comparison: Comparison, rows: Sequence[Row], costs: Sequence[Cost], command: str
+) -> Path:
     """Write ``report.md``, its figures, ``rows.csv`` and ``costs.csv``.
 
     Args:
@@ -42,6 +44,7 @@ def write_report(directory: Path, comparison: Comparison, rows: Sequence[Row], c
         comparison: whose rows these are.
         rows: that are there; those that the comparison does not name are in ``rows.csv`` alone.
         costs: that are there.
+        command: what makes all of it again.
 
     Returns:
         The path of ``report.md``.
@@ -51,7 +54,7 @@ def write_report(directory: Path, comparison: Comparison, rows: Sequence[Row], c
     """
     found = results_of(comparison, rows, costs)
     directory.mkdir(parents=True, exist_ok=True)
-    sections = [f"# {comparison.comparison.name}", progress(found)]
+    sections = [f"# {comparison.comparison.name}", origin(command, rows), progress(found)]
     for results in found:
         sections += _problem(directory, results)
     sections += [facts(comparison, found), "Every number: [rows.csv](rows.csv), [costs.csv](costs.csv)."]
@@ -65,6 +68,12 @@ def write_csv(directory: Path, rows: Sequence[Row], costs: Sequence[Cost]) -> No
     """Write ``rows.csv`` and ``costs.csv``: a line for each row and cost, every number to its last bit."""
     _write_csv(directory / "rows.csv", [_row_record(row) for row in rows])
     _write_csv(directory / "costs.csv", [_cost_record(cost) for cost in costs])
+
+
+def origin(command: str, rows: Sequence[Row]) -> str:
+    """What made the report, and which code the rows are of."""
+    codes = list(dict.fromkeys(row.code for row in rows))
+    return f"Made by `{command}`" + (f", the rows by mno {', '.join(codes)}." if codes else ".")
 
 
 def progress(found: Sequence[Results]) -> str:

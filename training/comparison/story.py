@@ -56,12 +56,13 @@ class CostTable(Record):
     costs: tuple[Cost, ...]
 
 
-def compare(comparison: Comparison, report: Path, progress: Progress, only: str) -> None:
+def compare(comparison: Comparison, report: Path, command: str, progress: Progress, only: str) -> None:
     """Carry out what is missing of a comparison, and write its report.
 
     Args:
         comparison: the comparison.
         report: directory of the report.
+        command: what makes it, for the report.
         progress: makes the progress bars.
         only: pattern of the rows to make, such as ``darcy/*/seed_0``; their learning rates are searched.
 
@@ -77,12 +78,12 @@ def compare(comparison: Comparison, report: Path, progress: Progress, only: str)
         failed += make_rows(comparison, wanted, progress)
         make_baselines(comparison)
         make_costs(comparison, progress)
-        click.echo(f"report: {render(comparison, report)}")
+        click.echo(f"report: {render(comparison, report, command)}")
     if failed:
         raise RowsFailed(f"{len(failed)} of {len(wanted)} rows were not made, see above: {', '.join(failed)}")
 
 
-def render(comparison: Comparison, report: Path) -> Path:
+def render(comparison: Comparison, report: Path, command: str) -> Path:
     """Write the report of the rows that are there."""
     found = [_row_of(entry) for entry in _wanted(comparison, "*")]
     rows = [row for row in found if row is not None]
@@ -90,7 +91,7 @@ def render(comparison: Comparison, report: Path) -> Path:
     for problem in comparison.problems:
         rows += _baselines(comparison, problem)
         costs += _costs(comparison, problem)
-    return write_report(report, comparison, rows, costs)
+    return write_report(report, comparison, rows, costs, command)
 
 
 def make_data(comparison: Comparison, progress: Progress) -> None:

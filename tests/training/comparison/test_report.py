@@ -194,7 +194,7 @@ def test_missing_rows_and_costs_are_named(tmp_path: Path) -> None:
     assert table["mno"] == ["missing"] * 8 + ["—"]
     assert table["fno"] == ["1,000", *["missing"] * 4, "0.003", "2.00 (1 of 3 seeds)", "2.00", "best"]
     assert list(table)[-1] == "mno"
-    text = write_report(tmp_path, of, rows, [cost("gnot")]).read_text()
+    text = write_report(tmp_path, of, rows, [cost("gnot")], "mno compare x.toml").read_text()
     assert "**4 of 18 rows are there.**" in text
     assert "- darcy, fno: seeds 1, 2\n" in text
     assert "- darcy, mno: seeds 0, 1, 2\n" in text
@@ -208,7 +208,8 @@ def test_missing_rows_and_costs_are_named(tmp_path: Path) -> None:
 
 
 def test_a_comparison_that_has_not_begun(tmp_path: Path) -> None:
-    text = write_report(tmp_path / "report", comparison(), [], []).read_text()
+    text = write_report(tmp_path / "report", comparison(), [], [], "mno compare x.toml").read_text()
+    assert "Made by `mno compare x.toml`." in text
     assert "**0 of 9 rows are there.**" in text
     assert "## What this shows and what it does not" in text
     assert not list(tmp_path.rglob("*.png"))
@@ -462,7 +463,7 @@ def test_all_figures_are_written_and_linked(tmp_path: Path) -> None:
     of = comparison(problems=(DARCY, WATER))
     rows = [*rich_rows(of, "darcy"), *rich_rows(of, "water")]
     costs = [*rich_costs(of, "darcy"), *rich_costs(of, "water")]
-    text = write_report(tmp_path, of, rows, costs).read_text()
+    text = write_report(tmp_path, of, rows, costs, "mno compare x.toml").read_text()
     kinds = {"darcy": ("accuracy", "grids", "spectra"), "water": ("accuracy", "frames", "grids", "spectra")}
     expected = {f"{problem}_{kind}.png" for problem, found in kinds.items() for kind in found}
     assert {path.name for path in tmp_path.glob("*.png")} == expected

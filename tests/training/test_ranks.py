@@ -1,0 +1,160 @@
+"""Several processes train like one: with torchrun, as a user starts them."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from operators import surrogate_from_config
+from training.checkpoint import Checkpoint, load_checkpoint
+from training.config import parse_run
+from training.journal import read_journal
+from training.ranks import ALONE, Ranks, UnevenBatch, joined_ranks
+from training.run import make_task
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def torchrun(file: Path, *arguments: str, restarts: int = 0) -> list[str]:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    return [
+        sys.executable,
+        *launch,
+        f"--max-restarts={restarts}",
+        "-m",
+        "mno",
+        "train",
+        str(file),
+        *arguments,
+    ]
+
+
+def write(text: str, directory: Path, name: str, steps: int = 20) -> Path:
+    """The run's file with so many steps, and with a directory of its own."""
+    changed = re.sub(r"^steps = (8|6|12)$", f"steps = {steps}", text, count=1, flags=re.MULTILINE)
+    assert changed != text
+    file = directory / f"{name}.toml"
+    file.write_text(changed.replace("/runs/", f"/{name}/"))
+    return file
+
+
+def carry_out(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT, timeout=300)
+
+
+def checkpoint_path(file: Path) -> Path:
+    return parse_run(file.read_text()).checkpoint_path
+
+
+def losses(file: Path) -> list[float]:
+    journal = read_journal(checkpoint_path(file).parent / "log.jsonl")
+    return [line["loss"] for line in journal if "loss" in line]
+
+
+def assert_same(found: Checkpoint, expected: Checkpoint) -> None:
+    assert found.step == expected.step
+    for group in ("weights", "average"):
+        for name, tensor in getattr(expected, group).items():
+            torch.testing.assert_close(getattr(found, group)[name], tensor, rtol=0, atol=1e-6)
+
+
+@pytest.fixture
+def even_text(evolution_text: str) -> str:
+    return evolution_text.replace("batch_size = 3", "batch_size = 2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("problem", ["steady", "evolution"])
+def test_two_processes_take_the_steps_of_one(
+    smoke_text: str, even_text: str, tmp_path: Path, problem: str
+) -> None:
+    text = {"steady": smoke_text, "evolution": even_text}[problem]
+    alone, together = (write(text, tmp_path, name) for name in ("alone", "together"))
+    assert carry_out([sys.executable, "-m", "mno", "train", str(alone)]).returncode == 0
+    done = carry_out(torchrun(together))
+    assert done.returncode == 0, done.stderr
+    assert_same(load_checkpoint(checkpoint_path(together)), load_checkpoint(checkpoint_path(alone)))
+    # each line once, and of the whole batch
+    assert losses(together) == pytest.approx(losses(alone), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_after_the_death_of_one_both_go_on_from_the_last_checkpoint(even_text: str, tmp_path: Path) -> None:
+    text = even_text.replace("[log]", "[checkpoint]\nsteps = 5\n\n[log]")
+    whole, broken = (write(text, tmp_path, name, steps=400) for name in ("whole", "broken"))
+    assert carry_out(torchrun(whole)).returncode == 0
+    running = subprocess.Popen(torchrun(broken, restarts=1), env=ENVIRONMENT, stderr=subprocess.PIPE)
+    while not checkpoint_path(broken).exists() and running.poll() is None:
+        pass
+    os.kill(ranks_of(running.pid)[1], signal.SIGKILL)
+    _, said = running.communicate(timeout=200)
+    assert running.returncode == 0, said.decode()
+    # it did not begin anew, and no bit differs
+    found, expected = load_checkpoint(checkpoint_path(broken)), load_checkpoint(checkpoint_path(whole))
+    assert all(torch.equal(found.weights[name], weight) for name, weight in expected.weights.items())
+    assert losses(broken) == losses(whole)
+
+
+@pytest.mark.slow
+def test_sigterm_stops_both_after_the_same_step(even_text: str, tmp_path: Path) -> None:
+    whole, parted = (write(even_text, tmp_path, name, steps=400) for name in ("whole", "parted"))
+    assert carry_out(torchrun(whole)).returncode == 0
+    running = subprocess.Popen(torchrun(parted), env=ENVIRONMENT, stderr=subprocess.PIPE)
+    while not (checkpoint_path(parted).parent / "log.jsonl").exists() and running.poll() is None:
+        pass
+    running.send_signal(signal.SIGTERM)
+    running.communicate(timeout=100)
+    assert running.returncode != 0
+    assert load_checkpoint(checkpoint_path(parted)).step < 400
+    assert carry_out(torchrun(parted, "--resume")).returncode == 0
+    found, expected = load_checkpoint(checkpoint_path(parted)), load_checkpoint(checkpoint_path(whole))
+    assert all(torch.equal(found.weights[name], weight) for name, weight in expected.weights.items())
+
+
+def ranks_of(launcher: int) -> list[int]:
+    """The processes that a launcher started."""
+    return [int(pid) for pid in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()]
+
+
+@pytest.mark.slow
+def test_a_batch_that_cannot_be_shared_is_refused(evolution_text: str, tmp_path: Path) -> None:
+    refused = carry_out(torchrun(write(evolution_text, tmp_path, "uneven")))
+    assert refused.returncode != 0
+    assert "expected a multiple of the 2 processes, got 3" in refused.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_the_parts_are_the_batch() -> None:
+    parts = [Ranks(number, 3).part(12) for number in range(3)]
+    assert [list(range(12))[part] for part in parts] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert [Ranks(number, 3).leads for number in range(3)] == [True, False, False]
+    with pytest.raises(UnevenBatch, match="got 13"):
+        Ranks(0, 3).part(13)
+
+
+def test_who_is_alone_does_as_if_there_were_no_others() -> None:
+    with joined_ranks({}) as ranks:
+        assert ranks == ALONE
+    assert ALONE.mean(torch.tensor(2.0)) == 2.0
+    assert [ALONE.any(told) for told in (False, True)] == [False, True]
+    module = torch.nn.Linear(1, 1)
+    assert ALONE.joined(module, torch.device("cpu")) is module
+
+
+def test_the_loss_of_a_batch_is_the_mean_of_its_parts(finished: Any) -> None:
+    """Without processes: what each would compute."""
+    run = finished.run
+    tasks = [make_task(run, Ranks(number, 2), torch.device("cpu")) for number in range(2)]
+    whole = make_task(run, ALONE, torch.device("cpu"))
+    torch.manual_seed(0)
+    surrogate = surrogate_from_config(run.operator)
+    parts = [task.loss(surrogate, 3) for task in tasks]
+    assert parts[0] != parts[1]
+    torch.testing.assert_close((parts[0] + parts[1]) / 2, whole.loss(surrogate, 3), rtol=1e-6, atol=0)
