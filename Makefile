@@ -2,7 +2,7 @@
 #   make serve [ARGS="--http-port 9000"]    the service on the built-in models
 #   make test  [ARGS="-k scan"]             the whole test suite
 .DEFAULT_GOAL := help
-.PHONY: help serve test quick lint format setup smoke clean
+.PHONY: help serve test quick lint deploy-lint format setup smoke clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,6 +19,7 @@ help:
 	@echo 'make test    install everything, then run the whole test suite (ARGS="-k scan")'
 	@echo 'make quick   the tests that take no more than some seconds each'
 	@echo 'make lint    formatting, lint, types, import contracts'
+	@echo 'make deploy-lint  hadolint and checkov on the image and the manifests of deploy/'
 	@echo 'make format  mend formatting and what lint can mend'
 	@echo 'make setup   install everything'
 	@echo 'make smoke   build the wheel, install it in a fresh environment, solve a field with it'
@@ -42,6 +43,9 @@ lint: $(VENV)/.everything
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+deploy-lint: $(VENV)/.everything $(VENV)/.checkov
+	BIN=$(BIN) CHECKOV=$(VENV)/checkov/bin/checkov bash deploy/lint.sh
 
 format: $(VENV)/.everything
 	$(BIN)/ruff format .
@@ -69,6 +73,13 @@ $(VENV)/.serving: $(VENV)/.created $(INPUTS)
 $(VENV)/.everything: $(VENV)/.created $(INPUTS)
 	$(call install,.[test])
 	@touch $(VENV)/.serving
+
+# an environment of its own: checkov wants older releases of what the tests need
+$(VENV)/.checkov: deploy/lint-requirements.txt $(VENV)/.created
+	$(PYTHON) -m venv $(VENV)/checkov
+	@$(BIN)/uv pip install --quiet --python $(VENV)/checkov/bin/python -r $< \
+		|| $(VENV)/checkov/bin/python -m pip install --quiet -r $<
+	@touch $@
 
 $(VENV)/.created:
 	@test -n "$(PYTHON)" || { echo 'expected Python >= 3.11, found none; name one: make PYTHON=/path/to/python'; exit 1; }
