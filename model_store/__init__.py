@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from model_store.card import Card, FieldRecord, FileRecord
     from model_store.catalog import Catalog, open_catalog
     from model_store.errors import (
+        AccessRefused,
         AliasMoved,
         CorruptStore,
         CorruptVersion,
@@ -19,13 +20,16 @@ if TYPE_CHECKING:
         ReadOnlyStore,
         RefusedVersion,
         StoreError,
+        StoreUnreachable,
         UnknownModel,
         UnknownVersion,
+        UnsafeStore,
     )
     from model_store.reference import Reference, Selector
     from model_store.store import LoadedVersion, Store, builtin_store, open_store
 
 __all__ = [
+    "AccessRefused",
     "AliasMoved",
     "Card",
     "Catalog",
@@ -42,8 +46,10 @@ __all__ = [
     "Selector",
     "Store",
     "StoreError",
+    "StoreUnreachable",
     "UnknownModel",
     "UnknownVersion",
+    "UnsafeStore",
     "builtin_store",
     "open_catalog",
     "open_store",

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import final
 
 from model_store.alias import AliasTarget
+from model_store.cache import CachePlace
 from model_store.card import Card
 from model_store.errors import UnknownModel
 from model_store.reference import Reference, Selector
-from model_store.store import LoadedVersion, Store, builtin_store, open_store
+from model_store.store import LoadedVersion, Store, builtin_store, open_kept_store
 
 
 @final
@@ -20,6 +21,11 @@ class Catalog:
 
     def __init__(self, stores: Sequence[Store]) -> None:
         self.stores = tuple(stores)
+
+    @property
+    def stale(self) -> tuple[str, ...]:
+        """Why what is told now may be older than the stores; empty: it is not."""
+        return tuple(why for store in self.stores if (why := store.stale) is not None)
 
     def models(self) -> list[str]:
         """Names in any of the stores."""
@@ -62,6 +68,11 @@ class Catalog:
         return self.store_of(name).load(name, version)
 
 
-def open_catalog(url: str | None) -> Catalog:
-    """The user's store at ``url``, if any, over the built-in models."""
-    return Catalog([*([open_store(url)] if url else []), builtin_store()])
+def open_catalog(url: str | None, kept: CachePlace | None = None) -> Catalog:
+    """The user's store at ``url``, if any, over the built-in models.
+
+    Args:
+        url: of the user's store.
+        kept: where to keep what is read of a store behind a network; None: nowhere.
+    """
+    return Catalog([*([open_kept_store(url, kept)] if url else []), builtin_store()])

@@ -27,7 +27,7 @@ _REFERENCE = click.argument("wanted", metavar="MODEL[@VERSION|@ALIAS]")
     default=BUILTIN,
     show_default=True,
     metavar="URL",
-    help="file:/folder, a plain path, or builtin: for the models shipped with the package.",
+    help="file:/folder, a plain path, s3://bucket/prefix, or builtin: (shipped with the package).",
 )
 @click.pass_context
 def store(context: click.Context, url: str) -> None:

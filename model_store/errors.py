@@ -3,6 +3,9 @@
 StoreError
 ├── InvalidStoreUrl         the URL names no store that can be opened
 ├── ReadOnlyStore           somebody wanted to write into the built-in models
+├── StoreUnreachable        an object store does not answer, now
+├── AccessRefused           an object store answers, and not to these credentials
+├── UnsafeStore             an object store ignores the conditions that keep writers apart
 ├── UnknownModel            no version of that name
 │   └── InvalidReference    the text cannot name a model at all
 ├── UnknownVersion          the model is there, that version or alias is not
@@ -23,6 +26,18 @@ class InvalidStoreUrl(StoreError, ValueError):
 
 class ReadOnlyStore(StoreError):
     """This store takes no changes."""
+
+
+class StoreUnreachable(StoreError):
+    """The object store does not answer now; what was being written may or may not be there."""
+
+
+class AccessRefused(StoreError):
+    """The object store does not let these credentials do that."""
+
+
+class UnsafeStore(StoreError):
+    """The object store ignores conditions of writes: two publishers would overwrite each other."""
 
 
 class UnknownModel(StoreError, LookupError):

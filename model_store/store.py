@@ -13,8 +13,19 @@ from torch import Tensor
 
 from model_store import weights
 from model_store.alias import AliasTarget, alias_json, parse_aliases
-from model_store.backends import Backend, FileBackend, KeyNotFound, TreeExists, open_backend
+from model_store.backends import (
+    CARD,
+    REMOTE,
+    Backend,
+    FileBackend,
+    KeyNotFound,
+    TreeExists,
+    open_backend,
+    scheme_of,
+)
 from model_store.backends.read_only import ReadOnlyBackend
+from model_store.backends.remembering import RememberingBackend
+from model_store.cache import Cache, CachePlace, NoCache, open_cache
 from model_store.card import Card, FileRecord
 from model_store.errors import (
     AliasMoved,
@@ -27,7 +38,6 @@ from model_store.errors import (
 from model_store.reference import Reference, Selector, checked_alias, checked_name
 from operators import AnySurrogate
 
-CARD = "card.json"
 PRODUCTION = "production"
 BUILTIN = "builtin:"
 
@@ -45,13 +55,29 @@ class LoadedVersion:
 class Store:
     """The versions and aliases that a backend holds."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, cache: Cache | None = None) -> None:
+        """``cache`` holds files of versions that were loaded before; None: nothing does."""
         self._backend = backend
+        self._cache = cache or NoCache()
 
     @property
     def url(self) -> str:
         """What opens this store again."""
         return self._backend.url
+
+    @property
+    def stale(self) -> str | None:
+        """Why what is told now may be older than the store; None: it is not."""
+        return self._backend.stale
+
+    def require_atomic_writes(self) -> None:
+        """Make sure that two publishers cannot overwrite each other.
+
+        Raises:
+            UnsafeStore: they could.
+            AccessRefused: nothing can be published here at all.
+        """
+        self._backend.require_atomic_writes()
 
     def models(self) -> list[str]:
         """Names that have at least one version."""
@@ -162,7 +188,7 @@ class Store:
             CorruptVersion: a file is missing, damaged, or not listed on the card.
         """
         reference = Reference(checked_name(name), version)
-        card, files = self._verified(reference)
+        card, files = self._verified(reference, self._cache)
         try:
             return LoadedVersion(reference, card, weights.to_surrogate(files[weights.WEIGHTS], card.operator))
         except CorruptVersion as error:
@@ -175,7 +201,7 @@ class Store:
             UnknownVersion: there is no such version.
             CorruptVersion: a file is missing, damaged, or not listed on the card.
         """
-        self._verified(Reference(checked_name(name), version))
+        self._verified(Reference(checked_name(name), version), NoCache())
 
     def copy(self, reference: Reference, destination: "Store", name: str | None = None) -> int:
         """Copy a version byte for byte; returns its number there (an equal version is not copied again).
@@ -183,7 +209,7 @@ class Store:
         Raises:
             CorruptVersion: the version here is not whole.
         """
-        _, files = self._verified(reference)
+        _, files = self._verified(reference, NoCache())
         card = files[CARD] = self._card_bytes(reference)
         target = name or reference.name
         for version in destination.versions(target):
@@ -193,7 +219,11 @@ class Store:
 
     def gc(self) -> list[str]:
         """Remove what interrupted publishers left behind, never a version; names what was removed."""
-        return self._backend.sweep() + [self._delete(prefix) for prefix in self._trees_without_card()]
+        swept = self._backend.sweep()
+        # what is unfinished is asked last: a tree that was seen begins to be finished before it is seen
+        incomplete = self._trees_without_card()
+        unfinished = self._backend.unfinished()
+        return swept + [self._delete(prefix) for prefix in incomplete if prefix not in unfinished]
 
     def _add_version(self, name: str, files: Mapping[str, bytes]) -> int:
         while True:
@@ -209,7 +239,7 @@ class Store:
             else:
                 return version
 
-    def _verified(self, reference: Reference) -> tuple[Card, dict[str, bytes]]:
+    def _verified(self, reference: Reference, cache: Cache) -> tuple[Card, dict[str, bytes]]:
         card = self._card(reference, self._card_bytes(reference))
         prefix = _prefix(reference)
         found = {key.removeprefix(f"{prefix}/") for key in self._backend.keys(prefix)} - {CARD}
@@ -218,10 +248,13 @@ class Store:
         if weights.WEIGHTS not in card.files:
             raise CorruptVersion(f"the card of {reference} lists no {weights.WEIGHTS}; publish it again")
         return card, {
-            file: self._verified_bytes(reference, file, record) for file, record in card.files.items()
+            file: self._verified_bytes(reference, file, record, cache) for file, record in card.files.items()
         }
 
-    def _verified_bytes(self, reference: Reference, file: str, expected: FileRecord) -> bytes:
+    def _verified_bytes(self, reference: Reference, file: str, expected: FileRecord, cache: Cache) -> bytes:
+        kept = cache.find(expected.sha256)
+        if kept is not None:
+            return kept
         try:
             data = self._backend.get(f"{_prefix(reference)}/{file}")
         except KeyNotFound:
@@ -232,6 +265,7 @@ class Store:
                 f"{reference}: {file} is damaged: expected {expected.size} bytes, SHA-256 {expected.sha256}, "
                 f"found {found.size} bytes, {found.sha256}; copy or publish the version again"
             )
+        cache.keep(expected.sha256, data)
         return data
 
     def _card(self, reference: Reference, data: bytes) -> Card:
@@ -272,12 +306,22 @@ class Store:
 
 
 def open_store(url: str) -> Store:
-    """The store at ``file:/folder``, ``memory:``, a plain path, or ``builtin:`` (shipped with the package).
+    """The store at ``file:/folder``, ``s3://bucket/prefix``, ``memory:``, a plain path, or ``builtin:``.
+
+    ``builtin:`` is shipped with the package.
 
     Raises:
         InvalidStoreUrl: a scheme that is not supported.
     """
     return builtin_store() if url == BUILTIN else Store(open_backend(url))
+
+
+def open_kept_store(url: str, place: CachePlace | None) -> Store:
+    """As ``open_store``; what is read over a network is kept in ``place``, and goes on when that is down."""
+    if scheme_of(url) not in REMOTE:
+        return open_store(url)
+    cache = open_cache(place)
+    return Store(RememberingBackend(open_backend(url), cache), cache)
 
 
 def builtin_store() -> Store:

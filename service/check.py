@@ -50,10 +50,11 @@ def check(settings: Settings) -> None:
     check_files(settings)
     # imported here: it takes seconds, and the supervisor can do without
     from model_store import StoreError, open_catalog
-    from service.versions.stores import table_of
+    from service.versions.stores import require_atomic_writes, table_of
 
     try:
         catalog = open_catalog(settings.store)
+        require_atomic_writes(catalog)
         names = [name for name in settings.models if name not in settings.imported]
         table_of(catalog, names or catalog.models())
     except StoreError as error:

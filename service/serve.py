@@ -29,6 +29,7 @@ from service.processes.supervisor import Announce, addresses_of
 from service.settings import InvalidSettings, Settings
 from service.solver import Queues, Solver
 from service.telemetry.metrics import Metrics
+from service.versions import stores
 from service.versions.local import LocalRepository, MakeQueue, load_models
 from service.versions.models import Models
 from service.workers.compute import Surrogates, choose_device
@@ -64,7 +65,14 @@ def build_solver(settings: Settings, models: Models, metrics: Metrics | None = N
 
 def _catalog(settings: Settings) -> Catalog:
     try:
-        return open_catalog(settings.store)
+        return open_catalog(settings.store, settings.kept)
+    except StoreError as error:
+        raise InvalidSettings(f"store: {error}") from error
+
+
+def _require_atomic_writes(catalog: Catalog) -> None:
+    try:
+        stores.require_atomic_writes(catalog)
     except StoreError as error:
         raise InvalidSettings(f"store: {error}") from error
 
@@ -105,6 +113,7 @@ class Service:
         self._stopping = False
         self._metrics = metrics = Metrics("front-0")
         catalog = _catalog(settings)
+        _require_atomic_writes(catalog)
         make_queue = _make_queue(settings, metrics)
         self._models = load_models(catalog, settings.models, make_queue)
         self._solver = build_solver(settings, self._models, metrics)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt,
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict, SettingsError
 from pydantic_settings.sources import PydanticBaseSettingsSource
 
+from model_store.cache import CachePlace
 from service.access.rate import RateSettings
 from service.access.security import SecuritySettings
 from service.access.tls import TlsSettings
@@ -122,6 +123,13 @@ class Settings(BaseSettings):
     store: str | None = Field(
         default=None, description="URL of a model store; goes before the built-in models"
     )
+    store_cache: str = Field(
+        default="~/.cache/mno",
+        description="folder that keeps what was read of a store behind a network; empty: nothing is kept",
+    )
+    store_cache_bytes: int = Field(
+        default=4096 * 2**20, gt=0, description="how much of versions' files it keeps; the oldest go first"
+    )
     models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)] = Field(
         default=(), description="models to load, comma-separated: `darcy,darcy@3`; empty: all"
     )
@@ -160,6 +168,16 @@ class Settings(BaseSettings):
     rate: RateSettings = RateSettings()
     tracing: TracingSettings = TracingSettings()
     logs: LogSettings = LogSettings()
+
+    @property
+    def kept(self) -> CachePlace | None:
+        """Where what is read of a store behind a network is kept."""
+        try:
+            folder = Path(self.store_cache).expanduser()
+        except RuntimeError:
+            # this user has no home
+            return None
+        return CachePlace(folder, self.store_cache_bytes) if self.store_cache else None
 
     @classmethod
     def settings_customise_sources(

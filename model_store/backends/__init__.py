@@ -4,29 +4,32 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from model_store.backends.backend import Backend, KeyNotFound, TreeExists
+from model_store.backends.backend import CARD, Backend, KeyNotFound, TreeExists
 from model_store.backends.file import FileBackend
 from model_store.backends.memory import MemoryBackend
 from model_store.errors import InvalidStoreUrl
 
-# schemes of object stores: the layout suits them, the backend is not written yet
-_LATER = ("s3", "gs", "az")
-
 
 def open_backend(url: str) -> Backend:
-    """The storage behind ``url``: ``file:/folder``, ``memory:``, or a plain path.
+    """The storage behind ``url``: ``file:/folder``, ``s3://bucket/prefix``, ``memory:``, or a plain path.
 
     Raises:
-        InvalidStoreUrl: a scheme without a backend.
+        InvalidStoreUrl: a scheme without a backend, or a URL or settings that name no place.
     """
-    scheme, colon, _ = url.partition(":")
-    if not colon or "/" in scheme:
+    scheme = scheme_of(url)
+    if scheme is None:
         return _open_folder(url)
     if scheme in BACKENDS:
         return BACKENDS[scheme](url)
     known = ", ".join(f"{name}:" for name in BACKENDS)
-    reason = "is not available yet" if scheme in _LATER else "is not known"
-    raise InvalidStoreUrl(f"expected a store in {known} or a plain path, got {url!r}: {scheme}: {reason}")
+    # the rest of it is not repeated: there may be a password in it
+    raise InvalidStoreUrl(f"expected a store in {known} or a plain path, got one in {scheme}:")
+
+
+def scheme_of(url: str) -> str | None:
+    """What stands before the colon; None for a plain path."""
+    scheme, colon, _ = url.partition(":")
+    return scheme if colon and "/" not in scheme else None
 
 
 def _open_file(url: str) -> Backend:
@@ -50,6 +53,36 @@ def _open_memory(url: str) -> Backend:
     return MemoryBackend()
 
 
-BACKENDS: Mapping[str, Callable[[str], Backend]] = {"file": _open_file, "memory": _open_memory}
+def _open_bucket(url: str) -> Backend:
+    try:
+        # imported here: who keeps versions in a folder need not have it
+        from model_store.backends.buckets import open_bucket
+    except ModuleNotFoundError as error:
+        if error.name != "obstore":
+            raise
+        raise InvalidStoreUrl(
+            'a store in an object store needs the package obstore: `pip install "mno[object-store]"`'
+        ) from None
+    return open_bucket(url)
 
-__all__ = ["BACKENDS", "Backend", "FileBackend", "KeyNotFound", "MemoryBackend", "TreeExists", "open_backend"]
+
+# those that a network lies before: what is read of them is worth keeping
+REMOTE: Mapping[str, Callable[[str], Backend]] = {
+    "s3": _open_bucket,
+    "gs": _open_bucket,
+    "az": _open_bucket,
+}
+BACKENDS: Mapping[str, Callable[[str], Backend]] = {"file": _open_file, "memory": _open_memory, **REMOTE}
+
+__all__ = [
+    "BACKENDS",
+    "CARD",
+    "REMOTE",
+    "Backend",
+    "FileBackend",
+    "KeyNotFound",
+    "MemoryBackend",
+    "TreeExists",
+    "open_backend",
+    "scheme_of",
+]

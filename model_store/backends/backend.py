@@ -5,6 +5,9 @@ from collections.abc import Mapping
 
 from model_store.errors import StoreError
 
+# the file by which readers know a whole tree
+CARD = "card.json"
+
 
 class KeyNotFound(StoreError, LookupError):
     """Nothing is stored under this key."""
@@ -25,6 +28,11 @@ class Backend(ABC):
     def url(self) -> str:
         """What opens this backend again."""
 
+    @property
+    @abstractmethod
+    def stale(self) -> str | None:
+        """Why the answers given now may be older than the store; None: they are not."""
+
     @abstractmethod
     def get(self, key: str) -> bytes:
         """The bytes under ``key``.
@@ -38,7 +46,7 @@ class Backend(ABC):
         """All keys below ``prefix``, sorted; empty when there are none."""
 
     @abstractmethod
-    def create_tree(self, prefix: str, files: Mapping[str, bytes], last: str = "card.json") -> None:
+    def create_tree(self, prefix: str, files: Mapping[str, bytes], last: str = CARD) -> None:
         """Store ``files`` (name -> bytes) below ``prefix``, all of them or none, lasting once this returns.
 
         Args:
@@ -62,6 +70,19 @@ class Backend(ABC):
     def sweep(self) -> list[str]:
         """Remove what interrupted writers left behind, not what running ones need; names what was removed."""
 
+    @abstractmethod
+    def unfinished(self) -> set[str]:
+        """Prefixes whose trees may be half there although nobody was interrupted: leave them alone."""
+
+    @abstractmethod
+    def require_atomic_writes(self) -> None:
+        """Make sure that two writers cannot overwrite each other.
+
+        Raises:
+            UnsafeStore: they could.
+            AccessRefused: nothing can be written here at all.
+        """
+
 
 def checked_key(key: str) -> str:
     """``key``, if it is a relative path of visible segments: no caller may leave the store's root."""
@@ -83,3 +104,8 @@ def checked_tree(files: Mapping[str, bytes], last: str) -> Mapping[str, bytes]:
     if last not in files:
         raise ValueError(f"expected {last} among the files, got {sorted(files)}")
     return files
+
+
+def checked_prefix(prefix: str) -> str:
+    """``prefix``, if it is empty or a key."""
+    return checked_key(prefix) if prefix else prefix

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import final
 from urllib.parse import quote
 
-from model_store.backends.backend import Backend, KeyNotFound, TreeExists, checked_key, checked_tree
+from model_store.backends.backend import CARD, Backend, KeyNotFound, TreeExists, checked_key, checked_tree
 
 # hidden, so that it is no key; inside the root, so that a rename stays within one file system
 PRIVATE = ".mno"
@@ -35,6 +35,10 @@ class FileBackend(Backend):
     def url(self) -> str:
         return f"file:{quote(str(self._root))}"
 
+    @property
+    def stale(self) -> str | None:
+        return None
+
     def get(self, key: str) -> bytes:
         try:
             return self._path(key).read_bytes()
@@ -45,7 +49,7 @@ class FileBackend(Backend):
         start = self._path(prefix) if prefix else self._root
         return sorted(path.relative_to(self._root).as_posix() for path in _visible_files(start))
 
-    def create_tree(self, prefix: str, files: Mapping[str, bytes], last: str = "card.json") -> None:
+    def create_tree(self, prefix: str, files: Mapping[str, bytes], last: str = CARD) -> None:
         target = self._path(prefix)
         with self._staging_folder() as folder:
             # the rename makes all files visible at once, so ``last`` needs no turn of its own
@@ -85,6 +89,13 @@ class FileBackend(Backend):
             for leftover in leftovers:
                 shutil.rmtree(leftover)
         return [leftover.relative_to(self._root).as_posix() for leftover in leftovers]
+
+    def unfinished(self) -> set[str]:
+        # a tree appears in one step
+        return set()
+
+    def require_atomic_writes(self) -> None:
+        """The kernel sees to that."""
 
     def _path(self, key: str) -> Path:
         return self._root / checked_key(key)

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Mapping
 from typing import final
 
-from model_store.backends.backend import Backend, KeyNotFound, TreeExists, checked_key, checked_tree
+from model_store.backends.backend import CARD, Backend, KeyNotFound, TreeExists, checked_key, checked_tree
 
 
 @final
@@ -19,6 +19,10 @@ class MemoryBackend(Backend):
     def url(self) -> str:
         return "memory:"
 
+    @property
+    def stale(self) -> str | None:
+        return None
+
     def get(self, key: str) -> bytes:
         with self._lock:
             try:
@@ -30,7 +34,7 @@ class MemoryBackend(Backend):
         with self._lock:
             return self._below(prefix)
 
-    def create_tree(self, prefix: str, files: Mapping[str, bytes], last: str = "card.json") -> None:
+    def create_tree(self, prefix: str, files: Mapping[str, bytes], last: str = CARD) -> None:
         tree = {
             f"{checked_key(prefix)}/{name}": bytes(data) for name, data in checked_tree(files, last).items()
         }
@@ -53,6 +57,13 @@ class MemoryBackend(Backend):
 
     def sweep(self) -> list[str]:
         return []
+
+    def unfinished(self) -> set[str]:
+        # a tree appears in one step
+        return set()
+
+    def require_atomic_writes(self) -> None:
+        """The lock sees to that."""
 
     def _below(self, prefix: str) -> list[str]:
         return sorted(key for key in self._values if not prefix or key.startswith(f"{checked_key(prefix)}/"))

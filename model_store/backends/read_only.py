@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NoReturn, final
 
-from model_store.backends.backend import Backend
+from model_store.backends.backend import CARD, Backend
 from model_store.errors import ReadOnlyStore
 
 
@@ -19,13 +19,17 @@ class ReadOnlyBackend(Backend):
     def url(self) -> str:
         return self._url
 
+    @property
+    def stale(self) -> str | None:
+        return self._backend.stale
+
     def get(self, key: str) -> bytes:
         return self._backend.get(key)
 
     def keys(self, prefix: str) -> list[str]:
         return self._backend.keys(prefix)
 
-    def create_tree(self, prefix: str, files: Mapping[str, bytes], last: str = "card.json") -> None:  # noqa: ARG002
+    def create_tree(self, prefix: str, files: Mapping[str, bytes], last: str = CARD) -> None:  # noqa: ARG002
         self._refuse()
 
     def compare_and_set(self, key: str, old: bytes | None, new: bytes) -> bool:  # noqa: ARG002
@@ -36,6 +40,12 @@ class ReadOnlyBackend(Backend):
 
     def sweep(self) -> list[str]:
         self._refuse()
+
+    def unfinished(self) -> set[str]:
+        return self._backend.unfinished()
+
+    def require_atomic_writes(self) -> None:
+        """Nobody writes."""
 
     def _refuse(self) -> NoReturn:
         raise ReadOnlyStore(

@@ -159,7 +159,7 @@ class _Supervisor:
         self._zygote = KeptZygote(self._launched, restarted, seconds)
         self._zygote.start()
         logs = settings.logs.model_dump_json()
-        spec = {"store": settings.store, "logs": settings.logs.model_dump(mode="json")}
+        spec = {**_store(settings), "logs": settings.logs.model_dump(mode="json")}
         self._steward = Kept(
             "steward", lambda: self._zygote.fork("steward", spec), self._steward_events(), seconds
         )
@@ -297,7 +297,7 @@ class _Supervisor:
         settings = self._settings
         imported = settings.imported.get(reference.name)
         what: dict[str, Any] = (
-            {"store": settings.store, "model": str(reference)}
+            {**_store(settings), "model": str(reference)}
             if imported is None
             else {"factory": imported.function, "arguments": dict(imported.arguments)}
         )
@@ -491,6 +491,13 @@ async def in_time(questions: Iterable[Coroutine[Any, Any, str]], seconds: float)
         task.cancel()
     await asyncio.gather(*late, return_exceptions=True)
     return [task.result() for task in tasks if task in done and task.exception() is None]
+
+
+def _store(settings: Settings) -> dict[str, Any]:
+    """How a process opens the stores, as JSON."""
+    kept = settings.kept
+    place = None if kept is None else {"folder": str(kept.folder), "limit": kept.limit}
+    return {"store": settings.store, "kept": place}
 
 
 def _ignore(*_: object) -> None:

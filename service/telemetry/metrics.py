@@ -425,6 +425,7 @@ class Metrics(Collector):
         self._swap_seconds = families.histogram(
             "mno_swap_seconds", "From an alias' move to its answers [s].", "model", bounds=LONG_SECONDS
         )
+        self._store = families.gauge("mno_store_reachable", "1: the store answered when it was last asked.")
         self._served = families.gauge("mno_version_served", "1: loaded and answering.", "model", "version")
         self._aliases = families.gauge(
             "mno_alias_weight",
@@ -512,6 +513,10 @@ class Metrics(Collector):
     def swapped(self, model: str, seconds: float) -> None:
         """An alias that was moved is answered by its new version."""
         self._swap_seconds.child(model).observe(seconds)
+
+    def store(self, *, reachable: bool) -> None:
+        """The user's store was asked."""
+        self._store.child().set(reachable)
 
     def serve(self, versions: Iterable[tuple[str, str]]) -> None:
         """Exactly these (model, version) answer now."""

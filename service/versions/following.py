@@ -115,6 +115,7 @@ class Versions:
         self._retiring: dict[asyncio.Task[None], _Holder] = {}
         self._failures: dict[Reference, _Failure] = {}
         self._unreadable: dict[str, str] = {}
+        self._stale: tuple[str, ...] = ()
         # which store each model came from
         self._stores_of: dict[str, str] = {}
         self._generations = itertools.count(1)
@@ -135,7 +136,7 @@ class Versions:
     @property
     def troubles(self) -> tuple[str, ...]:
         """What is wrong, in words for everybody."""
-        return tuple(map(self._for_clients, self._troubles()))
+        return tuple(map(self._for_clients, (*self._stale, *self._troubles())))
 
     def _troubles(self) -> tuple[str, ...]:
         unreadable = [f"{name} cannot be read: {why}" for name, why in self._unreadable.items()]
@@ -187,6 +188,7 @@ class Versions:
         }
         answer = await self._ask_steward("table", arguments)
         self._stores_of |= answer["stores_of"]
+        self._notice(tuple(answer["stale"]))
         self._want({name: Route(**route) for name, route in answer["table"].items()}, answer["broken"])
         for reference in mentioned(self._wanted):
             if reference not in self._holders and self._may_try(reference, retry=retry):
@@ -196,6 +198,14 @@ class Versions:
         self._settling.add(settling)
         settling.add_done_callback(self._settling.discard)
         await asyncio.shield(settling)
+
+    def _notice(self, stale: tuple[str, ...]) -> None:
+        """Why what the stores say may be old news."""
+        if bool(stale) != bool(self._stale):
+            log.error("; ".join(stale)) if stale else log.info("all stores answer again")
+        self._stale = stale
+        if self._settings.store is not None:
+            self._metrics.store(reachable=not stale)
 
     def _want(self, found: dict[str, Route], unreadable: dict[str, str]) -> None:
         # what cannot be read means what it meant

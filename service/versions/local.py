@@ -10,10 +10,10 @@ from typing import Any, final
 import numpy as np
 
 import model_store
-from model_store import Catalog, LoadedVersion, Reference, StoreError
+from model_store import Catalog, LoadedVersion, Reference, StoreError, StoreUnreachable
 from problems import PROBLEMS
 from service.batching.batcher import Batcher
-from service.errors import LoadFailed, ServiceFault, UnknownModel
+from service.errors import LoadFailed, ServiceFault, UnknownModel, WorkerLost
 from service.settings import InvalidSettings
 from service.versions import stores
 from service.versions.loading import load_version, served_version
@@ -22,6 +22,7 @@ from service.versions.places import without_places
 from service.versions.repository import ModelEntry, Readiness, Repository
 from service.versions.routing import Route, Table, mentioned
 from service.versions.served import ServedVersion
+from service.versions.stores import AWAY
 from service.workers.sample import plain_bucket, sample
 from service.workers.worker import Batch
 
@@ -93,7 +94,10 @@ class LocalRepository(Repository):
 
     async def index(self) -> tuple[ModelEntry, ...]:
         """See ``Repository``."""
-        entries = await asyncio.to_thread(stores.index, self._catalog)
+        try:
+            entries = await asyncio.to_thread(stores.index, self._catalog)
+        except StoreUnreachable as error:
+            raise WorkerLost(AWAY) from error
         ready = {version.reference for version in self._models.versions}
         return tuple(entry.with_states(ready, {}) for entry in entries)
 
@@ -103,6 +107,8 @@ class LocalRepository(Repository):
             entry, cards = await asyncio.to_thread(stores.describe, self._catalog, name)
         except model_store.UnknownModel as error:
             raise UnknownModel(str(error)) from error
+        except StoreUnreachable as error:
+            raise WorkerLost(AWAY) from error
         ready = {version.reference for version in self._models.versions}
         return entry.with_states(ready, {}).summary() | {"cards": cards}
 
@@ -150,7 +156,7 @@ class LocalRepository(Repository):
 
     async def readiness(self) -> Readiness:
         """See ``Repository``."""
-        return Readiness(ready=True)
+        return Readiness(ready=True, problems=tuple(map(without_places, self._catalog.stale)))
 
     async def pages(self, accept: str) -> tuple[bytes, ...]:  # noqa: ARG002
         """See ``Repository``."""

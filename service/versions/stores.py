@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from model_store.alias import AliasTarget
 from model_store.catalog import Catalog
-from model_store.errors import StoreError
+from model_store.errors import AccessRefused, StoreError, StoreUnreachable
 from service.versions.repository import ModelEntry, VersionState
 from service.versions.routing import Route
 
-__all__ = ["describe", "index", "table_of"]
+__all__ = ["AWAY", "describe", "index", "require_atomic_writes", "table_of"]
 
 log = logging.getLogger("mno.service")
+
+# what clients are told of a store that does not answer
+AWAY: Final = "the stores cannot be read at the moment; try again"
+
+
+def require_atomic_writes(catalog: Catalog) -> None:
+    """See that the stores keep publishers apart, as far as this service can see it.
+
+    Raises:
+        UnsafeStore: one does not.
+    """
+    for store in catalog.stores:
+        try:
+            store.require_atomic_writes()
+        except AccessRefused:
+            # all that a service needs; whoever publishes looks by itself
+            log.info("%s can be read, and not written", store.url)
+        except StoreUnreachable as error:
+            log.warning("%s", error)
 
 
 def table_of(catalog: Catalog, wanted: Iterable[str]) -> dict[str, Route]:

@@ -30,6 +30,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, model_validator
 
 from model_store import StoreError, open_catalog
+from model_store.cache import CachePlace
 from operators.scan import set_default_backend
 from problems import PROBLEMS
 from service.errors import InvalidSettings
@@ -55,6 +56,7 @@ class ModelSpec(BaseModel):
 
     Attributes:
         store: URL of a user's store, searched before the built-in models; None: the built-in models.
+        kept: where what is read of a store behind a network is kept; None: nowhere.
         model: ``name@number``.
         factory: instead of ``model``: ``module:function``, which is called with ``arguments`` by name and
             returns a ServedVersion and a Compute.
@@ -66,6 +68,7 @@ class ModelSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     store: str | None = None
+    kept: CachePlace | None = None
     model: str | None = None
     factory: str | None = None
     arguments: Mapping[str, Any] = {}
@@ -126,7 +129,7 @@ def _prepared(spec: ModelSpec) -> tuple[ServedVersion, Runner, list[Cost]]:
 
 def _loaded(spec: ModelSpec) -> tuple[ServedVersion, Runner]:
     device = choose_device(spec.device)
-    catalog = open_catalog(spec.store)
+    catalog = open_catalog(spec.store, spec.kept)
     loaded = load_version(catalog, catalog.resolve(spec.model or ""))
     surrogates = Surrogates([loaded], device)
     if device.type == "cuda":

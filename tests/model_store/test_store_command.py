@@ -102,7 +102,7 @@ def test_alias_with_a_canary_and_a_shadow(url: str, capsys: pytest.CaptureFixtur
         (["show", "Darcy@"], "expected"),
         (["alias", "darcy", "production", "9"], "expected a version among [1, 2]"),
         (["alias", "darcy", "7", "1"], "alias"),
-        (["copy", "darcy", "--to", "s3://bucket"], "expected a store in file:, memory:"),
+        (["copy", "darcy", "--to", "ftp://host"], "expected a store in file:, memory:"),
     ],
 )
 def test_bad_input(url: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

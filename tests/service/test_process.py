@@ -216,7 +216,7 @@ def test_check_config_prints_the_settings() -> None:
 @pytest.mark.parametrize(
     ("setting", "complaint"),
     [
-        ({"MNO_STORE": "s3://bucket"}, "store"),
+        ({"MNO_STORE": "ftp://bucket"}, "store"),
         ({"MNO_MODELS": "navier"}, "navier"),
         ({"MNO_SECURITY__TOKENS": "nowhere/tokens.json"}, "nowhere/tokens.json"),
         ({"MNO_TLS__CERT": "nowhere.pem", "MNO_TLS__KEY": "nowhere.key"}, "nowhere.pem"),

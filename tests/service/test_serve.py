@@ -115,7 +115,7 @@ def test_a_port_that_is_taken_is_refused_before_anything_is_answered(one_process
     [
         ({"models": ("navier",)}, "navier"),
         ({"scan_backend": "none"}, "scan_backend"),
-        ({"store": "s3://x"}, "store"),
+        ({"store": "ftp://x"}, "store"),
     ],
 )
 def test_what_cannot_be_had_stops_the_start(

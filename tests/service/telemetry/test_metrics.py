@@ -58,6 +58,7 @@ def everything() -> Metrics:
     metrics.follow({("darcy", "production"): {"3": 0.95, "4": 0.05}})
     metrics.watch_arena(lambda: (10, 20))
     metrics.draining(True)
+    metrics.store(reachable=False)
     metrics.restarted("front")
     return metrics
 
@@ -96,6 +97,7 @@ def test_what_was_observed_is_on_the_page() -> None:
     assert value(metrics, "mno_alias_weight", model="darcy", alias="production", version="4") == 0.05
     assert value(metrics, "mno_version_served", **darcy) == 1
     assert (value(metrics, "mno_arena_bytes", kind="used"), value(metrics, "mno_draining")) == (10, 1)
+    assert value(metrics, "mno_store_reachable") == 0
     assert value(metrics, "mno_process_restarts_total", kind="front") == 1
     assert value(metrics, "process_open_fds") > 0
 

@@ -32,6 +32,7 @@ class Stage:
     def __init__(self, **settings: Any) -> None:
         self.table: dict[str, Route] = {"darcy": Route(name="darcy", main=1)}
         self.broken: dict[str, str] = {}
+        self.stale: list[str] = []
         self.store = "file:/mine"
         self.asked: Mapping[str, Any] = {}
         self.actors: dict[Reference, Actor] = {}
@@ -60,6 +61,7 @@ class Stage:
                 if route.name not in arguments["without"] and name not in arguments["without"]
             },
             "broken": self.broken,
+            "stale": self.stale,
             "stores_of": {
                 r.name: self.store for r in self.table.values() if r.name not in arguments["without"]
             },
@@ -446,3 +448,25 @@ def test_a_front_that_hangs_stops_no_swap(monkeypatch: pytest.MonkeyPatch) -> No
         theirs.close()
 
     play(story)
+
+
+def test_a_store_that_is_away_is_spoken_of_and_stops_nothing() -> None:
+    away = "versions and aliases are the last known ones: s3://bucket/models cannot be reached: no connection"
+
+    async def story(stage: Stage) -> None:
+        stage.stale = [away]
+        await stage.start()
+        assert stage.versions.troubles == (
+            "versions and aliases are the last known ones: ... cannot be reached: no connection",
+        )
+        assert "mno_store_reachable 0.0" in stage.metrics.render("")[0].decode().replace(
+            '{process="supervisor"}', ""
+        )
+        stage.stale = []
+        await stage.versions.follow()
+        assert stage.versions.troubles == ()
+        assert "mno_store_reachable 1.0" in stage.metrics.render("")[0].decode().replace(
+            '{process="supervisor"}', ""
+        )
+
+    play(story, store="s3://bucket/models")
