@@ -26,7 +26,7 @@ COMMANDS: Rows = {
     "publish": ("training.cli:publish", "Make a checkpoint a version of a model."),
     "store": ("model_store.cli:store", "Look at and look after published versions."),
     "token": ("service.access.token_cli:token", "Make, list and revoke the tokens of a service."),
-    "export": (None, "Write a version as ONNX."),
+    "export": ("model_store.export.cli:export", "Write a version as ONNX or a PyTorch program."),
     "bench": ("benchmarks.cli:bench", "Measure what the documentation claims."),
 }
 
@@ -37,11 +37,14 @@ BAD_INPUT = {
     "builtins:FileNotFoundError",
     "builtins:IsADirectoryError",
     "builtins:NotADirectoryError",
+    "model_store:AccessRefused",
     "model_store:AliasMoved",
+    "model_store:CannotExport",
     "model_store:InvalidStoreUrl",
     "model_store:ReadOnlyStore",
     "model_store:UnknownModel",
     "model_store:UnknownVersion",
+    "model_store:UnsafeStore",
     "operators:UnsupportedGrid",
     "problems:InvalidField",
     "pydantic_core:ValidationError",

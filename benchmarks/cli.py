@@ -4,6 +4,7 @@
 bench: dict[str, tuple[str | None, str]] = {
     "scan": ("benchmarks.scan:bench_scan", "The selective scan against the best torch form."),
     "forward": ("benchmarks.forward:bench_forward", "A surrogate against the reference solver."),
+    "export": ("benchmarks.export:bench_export", "Exported files against their surrogate."),
     "rollout": ("benchmarks.rollout:bench_rollout", "An evolution model against the reference solver."),
     "serve": ("benchmarks.serving.command:bench_serve", "The service and its peers under load."),
     "solver": ("benchmarks.solver:bench_solver", "The reference solver and the error bound."),

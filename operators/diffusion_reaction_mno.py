@@ -24,6 +24,7 @@ from operators import diffusion_reaction_scheme
 from operators.axial_trunk import AxialTrunk
 from operators.evolution import EvolutionOperator
 from operators.frame_correction import FrameCorrection
+from operators.precision import without_autocast
 from operators.scan_plan import PlanName
 
 CHANNELS = 2
@@ -80,7 +81,7 @@ class DiffusionReactionMno(EvolutionOperator):
         state = history[:, -1]
         spacing = extent[0] / state.shape[-2], extent[1] / state.shape[-1]
         # the prediction is 0.2 % off: it needs float32 whatever precision the network runs in
-        with torch.autocast(state.device.type, enabled=False):
+        with without_autocast(state.device.type):
             predicted = self.predict(state, extent)
         # the constant is padded by zeros, which tells the walls
         features = torch.cat([state, predicted[:, -1] - state, torch.ones_like(state[:, :1])], dim=1)

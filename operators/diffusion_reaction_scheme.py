@@ -63,7 +63,8 @@ def half_step(
     """The heat semigroup of both fields along one axis: symmetric, its rows sum to 1 (cell averages)."""
     mode = torch.arange(cells, dtype=torch.float64, device=device)
     place = (torch.arange(cells, dtype=torch.float64, device=device) + 0.5) / cells
-    cosines = torch.cos(math.pi * mode[:, None] * place) * torch.sym_sqrt(2.0 / cells)
+    size: float = torch.sym_sqrt(2.0 / cells)
+    cosines = torch.cos(math.pi * mode[:, None] * place) * size
     cosines[0] /= math.sqrt(2.0)
     diffusivity = torch.tensor(DIFFUSIVITIES, dtype=torch.float64, device=device)[:, None]
     decay = torch.exp(-diffusivity * time * (math.pi * mode / side) ** 2)

@@ -55,12 +55,15 @@ class _Assembly(NamedTuple):
 @per_grid
 def _side(cells: int, intervals: int, dtype: torch.dtype, device: torch.device) -> _Side:
     width = cells // intervals
-    cell = torch.arange(cells)
-    member = (cell[:, None] // width == torch.arange(intervals)).double()
-    rising = (cell % width).double() / (width - 1)
+
+    def everywhere(coarse_cell: Float[Tensor, " cell"]) -> Float[Tensor, " cell"]:
+        return coarse_cell.expand(intervals, width).flatten()
+
+    member = torch.eye(intervals, dtype=torch.float64)[:, None].expand(-1, width, -1).flatten(0, 1)
+    rising = everywhere(torch.arange(width).double() / (width - 1))
     hats = torch.stack([1 - rising, rising])
-    inner_before = (cell % width > 0).double()
-    inner_after = (cell % width < width - 1).double()
+    inside = torch.ones(width - 1, dtype=torch.float64)
+    inner_before, inner_after = everywhere(pad(inside, (1, 0))), everywhere(pad(inside, (0, 1)))
     walls = torch.zeros(2, cells, 2, dtype=torch.float64)
     walls[0, 0, 0] = walls[1, -1, 1] = 1.0
 

@@ -29,6 +29,7 @@ from operators import shallow_water_scheme
 from operators.axial_trunk import AxialTrunk
 from operators.evolution import EvolutionOperator
 from operators.frame_correction import FrameCorrection
+from operators.precision import without_autocast
 from operators.scan_plan import PlanName
 from operators.shallow_water_scheme import Walls
 
@@ -90,7 +91,7 @@ class ShallowWaterMno(EvolutionOperator):
         state = history[:, -1]
         spacing = extent[0] / state.shape[-2], extent[1] / state.shape[-1]
         # the scheme needs float32 whatever precision the network's matrix products run in
-        with torch.autocast(state.device.type, enabled=False):
+        with without_autocast(state.device.type):
             predicted = self.predict(state, spacing)
         tokens = self.trunk(_features(state, predicted[:, -1]), spacing)
         context = functional.pixel_shuffle(self.project_context(tokens).permute(0, 3, 1, 2), 2)

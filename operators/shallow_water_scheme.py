@@ -77,7 +77,7 @@ def _no_faster(state: Tensor) -> Tensor:
     return torch.cat([depth, torch.minimum(torch.maximum(state[:, 1:], -most), most)], dim=1)
 
 
-def _steps(state: Tensor, ratios: tuple[float, float]) -> Float[Tensor, " batch"]:
+def _steps(state: Tensor, ratios: tuple[float | Tensor, float | Tensor]) -> Float[Tensor, " batch"]:
     """Steps that every sample needs within an interval."""
     depth = state[:, 0]
     celerity = depth.sqrt()
@@ -85,7 +85,7 @@ def _steps(state: Tensor, ratios: tuple[float, float]) -> Float[Tensor, " batch"
         ratios[0] * ((state[:, 2] / depth).abs() + celerity),
         ratios[1] * ((state[:, 1] / depth).abs() + celerity),
     ).amax(dim=(-2, -1))
-    return (courant / COURANT).nan_to_num(1.0).ceil().clamp(1.0, MOST_STEPS)
+    return (courant / COURANT).nan_to_num(1.0).ceil().clamp(1.0, float(MOST_STEPS))
 
 
 def step(
@@ -164,7 +164,7 @@ def limited_slope(differences: Tensor, dim: int) -> Tensor:
     count = differences.shape[dim] - 1
     before, after = differences.narrow(dim, 0, count), differences.narrow(dim, 1, count)
     size = torch.minimum(2.0 * torch.minimum(before.abs(), after.abs()), 0.5 * (before + after).abs())
-    return torch.where(before * after > 0, torch.copysign(size, before), 0.0)
+    return torch.where(before * after > 0, size * before.sign(), 0.0)
 
 
 def physical_flux(flow: _Flow) -> _Flow:

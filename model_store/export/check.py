@@ -38,8 +38,9 @@ def check(
         difference = _relative(found, expected)
         if not difference <= LIMIT:
             raise Disagrees(
-                f"expected {version.reference} and its file to differ by at most {LIMIT:g} (relative L2), got "
-                f"{difference:.2g} on {batch} samples of {ny} x {nx}; nothing was left behind, please report it"
+                f"expected {version.reference} and its file to differ by at most {LIMIT:g} (relative L2), "
+                f"got {difference:.2g} on {batch} samples of {ny} x {nx}; nothing was left behind, please "
+                "report it"
             )
         differences.append(difference)
     return differences

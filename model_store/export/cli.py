@@ -8,7 +8,7 @@ from typing import Final, final
 import click
 
 SUFFIXES: Final = (".onnx", ".pt2")
-_EXTRA: Final = ("onnx", "onnxscript", "onnxruntime")
+EXTRA: Final = ("onnx", "onnxscript", "onnxruntime")
 
 
 @final
@@ -39,7 +39,7 @@ def _suffixed(_: click.Context, __: click.Parameter, path: Path) -> Path:
 def export(wanted: str, out: Path, url: str | None) -> None:
     """Write a version as ONNX (OUT.onnx) or as a program of torch.export (OUT.pt2), and check the file."""
     if out.suffix == ".onnx":
-        require(_EXTRA)
+        require(EXTRA)
     # imported here: `mno export --help` and a missing extra have no use for PyTorch
     from model_store import open_catalog
     from model_store.export.story import write
@@ -63,4 +63,3 @@ def require(modules: Sequence[str]) -> None:
             raise MissingExtra(
                 f'{error.name} is not installed; ONNX needs `pip install "mno[export]"`, OUT.pt2 does not'
             ) from error
-

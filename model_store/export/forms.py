@@ -2,8 +2,6 @@
 
 * a spectral convolution as products with the few columns of the Fourier matrix that it keeps: ONNX has no
   complex numbers;
-* scans that know lengths with the lengths in their weights: a graph that is open in its grid has no number to
-  compare with 1;
 * the coarse flux balance with all samples solved at once;
 * the shallow-water prediction with its steps counted by a loop of the graph.
 """
@@ -16,15 +14,10 @@ from typing import Any, Final, final
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from model_store.export.operations import solve_lines
 from operators import darcy_stencil, multiscale, shallow_water_scheme
-from operators.axial_mno import PATCH, AxialMno, torsion
-from operators.axial_trunk import AxialTrunk
-from operators.mixers.s6 import S6 as S6Mixer
-from operators.points import Points
-from operators.s6 import S6
+from operators.axial_mno import AxialMno, torsion
 from operators.shallow_water_mno import ShallowWaterMno
 from operators.spectral_convolution import SpectralConvolution
 
@@ -95,128 +88,70 @@ def _mixed(
 
 
 @final
-class SpacedTrunk(nn.Module):
-    """``AxialTrunk``, whose scans find the spacing of the tokens in their weights."""
-
-    def __init__(self, trunk: AxialTrunk) -> None:
-        super().__init__()
-        self.trunk = trunk
-
-    def forward(
-        self, fields: Float[Tensor, "batch field y x"], spacing: tuple[float, float]
-    ) -> Float[Tensor, "batch token_y token_x channel"]:
-        """See ``AxialTrunk.forward``."""
-        unit = self.trunk.reference_spacing / self.trunk.PATCH
-        weights = _spaced(self.trunk, _relative(spacing, unit, fields))
-        tokens: Tensor = functional_call(self.trunk, weights, (fields, (unit, unit)))
-        return tokens
-
-
-@final
-class SpacedMixer(nn.Module):
-    """``operators.mixers.s6.S6``, which finds the spacing of the tokens in its weights."""
-
-    def __init__(self, mixer: S6Mixer) -> None:
-        super().__init__()
-        self.mixer = mixer
-
-    def forward(
-        self,
-        tokens: Float[Tensor, "batch token channel"],
-        points: Points,
-        context: Float[Tensor, "batch context_token channel"] | None = None,
-        context_points: Points | None = None,
-    ) -> Float[Tensor, "batch token channel"]:
-        """See ``Mixer.forward``."""
-        unit, mixer = self.mixer.config.reference_spacing, self.mixer
-        if unit is None:
-            plain: Tensor = mixer(tokens, points, context, context_points)
-            return plain
-        relative = _relative(points.spacing, unit, tokens)
-        share = _input_share(relative, mixer.rank, mixer.config.states)[:, None]
-        weights = {"log_A": mixer.log_A + relative.log(), "select": mixer.select * share}
-        if mixer.select_context is not None:
-            weights["select_context"] = mixer.select_context * share
-        here = points._replace(spacing=(unit, unit))
-        mixed: Tensor = functional_call(mixer, weights, (tokens, here, context, context_points))
-        return mixed
-
-
-def _relative(spacing: tuple[float, float], unit: float, like: Tensor) -> Float[Tensor, ""]:
-    """The spacing of the tokens over ``unit``."""
-    return torch.full((), spacing[0] * spacing[1], dtype=like.dtype, device=like.device).sqrt() / unit
-
-
-def _input_share(relative: Tensor, rank: int, states: int) -> Float[Tensor, " selection"]:
-    """What the rows for the step, for B and for C are multiplied by, so that B is multiplied by ``relative``."""
-    return torch.cat([relative.new_ones(rank), relative.expand(states), relative.new_ones(states)])
-
-
-def _spaced(module: nn.Module, relative: Tensor) -> dict[str, Tensor]:
-    """The weights of all scans in ``module``, for tokens that lie ``relative`` times as far apart."""
-    weights = {}
-    for name, scan in module.named_modules():
-        if isinstance(scan, S6):
-            share = _input_share(relative, scan.rank, scan.states).repeat(len(scan.plan))
-            weights[f"{name}.log_A"] = scan.log_A + relative.log()
-            weights[f"{name}.project_selection.weight"] = scan.project_selection.weight * share[:, None]
-    return weights
-
-
-@final
 class OpenAxialMno(nn.Module):
-    """``AxialMno`` on any grid that it takes, with any number of samples."""
+    """``AxialMno`` with a balance that a graph can hold, on any grid that it takes."""
+
+    source: Tensor
+    target: Tensor
+    jump: Tensor
+    is_inner: Tensor
 
     def __init__(self, operator: AxialMno) -> None:
         super().__init__()
-        self.network = _LogRatio(operator)
-        self.config = operator.config
+        self.operator = operator
+        intervals = operator.config.intervals
+        # on the least grid that has faces inside a coarse cell: of another one only the width differs
+        known = multiscale._assembly(
+            3 * intervals, 3 * intervals, intervals, torch.float32, torch.device("cpu")
+        )
+        is_inner = known.jump.abs() < 1
+        constants = {
+            "source": known.source,
+            "target": known.target,
+            "jump": torch.where(is_inner, 2 * known.jump, known.jump),
+            "is_inner": is_inner,
+        }
+        for name, value in constants.items():
+            self.register_buffer(name, value, persistent=False)
 
     def forward(
         self, coefficient: Float[Tensor, "batch 1 y x"], spacing: tuple[float, float]
     ) -> Float[Tensor, "batch 1 y x"]:
         """See ``AxialMno.forward``."""
-        unit = self.config.reference_spacing / PATCH
-        weights = _spaced(self.network, _relative(spacing, unit, coefficient))
-        log_ratio = functional_call(self.network, weights, (coefficient, (unit, unit)))
-        u = torsion(coefficient, spacing) * log_ratio.exp()
-        faces = darcy_stencil.transmissibilities(coefficient, spacing, self.config.scheme)
+        u = torsion(coefficient, spacing) * self.operator._log_ratio(coefficient, spacing).exp()
+        faces = darcy_stencil.transmissibilities(coefficient, spacing, self.operator.config.scheme)
         source = spacing[0] * spacing[1]
         jacobi = darcy_stencil.jacobi(faces, source)
-        for sweeps in self.network.operator.relaxation.unbind():
-            u = _balanced(u, faces, source, self.config.intervals)
+        balanced = self._balance(coefficient, faces, source)
+        for sweeps in self.operator.relaxation.unbind():
+            u = balanced(u)
             for omega in sweeps.unbind():
                 u = torch.lerp(u, jacobi(u), omega)
         return u
 
+    def _balance(
+        self, like: Float[Tensor, "batch 1 y x"], faces: darcy_stencil.Transmissibilities, source: float
+    ) -> Callable[[Tensor], Tensor]:
+        """``operators.multiscale.balance_fluxes`` with its systems handed over whole."""
+        intervals, (ny, nx) = self.operator.config.intervals, like.shape[-2:]
+        y, x = (multiscale._side(cells, intervals, like.dtype, like.device) for cells in (ny, nx))
+        # the first half of the entries is across x
+        over = torch.cat([torch.full((len(self.jump) // 2,), 1.0 / (n // intervals - 1)) for n in (nx, ny)])
+        jump = torch.where(self.is_inner, self.jump * over, self.jump)
+        load = source * torch.outer(y.prolongation.sum(0), x.prolongation.sum(0))
+        line = intervals + 1
 
-@final
-class _LogRatio(nn.Module):
-    """The network of an ``AxialMno``."""
+        def balanced(v: Tensor) -> Tensor:
+            batch = v.shape[0]
+            across_x = multiscale._sums(v[:, 0], faces.x_faces[:, 0], y, x)
+            across_y = multiscale._sums(v[:, 0].mT, faces.y_faces[:, 0].mT, x, y)
+            entries = torch.cat([across_x, across_y], dim=1)[:, self.source] * jump
+            matrix = v.new_zeros(batch, line**4).scatter_add(1, self.target.expand(batch, -1), entries)
+            c = solve_lines(matrix.reshape(batch, line, line, line, line), load.expand(batch, -1, -1))
+            fine_c: Tensor = y.prolongation @ c @ x.prolongation.T
+            return v * fine_c[:, None]
 
-    def __init__(self, operator: AxialMno) -> None:
-        super().__init__()
-        self.operator = operator
-
-    def forward(self, coefficient: Tensor, spacing: tuple[float, float]) -> Float[Tensor, "batch 1 y x"]:
-        return self.operator._log_ratio(coefficient, spacing)
-
-
-def _balanced(
-    v: Float[Tensor, "batch 1 y x"], faces: darcy_stencil.Transmissibilities, source: float, intervals: int
-) -> Float[Tensor, "batch 1 y x"]:
-    """``operators.multiscale.balance_fluxes`` with its systems handed over whole."""
-    batch, (ny, nx) = v.shape[0], v.shape[-2:]
-    y, x = (multiscale._side(cells, intervals, v.dtype, v.device) for cells in (ny, nx))
-    assembly = multiscale._assembly(ny, nx, intervals, v.dtype, v.device)
-    across_x = multiscale._sums(v[:, 0], faces.x_faces[:, 0], y, x)
-    across_y = multiscale._sums(v[:, 0].mT, faces.y_faces[:, 0].mT, x, y)
-    entries = torch.cat([across_x, across_y], dim=1)[:, assembly.source] * assembly.jump
-    line = intervals + 1
-    matrix = v.new_zeros(batch, line**4).scatter_add(1, assembly.target.expand(batch, -1), entries)
-    load = source * torch.outer(y.prolongation.sum(0), x.prolongation.sum(0))
-    c = solve_lines(matrix.reshape(batch, line, line, line, line), load.expand(batch, -1, -1))
-    return v * (y.prolongation @ c @ x.prolongation.T)[:, None]
+        return balanced
 
 
 def _with_counted_steps(operator: ShallowWaterMno) -> ShallowWaterMno:
@@ -238,58 +173,47 @@ def _frames(
     ratios: tuple[float, float],
     walls: shallow_water_scheme.Walls,
 ) -> Float[Tensor, "batch count 3 y x"]:
-    """``operators.shallow_water_scheme.frames``; most intervals take the one step that stands before the loop."""
-    marched = []
-    for frame in range(count):
-        state = shallow_water_scheme._no_faster(state)
-        steps = shallow_water_scheme._steps(state, ratios)
-        state = _part(state, steps, ratios, walls, x_first=frame % 2 == 0)
-        state = _remaining(state, steps, ratios, walls, frame)
-        marched.append(state)
-    return torch.stack(marched, dim=1)
+    """``operators.shallow_water_scheme.frames`` with all steps of all intervals in one loop."""
+    number = torch.arange(count, dtype=state.dtype, device=state.device)
 
+    def is_behind(frame: Tensor, *_: Tensor) -> Tensor:
+        return frame < count
 
-def _part(
-    state: Tensor,
-    steps: Tensor,
-    ratios: tuple[float, float],
-    walls: shallow_water_scheme.Walls,
-    *,
-    x_first: bool,
-) -> Tensor:
-    """One of ``steps`` equal steps of an interval."""
-    y, x = (ratio / steps[:, None, None] for ratio in ratios)
-    return shallow_water_scheme.step(state, (y, x), walls, x_first=x_first)
-
-
-def _remaining(
-    state: Tensor,
-    steps: Tensor,
-    ratios: tuple[float, float],
-    walls: shallow_water_scheme.Walls,
-    frame: int,
-) -> Tensor:
-    """The steps of an interval after its first one."""
-
-    def is_behind(done: Tensor, state: Tensor, steps: Tensor) -> Tensor:  # noqa: ARG001
-        return done < steps.max()
-
-    def advance(done: Tensor, state: Tensor, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def advance(
+        frame: Tensor, done: Tensor, state: Tensor, steps: Tensor, marched: Tensor, y: Tensor, x: Tensor
+    ) -> tuple[Tensor, ...]:
         slowed = shallow_water_scheme._no_faster(state)
-        x_first, y_first = (_part(slowed, steps, ratios, walls, x_first=first) for first in (True, False))
-        stepped = torch.where(torch.remainder(done + frame, 2.0) == 0, x_first, y_first)
+        steps = torch.where(done == 0, shallow_water_scheme._steps(slowed, (y, x)), steps)
+        part_y, part_x = (ratio / steps[:, None, None] for ratio in (y, x))
+        x_first = torch.remainder(frame + done, 2.0) == 0
+        # a sweep along x before or after the one along y
+        swept = torch.where(x_first, shallow_water_scheme._sweep(slowed, part_x, -1, walls), slowed)
+        swept = shallow_water_scheme._sweep(swept, part_y, -2, walls)
+        stepped = torch.where(x_first, swept, shallow_water_scheme._sweep(swept, part_x, -1, walls))
         following = torch.where((done < steps)[:, None, None, None], stepped, state)
-        return done + 1.0, following, steps.clone()
+        ends = done + 1.0 >= steps.max()
+        is_here = (ends & (number == frame))[:, None, None, None]
+        return (
+            torch.where(ends, frame + 1.0, frame),
+            torch.where(ends, torch.zeros_like(done), done + 1.0),
+            following,
+            steps,
+            torch.where(is_here, following[:, None], marched),
+            y.clone(),
+            x.clone(),
+        )
 
-    done = torch.ones((), dtype=steps.dtype, device=steps.device)
-    loop: Callable[..., Sequence[Tensor]] = torch._higher_order_ops.while_loop  # type: ignore[attr-defined]
-    return loop(is_behind, advance, (done, state, steps))[1]
+    zero = torch.zeros((), dtype=state.dtype, device=state.device)
+    steps = torch.ones_like(state[:, 0, 0, 0])
+    nothing = torch.zeros_like(state)[:, None].repeat(1, count, 1, 1, 1)
+    # numbers of an open grid: a loop takes them as tensors
+    y, x = (torch.full((), ratio, dtype=state.dtype, device=state.device) for ratio in ratios)
+    loop: Callable[..., Sequence[Tensor]] = torch._higher_order_ops.while_loop
+    return loop(is_behind, advance, (zero, zero.clone(), state, steps, nothing, y, x))[4]
 
 
 FORMS: Final[Mapping[type[nn.Module], Callable[[Any], nn.Module]]] = {
     SpectralConvolution: KeptModes,
-    AxialTrunk: SpacedTrunk,
-    S6Mixer: SpacedMixer,
     AxialMno: OpenAxialMno,
     ShallowWaterMno: _with_counted_steps,
 }

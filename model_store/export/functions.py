@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import onnx
 import onnx.parser
+import torch
 from onnxscript import values
 
 from model_store.export.operations import scan_lines, solve_lines
@@ -51,8 +52,8 @@ SelectiveScan (x, dt, A, B, C) => (y)
 """
 
 # matrix [batch line node line node], load [batch line node], where a line couples with itself and its
-# neighbors: block elimination, in which a line is eliminated by Gauss and Jordan with the largest pivots of the
-# columns
+# neighbors: block elimination, in which a line is eliminated by Gauss and Jordan with the largest
+# pivots of the columns
 _SOLVE_LINES: Final = """
 <domain: "mno", opset_import: ["" : 20]>
 SolveLines (matrix, load) => (x)
@@ -77,7 +78,8 @@ SolveLines (matrix, load) => (x)
     no_answers = ConstantOfShape (answers_shape)
     all_columns = Add (nodes, after_node)
     final_answers, answers = Scan <num_scan_inputs = 2, scan_input_axes = [0, 1],
-        body = one_line (float[b,n,a] before, int64 i, float[b,n] right) => (float[b,n,a] after, float[b,n,a] answer)
+        body = one_line (float[b,n,a] before, int64 i, float[b,n] right)
+            => (float[b,n,a] after, float[b,n,a] answer)
         {
             row = Gather <axis = 1> (matrix, i)
             previous_line = Sub (i, one)
@@ -128,7 +130,8 @@ SolveLines (matrix, load) => (x)
     no_column = ConstantOfShape (column_shape)
     first_column, x = Scan <num_scan_inputs = 1, scan_input_directions = [1], scan_output_directions = [1],
         scan_output_axes = [1],
-        body = one_line_back (float[b,n,m] behind_it, float[b,n,a] known_line) => (float[b,n,m] column, float[b,n] flat)
+        body = one_line_back (float[b,n,m] behind_it, float[b,n,a] known_line)
+            => (float[b,n,m] column, float[b,n] flat)
         {
             coupling = Slice (known_line, first, nodes, third)
             own_part = Slice (known_line, nodes, after_node, third)
@@ -159,7 +162,8 @@ def _registered(name: str, inputs: tuple[str, ...], output: str) -> values.Op:
                 type_constraints=[("T", ["tensor(float)"], "")],
             )
         )
-    return values.Opset(DOMAIN, 1)[name]
+    registered: values.Op = values.Opset(DOMAIN, 1)[name]
+    return registered
 
 
 def translations() -> Mapping[Callable[..., Any], Callable[..., Any]]:
@@ -174,4 +178,9 @@ def translations() -> Mapping[Callable[..., Any], Callable[..., Any]]:
     def solve_node(matrix: Any, load: Any) -> Any:
         return solve(matrix, load)
 
-    return {scan_lines: scan_node, solve_lines: solve_node}
+    def square_root(number: Any) -> Any:
+        return values.Opset("", OPSET).Sqrt(number)
+
+    # the exporter knows the other operations on sizes
+    size_root: Callable[..., Any] = torch._sym_sqrt  # type: ignore[attr-defined]
+    return {scan_lines: scan_node, solve_lines: solve_node, size_root: square_root}

@@ -1,12 +1,13 @@
 """A traced surrogate as an ONNX model that a stock runtime runs."""
 
+import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import onnx
-import onnxruntime
+import onnxruntime  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
@@ -14,24 +15,23 @@ from torch.onnx.errors import OnnxExporterError
 
 from model_store.export.errors import CannotExport
 from model_store.export.functions import FUNCTIONS, OPSET, translations
-from model_store.export.operations import selective_scan_by_lines
 from model_store.export.signature import Signature
 
 
-def translate(
-    program: ExportedProgram, signature: Signature, metadata: Mapping[str, str]
-) -> onnx.ModelProto:
+def translate(program: ExportedProgram, signature: Signature, metadata: Mapping[str, str]) -> onnx.ModelProto:
     """The model of a program.
 
     Raises:
         CannotExport: an operation of the program has no form in ONNX.
     """
-    by_lines = {torch.ops.mno.selective_scan.default: selective_scan_by_lines}
+    # they tell of every library that they could translate operations of, and of all that they do not fold
+    for name in ("torch.onnx._internal.exporter._registration", "onnxscript", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         # the exporter warns of its own ways
         with warnings.catch_warnings(action="ignore"):
             exported = torch.onnx.export(
-                program.run_decompositions(by_lines),
+                program,
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=list(signature.inputs),
@@ -65,7 +65,7 @@ def _nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def _name_axes(model: onnx.ModelProto, signature: Signature) -> None:
-    """Call the open axes batch, y and x; the sizes that are worked out within have no names a user could know."""
+    """Call the open axes batch, y and x; sizes within have no names that a user could know."""
     named = {**signature.inputs, **signature.outputs}
     for value in (*model.graph.input, *model.graph.output):
         for dim, axis in zip(value.type.tensor_type.shape.dim, named[value.name], strict=True):
@@ -85,6 +85,7 @@ def load(path: Path, threads: int = 0) -> "OnnxSurrogate":
     return OnnxSurrogate(path, threads)
 
 
+@final
 class OnnxSurrogate:
     """A session of ONNX Runtime, called as a surrogate is."""
 

@@ -4,17 +4,19 @@
 Every direction of ``mno::selective_scan`` is that, with its tokens laid out as it meets them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from operators import multiscale
 from operators.scan import Direction
+from operators.scan.op import selective_scan_op
 
 # torch does not annotate these methods
 _library: Any = cast(Any, torch.library.Library)("mno", "FRAGMENT")
@@ -121,9 +123,7 @@ def selective_scan_by_lines(
                 [_lines(part, walk, grid) for part, (walk, _) in zip(parts, each, strict=True)], dim=1
             )
 
-        scanned = scan_lines(
-            laid(x), laid(dt), torch.stack([A[k] for _, k in together]), laid(B), laid(C)
-        )
+        scanned = scan_lines(laid(x), laid(dt), torch.stack([A[k] for _, k in together]), laid(B), laid(C))
         for number, (walk, _) in enumerate(together):
             y = y + _tokens(scanned[:, number], walk, grid)
     if z is not None:
@@ -133,16 +133,33 @@ def selective_scan_by_lines(
     return y, nothing, x.new_zeros(x.shape[0], lasts, *A.shape[1:])
 
 
+@final
+class ScansByLines(TorchFunctionMode):
+    """Within it every selective scan is one of lines."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call the function, or what stands for it."""
+        called = selective_scan_by_lines if function is selective_scan_op else function
+        return called(*args, **(kwargs or {}))
+
+
 def _lines(
     values: Float[Tensor, "batch token part"], walk: _Walk, grid: Sequence[int]
 ) -> Float[Tensor, "batch line step part"]:
     if walk.resets or walk.down:
-        values = values.unflatten(1, tuple(grid))
+        values = values.reshape(values.shape[0], *grid, values.shape[2])
         values = values.transpose(1, 2) if walk.down else values
         values = values if walk.resets else values.flatten(1, 2)[:, None]
     else:
         values = values[:, None]
-    return values.flip(2) if walk.back else values
+    # of open sizes that were exchanged the tracer does not know how they lie in memory
+    return values.contiguous().flip(2) if walk.back else values
 
 
 def _tokens(
@@ -150,5 +167,5 @@ def _tokens(
 ) -> Float[Tensor, "batch token part"]:
     lines = lines.flip(2) if walk.back else lines
     if walk.down:
-        lines = lines.flatten(1, 2).unflatten(1, (grid[1], grid[0])).transpose(1, 2)
+        lines = lines.reshape(lines.shape[0], grid[1], grid[0], lines.shape[3]).transpose(1, 2).contiguous()
     return lines.flatten(1, 2)

@@ -1,12 +1,15 @@
-"""A surrogate as a graph that is open in its batch and its grid, and its file: a program of ``torch.export``."""
+"""A surrogate as a graph that is open in its batch and its grid, and the file of that graph."""
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, final
 
 import torch
 from torch import Tensor, nn
+from torch._export.serde.serialize import SerializeError
 from torch.export import ExportedProgram
 
 from model_store.export import operations  # noqa: F401
@@ -18,6 +21,8 @@ from operators import EvolutionSurrogate
 
 # where the file of a program holds what is known of it
 METADATA: Final = "mno.json"
+# kind of an operator -> why PyTorch's format has no place for it
+NOT_SAVABLE: Final = {"shallow_water_mno": "PyTorch cannot save its loop over steps with open sizes"}
 
 
 @final
@@ -57,8 +62,14 @@ def _around(version: LoadedVersion, surrogate: nn.Module) -> nn.Module:
     return _Steady(surrogate, version.card.extent)
 
 
-def trace(version: LoadedVersion) -> tuple[ExportedProgram, tuple[int, int, int]]:
+def trace(
+    version: LoadedVersion, scanning: AbstractContextManager[object]
+) -> tuple[ExportedProgram, tuple[int, int, int]]:
     """The graph of a version, and the (batch, ny, nx) that it was traced with.
+
+    Args:
+        version: whose surrogate.
+        scanning: within which the graph is made: it says in what form it has scans.
 
     Raises:
         CannotExport: a part of the operator cannot be traced with open sizes.
@@ -68,13 +79,15 @@ def trace(version: LoadedVersion) -> tuple[ExportedProgram, tuple[int, int, int]
     size = 2, ny, signature.sides.beyond(ny)
     module = _around(version, with_forms(version.surrogate)).eval()
     try:
-        # with gradients on, a surrogate takes its samples together
-        with torch.enable_grad():
+        # with gradients on, a surrogate takes its samples together; the tracer warns of the weights that
+        # forms exchange and put back
+        with torch.enable_grad(), warnings.catch_warnings(action="ignore"), scanning:
             program = torch.export.export(
                 module,
                 samples(version, size[0], size[1:], seed=0),
                 dynamic_shapes=signature.dynamic_shapes(),
-                strict=True,
+                strict=False,
+                prefer_deferred_runtime_asserts_over_guards=True,
             )
     except Exception as error:
         raise CannotExport(
@@ -84,10 +97,33 @@ def trace(version: LoadedVersion) -> tuple[ExportedProgram, tuple[int, int, int]
     return program, size
 
 
+def expect_savable(version: LoadedVersion) -> None:
+    """See that a file of a program can hold the operator, before minutes are spent on tracing it.
+
+    Raises:
+        CannotExport: it cannot.
+    """
+    kind = version.card.operator.kind
+    if kind in NOT_SAVABLE:
+        raise CannotExport(
+            f"expected an operator that a program can hold, got {kind} of {version.reference}: "
+            f"{NOT_SAVABLE[kind]}; export it as ONNX: OUT.onnx"
+        )
+
+
 def save(program: ExportedProgram, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a program with what is known of it."""
-    with path.open("wb") as file:
-        torch.export.save(program, file, extra_files={METADATA: json.dumps(dict(metadata), indent=1)})
+    """Write a program with what is known of it.
+
+    Raises:
+        CannotExport: PyTorch's format has no place for a part of it.
+    """
+    try:
+        with path.open("wb") as file:
+            torch.export.save(program, file, extra_files={METADATA: json.dumps(dict(metadata), indent=1)})
+    except SerializeError as error:
+        raise CannotExport(
+            f"expected a program that PyTorch can save, got {_first_line(error)}; export it as ONNX: OUT.onnx"
+        ) from error
 
 
 def load(path: Path) -> tuple[Callable[..., Tensor], dict[str, str]]:

@@ -85,11 +85,11 @@ class Signature(BaseModel):
                 outputs={version.card.outputs[0].name: ("batch", "y", "x")},
                 sides=sides,
             )
+        frame = ("field", "y", "x")
+        inputs: dict[str, tuple[str, ...]] = {"history": ("batch", "time", *frame)}
         if version.surrogate.history == 1:
-            inputs = {"state": ("batch", "field", "y", "x")}
-        else:
-            inputs = {"history": ("batch", "time", "field", "y", "x")}
-        return cls(inputs=inputs, outputs={"frames": ("batch", "frame", "field", "y", "x")}, sides=sides)
+            inputs = {"state": ("batch", *frame)}
+        return cls(inputs=inputs, outputs={"frames": ("batch", "frame", *frame)}, sides=sides)
 
     def dynamic_shapes(self) -> tuple[dict[int, Dim], ...]:
         """Which axes of the inputs are open, for ``torch.export``."""

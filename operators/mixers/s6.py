@@ -157,7 +157,8 @@ class S6(Mixer):
     def _relative_spacing(self, points: Points) -> float:
         if self.config.reference_spacing is None:
             return 1.0
-        return torch.sym_sqrt(points.spacing[0] * points.spacing[1]) / self.config.reference_spacing
+        spacing: float = torch.sym_sqrt(points.spacing[0] * points.spacing[1])
+        return spacing / self.config.reference_spacing
 
     def _scan(
         self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, grid: tuple[int, int]
