@@ -15,6 +15,8 @@ from typing import Final, final
 import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from training.config import InvalidRun
@@ -102,18 +104,16 @@ def joined_ranks(environment: Mapping[str, str]) -> Iterator[Ranks]:
     if "TORCHELASTIC_RUN_ID" not in environment:
         yield ALONE
         return
-    local = int(environment["LOCAL_RANK"])
+    local, restarts = int(environment["LOCAL_RANK"]), int(environment["TORCHELASTIC_RESTART_COUNT"])
     if torch.cuda.is_available():
         torch.cuda.set_device(local)
     # both kinds: gradients that lie on a GPU travel by NCCL, everything else through the processors
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(backend, timeout=PATIENCE)
+    store, number, count = next(rendezvous("env://", timeout=PATIENCE))
+    # torchrun may keep the store for the next start: it holds the addresses of processes that are no more
+    own = PrefixStore(f"start_{restarts}", store)
+    distributed.init_process_group(backend, store=own, rank=number, world_size=count, timeout=PATIENCE)
     try:
-        yield Ranks(
-            distributed.get_rank(),
-            distributed.get_world_size(),
-            local,
-            int(environment.get("TORCHELASTIC_RESTART_COUNT", "0")),
-        )
+        yield Ranks(number, count, local, restarts)
     finally:
         distributed.destroy_process_group()

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -85,14 +86,17 @@ def test_two_processes_take_the_steps_of_one(
     assert losses(together) == pytest.approx(losses(alone), rel=1e-5)
 
 
+@pytest.fixture
+def saving_text(even_text: str) -> str:
+    return even_text.replace("[log]", "[checkpoint]\nsteps = 5\n\n[log]")
+
+
 @pytest.mark.slow
-def test_after_the_death_of_one_both_go_on_from_the_last_checkpoint(even_text: str, tmp_path: Path) -> None:
-    text = even_text.replace("[log]", "[checkpoint]\nsteps = 5\n\n[log]")
-    whole, broken = (write(text, tmp_path, name, steps=400) for name in ("whole", "broken"))
+def test_after_the_death_of_one_both_go_on_from_the_last_checkpoint(saving_text: str, tmp_path: Path) -> None:
+    whole, broken = (write(saving_text, tmp_path, name, steps=60) for name in ("whole", "broken"))
     assert carry_out(torchrun(whole)).returncode == 0
     running = subprocess.Popen(torchrun(broken, restarts=1), env=ENVIRONMENT, stderr=subprocess.PIPE)
-    while not checkpoint_path(broken).exists() and running.poll() is None:
-        pass
+    until(checkpoint_path(broken), running)
     os.kill(ranks_of(running.pid)[1], signal.SIGKILL)
     _, said = running.communicate(timeout=200)
     assert running.returncode == 0, said.decode()
@@ -103,19 +107,26 @@ def test_after_the_death_of_one_both_go_on_from_the_last_checkpoint(even_text: s
 
 
 @pytest.mark.slow
-def test_sigterm_stops_both_after_the_same_step(even_text: str, tmp_path: Path) -> None:
-    whole, parted = (write(even_text, tmp_path, name, steps=400) for name in ("whole", "parted"))
+def test_sigterm_stops_both_after_the_same_step(saving_text: str, tmp_path: Path) -> None:
+    whole, parted = (write(saving_text, tmp_path, name, steps=60) for name in ("whole", "parted"))
     assert carry_out(torchrun(whole)).returncode == 0
-    running = subprocess.Popen(torchrun(parted), env=ENVIRONMENT, stderr=subprocess.PIPE)
-    while not (checkpoint_path(parted).parent / "log.jsonl").exists() and running.poll() is None:
-        pass
+    running = subprocess.Popen(torchrun(parted), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    # both are under way
+    until(checkpoint_path(parted), running)
     running.send_signal(signal.SIGTERM)
-    running.communicate(timeout=100)
+    _, said = running.communicate(timeout=100)
     assert running.returncode != 0
-    assert load_checkpoint(checkpoint_path(parted)).step < 400
+    stopped = re.findall(r"stopped after (\d+) of 60 steps", said)
+    assert stopped == 2 * [str(load_checkpoint(checkpoint_path(parted)).step)]
     assert carry_out(torchrun(parted, "--resume")).returncode == 0
     found, expected = load_checkpoint(checkpoint_path(parted)), load_checkpoint(checkpoint_path(whole))
     assert all(torch.equal(found.weights[name], weight) for name, weight in expected.weights.items())
+
+
+def until(file: Path, running: subprocess.Popen[bytes]) -> None:
+    """Wait for a file that a process writes, or for its end."""
+    while not file.exists() and running.poll() is None:
+        time.sleep(0.02)
 
 
 def ranks_of(launcher: int) -> list[int]:

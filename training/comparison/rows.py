@@ -90,7 +90,10 @@ class Entry:
     @property
     def text(self) -> str:
         """The run as a TOML file, as ``mno train`` takes it."""
-        return tomli_w.dumps(self.run.model_dump(mode="json", exclude_none=True))
+        run = self.run
+        # a problem in time has one loss, which its file leaves out
+        left_out = {"loss"} if run.sequence is not None else set()
+        return tomli_w.dumps(run.model_dump(mode="json", exclude_none=True, exclude=left_out))
 
     @property
     def recipe(self) -> str:

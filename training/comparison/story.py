@@ -74,9 +74,9 @@ def compare(comparison: Comparison, report: Path, command: str, progress: Progre
     wanted = _wanted(comparison, only)
     with exclusive(comparison.comparison.directory):
         make_data(comparison, progress)
+        make_baselines(comparison)
         failed = search(comparison, wanted, progress)
         failed += make_rows(comparison, wanted, progress)
-        make_baselines(comparison)
         make_costs(comparison, progress)
         click.echo(f"report: {render(comparison, report, command)}")
     if failed:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from training.comparison import story
 from training.comparison.config import parse_comparison
-from training.comparison.rows import Entry, Row, Trial, best_rate
+from training.comparison.rows import Row, Trial, best_rate
 
 # 3 processes that import PyTorch, three times
 pytestmark = pytest.mark.slow
@@ -94,10 +95,12 @@ def test_the_table_has_a_line_for_every_operator_and_baseline(finished: Path) ->
     text = (report / "report.md").read_text()
     for name in ("spectral", "scanned", "convolved", "look-up", "persistence"):
         assert name in text
-    lines = list(csv.DictReader((report / "rows.csv").open()))
+    lines = list(csv.DictReader((report / "rows.csv").read_text().splitlines()))
     assert len(lines) == 15
-    for name in report.glob("*.png"):
-        assert name.stat().st_size > 5_000
+    figures = {path.name for path in report.glob("*.png")}
+    assert figures == {f"flow_{name}.png" for name in ("accuracy", "grids", "spectra")} | {
+        f"dams_{name}.png" for name in ("accuracy", "frames", "spectra")
+    }
 
 
 def test_done_is_done(finished: Path) -> None:
@@ -113,7 +116,7 @@ def test_stopped_and_resumed_it_makes_the_same_rows(finished: Path, tmp_path: Pa
     directory = tmp_path / "whole" / "rows"
     # in the middle of the rows
     while not (directory / "flow").exists() and began.poll() is None:
-        pass
+        time.sleep(0.02)
     began.send_signal(signal.SIGTERM)
     _, said = began.communicate(timeout=60)
     assert began.returncode == 1
@@ -129,7 +132,7 @@ def test_one_row_at_a_time(tmp_path: Path) -> None:
     assert carry_out(file, "--only", "flow/spectral/seed_1").returncode == 0
     made = rows(tmp_path / "whole" / "rows")
     assert [place for place in made if "seed" in place] == ["flow/spectral/seed_1.json"]
-    assert "1 of 6" in (tmp_path / "whole" / "report" / "report.md").read_text()
+    assert "**1 of 12 rows are there.**" in (tmp_path / "whole" / "report" / "report.md").read_text()
     missed = carry_out(file, "--only", "flow/nobody/*")
     assert missed.returncode == 2
     assert "no row is called 'flow/nobody/*'" in missed.stderr
@@ -149,20 +152,3 @@ def test_who_diverges_has_a_row_that_says_so(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     row = Row.model_validate_json((tmp_path / "lost/rows/flow/spectral/seed_0.json").read_text())
     assert row.error == float("inf")
-
-
-def test_rows_have_their_runs(finished: Path) -> None:
-    comparison = parse_comparison(finished.read_text())
-    entry = Entry(comparison, comparison.operators[1], comparison.problems[1], 1, 1e-3)
-    assert entry.name == "dams/scanned/seed_1"
-    assert entry.run.sequence is not None
-    assert (entry.run.sequence.first_frame, entry.run.data.directory.name) == (1, "dams")
-    assert "learning_rate = 0.001" in entry.text
-
-
-def test_what_does_not_fit_is_said_before_anything_is_computed(tmp_path: Path) -> None:
-    file = write(tmp_path, "bad", "history = 2\n", "")
-    refused = carry_out(file)
-    assert refused.returncode == 2
-    assert "dams.history: expected the number of given frames" in refused.stderr
-    assert not (tmp_path / "bad").exists()

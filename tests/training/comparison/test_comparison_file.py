@@ -6,7 +6,8 @@ import pytest
 
 from training.comparison import story
 from training.comparison.config import InvalidComparison, merged, parse_comparison
-from training.comparison.rows import Row, Spectrum, read_record, write_record
+from training.comparison.rows import Entry, Row, Spectrum, read_record, write_record
+from training.config import parse_run
 
 TEXT = (Path(__file__).parent / "tiny.toml").read_text()
 
@@ -73,3 +74,15 @@ def test_a_row_that_blew_up_is_read_back(tmp_path: Path) -> None:
     with pytest.raises(InvalidComparison, match="was made from another comparison file"):
         read_record(tmp_path / "row.json", Row, "other")
     assert read_record(tmp_path / "nothing.json", Row, "r") is None
+
+
+@pytest.mark.parametrize("problem", [0, 1])
+def test_rows_have_the_files_of_their_runs(problem: int) -> None:
+    comparison = parse_comparison(TEXT)
+    entry = Entry(comparison, comparison.operators[1], comparison.problems[problem], 1, 1e-3)
+    assert entry.name == ("flow/scanned/seed_1", "dams/scanned/seed_1")[problem]
+    # what a checkpoint holds, and `mno train` reads
+    read = parse_run(entry.text)
+    assert read.training_recipe() == entry.run.training_recipe()
+    assert read.optimizer.learning_rate == 1e-3
+    assert (read.sequence and read.sequence.first_frame) == (None, 1)[problem]
