@@ -97,15 +97,24 @@ def evaluate_tests(run: Run, checkpoint: Checkpoint, progress: Progress) -> Eval
     return evaluations
 
 
-def evaluate_file(run: Run, surrogate: AnySurrogate, path: Path) -> Evaluation | TrajectoryEvaluation:
-    """Evaluate a surrogate on a file of the run's problem, which may be of another grid than the run's."""
+def evaluate_file(
+    run: Run, surrogate: AnySurrogate, path: Path, frames: int | None = None
+) -> Evaluation | TrajectoryEvaluation:
+    """Evaluate a surrogate on a file of the run's problem, which may be of another grid than the run's.
+
+    Args:
+        run: the run.
+        surrogate: in evaluation mode.
+        path: of the file.
+        frames: of a problem in time, how many to predict; None for all that follow.
+    """
     options = run.evaluation
     if isinstance(surrogate, Surrogate):
         return evaluate(surrogate, read_dataset(path), options.batch_size, run.data.scheme)
     first = None if run.sequence is None else run.sequence.first_frame
     with open_trajectories(path) as data:
         return evaluate_trajectories(
-            surrogate, data, first, batch_size=options.batch_size, keep=options.pictures
+            surrogate, data, first, frames, options.batch_size, keep=options.pictures
         )
 
 

@@ -1,13 +1,14 @@
 """What every attention has around its kernel: queries, keys and values in heads, with their positions."""
 
-from typing import Literal
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from operators.mixers.mixer import CannotMix
+from operators.mixers.mixer import CannotMix, Mixer
 from operators.mixers.rotary import rotated
 from operators.points import Points
 
@@ -93,6 +94,40 @@ class Projections(nn.Module):
         projected: Tensor = getattr(self, name)(tokens)
         heads = projected.reshape(*projected.shape[:2], self.config.heads, self.size).transpose(1, 2)
         return self.norms[name](heads) if name in self.norms else heads
+
+
+class Attention(Mixer, ABC):
+    """What a kind of attention adds to the projections: how queries read keys and values.
+
+    Attributes:
+        normed: the two of ``query``, ``key`` and ``value`` that the heads' norm is for.
+    """
+
+    normed: ClassVar[tuple[str, str]]
+
+    def __init__(self, config: AttentionConfig, channels: int, *, cross: bool = False) -> None:  # noqa: ARG002
+        super().__init__()
+        self.config = config
+        self.project = Projections(config, channels, self.normed)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "batch token channel"],
+        points: Points,
+        context: Float[Tensor, "batch context_token channel"] | None = None,
+        context_points: Points | None = None,
+    ) -> Float[Tensor, "batch token channel"]:
+        """See ``Mixer.forward``; a context may lie anywhere."""
+        return self.project.out(self.attend(*self.project(tokens, points, context, context_points)))
+
+    @abstractmethod
+    def attend(
+        self,
+        q: Float[Tensor, "batch head token part"],
+        k: Float[Tensor, "batch head read part"],
+        v: Float[Tensor, "batch head read part"],
+    ) -> Float[Tensor, "batch head token part"]:
+        """What the queries read."""
 
 
 class _HeadNorm(nn.Module):

@@ -11,9 +11,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from operators.mixers.attention import AttentionConfig, Projections
-from operators.mixers.mixer import Mixer
-from operators.points import Points
+from operators.mixers.attention import Attention, AttentionConfig
 
 
 @final
@@ -25,22 +23,21 @@ class GalerkinConfig(AttentionConfig):
 
 
 @final
-class Galerkin(Mixer):
+class Galerkin(Attention):
     """Attention as a projection, in heads."""
 
-    def __init__(self, config: GalerkinConfig, channels: int, *, cross: bool = False) -> None:  # noqa: ARG002
-        super().__init__()
-        self.config = config
-        self.project = Projections(config, channels, ("key", "value"))
+    normed = ("key", "value")
+
+    def __init__(self, config: GalerkinConfig, channels: int, *, cross: bool = False) -> None:
+        super().__init__(config, channels, cross=cross)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
+    def attend(
         self,
-        tokens: Float[Tensor, "batch token channel"],
-        points: Points,
-        context: Float[Tensor, "batch context_token channel"] | None = None,
-        context_points: Points | None = None,
-    ) -> Float[Tensor, "batch token channel"]:
-        """See ``Mixer.forward``; a context may lie anywhere."""
-        q, k, v = self.project(tokens, points, context, context_points)
-        return self.project.out(q @ self.dropout(k.mT @ v / k.shape[-2]))
+        q: Float[Tensor, "batch head token part"],
+        k: Float[Tensor, "batch head read part"],
+        v: Float[Tensor, "batch head read part"],
+    ) -> Float[Tensor, "batch head token part"]:
+        """See ``Attention.attend``."""
+        out: Tensor = q @ self.dropout(k.mT @ v / k.shape[-2])
+        return out

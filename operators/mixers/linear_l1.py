@@ -12,9 +12,7 @@ from typing import Literal, final
 from jaxtyping import Float
 from torch import Tensor
 
-from operators.mixers.attention import AttentionConfig, Projections
-from operators.mixers.mixer import Mixer
-from operators.points import Points
+from operators.mixers.attention import Attention, AttentionConfig
 
 
 @final
@@ -25,23 +23,19 @@ class LinearL1Config(AttentionConfig):
 
 
 @final
-class LinearL1(Mixer):
+class LinearL1(Attention):
     """Attention without softmax over the tokens, in heads."""
 
-    def __init__(self, config: LinearL1Config, channels: int, *, cross: bool = False) -> None:  # noqa: ARG002
-        super().__init__()
-        self.config = config
-        self.project = Projections(config, channels, ("key", "value"))
+    normed = ("key", "value")
 
-    def forward(
+    def attend(
         self,
-        tokens: Float[Tensor, "batch token channel"],
-        points: Points,
-        context: Float[Tensor, "batch context_token channel"] | None = None,
-        context_points: Points | None = None,
-    ) -> Float[Tensor, "batch token channel"]:
-        """See ``Mixer.forward``; a context may lie anywhere."""
-        q, k, v = self.project(tokens, points, context, context_points)
+        q: Float[Tensor, "batch head token part"],
+        k: Float[Tensor, "batch head read part"],
+        v: Float[Tensor, "batch head read part"],
+    ) -> Float[Tensor, "batch head token part"]:
+        """See ``Attention.attend``."""
         q, k = q.softmax(-1), k.softmax(-1)
         weight = (q * k.sum(-2, keepdim=True)).sum(-1, keepdim=True)
-        return self.project.out(q + q @ (k.mT @ v) / weight)
+        out: Tensor = q + q @ (k.mT @ v) / weight
+        return out

@@ -6,9 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from operators.mixers.attention import AttentionConfig, Projections
-from operators.mixers.mixer import Mixer
-from operators.points import Points
+from operators.mixers.attention import Attention, AttentionConfig
 
 
 @final
@@ -19,21 +17,16 @@ class SoftmaxConfig(AttentionConfig):
 
 
 @final
-class Softmax(Mixer):
+class Softmax(Attention):
     """``softmax(q k^T / sqrt(d)) v`` over all tokens, in heads."""
 
-    def __init__(self, config: SoftmaxConfig, channels: int, *, cross: bool = False) -> None:  # noqa: ARG002
-        super().__init__()
-        self.config = config
-        self.project = Projections(config, channels, ("query", "key"))
+    normed = ("query", "key")
 
-    def forward(
+    def attend(
         self,
-        tokens: Float[Tensor, "batch token channel"],
-        points: Points,
-        context: Float[Tensor, "batch context_token channel"] | None = None,
-        context_points: Points | None = None,
-    ) -> Float[Tensor, "batch token channel"]:
-        """See ``Mixer.forward``; a context may lie anywhere."""
-        q, k, v = self.project(tokens, points, context, context_points)
-        return self.project.out(functional.scaled_dot_product_attention(q, k, v))
+        q: Float[Tensor, "batch head token part"],
+        k: Float[Tensor, "batch head read part"],
+        v: Float[Tensor, "batch head read part"],
+    ) -> Float[Tensor, "batch head token part"]:
+        """See ``Attention.attend``."""
+        return functional.scaled_dot_product_attention(q, k, v)

@@ -134,19 +134,24 @@ def spectra(results: Results) -> Figure:
 
 
 def grids(results: Results) -> Figure:
-    """Error, arithmetic, memory and time of each operator against the size of the grid."""
-    figure, panels = _figure(2, 2, (11.0, 8.2), sharex=True)
+    """Error, arithmetic, memory and time of each operator against the size of the grid.
+
+    The error alone where no cost was measured yet.
+    """
+    measures = (GFLOP, MEMORY, FORWARD) if any(results.costs.values()) else ()
+    size = (2, 2, (11.0, 8.2)) if measures else (1, 1, (7.5, 5.0))
+    figure, panels = _figure(*size, sharex=True)
     error, *others = panels
     for name, style in styles(results.operators).items():
         known = {grid: _mean(results.errors_on(name, grid)) for grid in results.grids}
         label = _label(results, name)
         _over_grids(error, known, style, label)
-        for axes, measure in zip(others, (GFLOP, MEMORY, FORWARD), strict=True):
+        for axes, measure in zip(others, measures, strict=True):
             found = {grid: measure.of(cost) for grid, cost in results.costs[name].items()}
             _over_grids(axes, found, style, label)
-    titles = [_error_title(results), *(measure.title for measure in (GFLOP, MEMORY, FORWARD))]
+    titles = [_error_title(results), *(measure.title for measure in measures)]
     for number, (axes, title) in enumerate(zip(panels, titles, strict=True)):
-        plain(axes, "grid" if number > 1 else "", title)
+        plain(axes, "grid" if number > 1 or not measures else "", title)
         axes.axvline(_side(results.grid), color=_BASELINE_COLOR, lw=1.0, linestyle=":", zorder=0)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator([_side(grid) for grid in results.grids]))

@@ -41,7 +41,8 @@ def finished_row(entry: Entry, surrogate: AnySurrogate, seconds: float) -> Row:
     run = entry.run
     device = next(surrogate.parameters()).device
     found = {
-        name: evaluate_file(run, surrogate, file.path) for name, file in split_files(run, "test").items()
+        name: evaluate_file(run, surrogate, file.path, entry.problem.frames)
+        for name, file in split_files(run, "test").items()
     }
     row = _row(entry.operator.name, entry.problem, found, entry.recipe, machine(device, run.run.threads))
     return row.model_copy(
@@ -79,7 +80,13 @@ def baseline_rows(run: Run, problem: ProblemSection, recipe: str) -> list[Row]:
     """What a look-up of the training data reaches, and doing nothing."""
     machine_name, steady = machine(torch.device("cpu"), 1), problem.data.problem not in EVOLUTION_PROBLEMS
     return [
-        _row(name, problem, _looked_up(run) if steady else _continued(run, name), recipe, machine_name)
+        _row(
+            name,
+            problem,
+            _looked_up(run) if steady else _continued(run, name, problem.frames),
+            recipe,
+            machine_name,
+        )
         for name in baselines_of(problem)
     ]
 
@@ -159,7 +166,8 @@ def _elsewhere(entry: Entry, surrogate: AnySurrogate) -> Iterator[tuple[str, flo
     for grid, files in files_elsewhere(run, entry.problem).items():
         try:
             errors = [
-                evaluate_file(run, surrogate, file.path).summary[f"{metric}_mean"] for file in files.values()
+                evaluate_file(run, surrogate, file.path, entry.problem.frames).summary[f"{metric}_mean"]
+                for file in files.values()
             ]
         except UnsupportedGrid:
             yield grid, None
@@ -191,13 +199,13 @@ def _looked_up(run: Run) -> Found:
     return found
 
 
-def _continued(run: Run, name: str) -> Found:
+def _continued(run: Run, name: str, frames: int) -> Found:
     assert run.sequence is not None
     training = {family: file.path for family, file in split_files(run, "train").items()}
     found = {}
     for family, file in split_files(run, "test").items():
         with open_trajectories(file.path) as data, open_trajectories(_known(training, family)) as known:
-            window = window_of(data, run.sequence.first_frame, None)
+            window = window_of(data, run.sequence.first_frame, frames)
             forecast: Forecast = LookUp(known, window) if name == LOOK_UP else Persistence()
             found[family] = evaluate_forecast(forecast, data, window)
     return found

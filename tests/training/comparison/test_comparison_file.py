@@ -35,7 +35,7 @@ def test_bad_files_are_refused(old: str, new: str, said: str) -> None:
         ('preset = "unet"', 'preset = "unet"\nlayers = 1', "only stacks of mixers have them"),
         ('preset = "unet"', 'preset = "unet"\nmixer = { states = 1 }', "trunk has no mixers"),
         ("levels = 2", "depth = 2", "depth"),
-        ("frames = 3", "frames = 9", "end at frame 10, but data.frames is 4"),
+        ("frames = 3", "frames = 9", "end at frame 10, but data.frames is 5"),
     ],
 )
 def test_operators_that_do_not_fit_are_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
