@@ -115,6 +115,11 @@ class Course:
         if self._following is None and not shelf.last:
             self._following = asyncio.create_task(self._next(shelf.state, form))
 
+    async def close(self) -> None:
+        """Compute no more, whether anybody took a frame or not."""
+        self._computed = None
+        await self._stop()
+
     async def _stop(self) -> None:
         following, self._following = self._following, None
         if following is not None:

@@ -126,6 +126,7 @@ class Rollout:
     async def close(self) -> None:
         """Compute no more."""
         await self.frames.aclose()
+        await self.course.close()
 
 
 @final

@@ -81,7 +81,12 @@ class Shelf(Generic[Item]):
 
     async def take(self) -> Item:
         """The next one, in memory of its own."""
-        return await off_loop(self._frame_bytes, self._form.own, self._items.popleft())
+        item = self._items.popleft()
+        if len(self._items) < self._owned:
+            # it was copied while it waited
+            self._owned -= 1
+            return item
+        return await off_loop(self._frame_bytes, self._form.own, item)
 
     def _move(self) -> None:
         """Copy one, the last first, and soon the next."""

@@ -70,8 +70,11 @@ class Ranks:
         if self.count == 1:
             return loss
         places = [device] if device.type == "cuda" else None
-        # what a step does not use (a gate of one expert, blocks of a shorter curriculum) has no gradient
-        return DistributedDataParallel(loss, device_ids=places, find_unused_parameters=True)
+        # buffers are constants; what a step does not use (a gate of one expert, blocks of a shorter
+        # curriculum) has no gradient
+        return DistributedDataParallel(
+            loss, device_ids=places, find_unused_parameters=True, broadcast_buffers=False
+        )
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a tensor over all processes."""

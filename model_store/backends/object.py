@@ -186,8 +186,9 @@ class ObjectBackend(Backend):
         if self._find(prefix) is not None:
             keys.append(prefix)
         # without its card it is no version any more
-        self._remove([key for key in keys if key.endswith(f"/{CARD}")])
-        self._remove(keys)
+        cards = [key for key in keys if key.endswith(f"/{CARD}")]
+        self._remove(cards)
+        self._remove([key for key in keys if key not in cards])
         # as long as the claim is there nobody writes below this prefix
         claims = self._all_keys(f"{CLAIMS}/{prefix}")
         self._remove([*claims, *([] if self._find(f"{CLAIMS}/{prefix}") is None else [f"{CLAIMS}/{prefix}"])])
@@ -398,9 +399,15 @@ class ObjectBackend(Backend):
         return sorted((each["path"], each["last_modified"]) for each in found)
 
     def _remove(self, keys: Iterable[str]) -> None:
-        # some stores call it an error when one is not there
-        with contextlib.suppress(FileNotFoundError), self._foreign_errors():
-            obstore.delete(self._handles.writing, list(keys))
+        wanted = list(keys)
+        with self._foreign_errors():
+            try:
+                obstore.delete(self._handles.writing, wanted)
+            except FileNotFoundError:
+                # some stores call it an error when one is not there, and then leave the others
+                for key in wanted:
+                    with contextlib.suppress(FileNotFoundError):
+                        obstore.delete(self._handles.writing, key)
 
     def _server_time(self) -> datetime:
         """Now, by the clock that the age of objects is told by."""

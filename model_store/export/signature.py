@@ -64,7 +64,6 @@ class Signature(BaseModel):
     Attributes:
         inputs: name -> its axes.
         outputs: the same.
-        fields: names and units of what the channels of a frame are; of a steady problem empty.
         sides: grids that it takes.
     """
 

@@ -73,6 +73,8 @@ class GrpcServer:
         self._limits = limits
         self._recorders: dict[str, RouteMetrics] = {}
         self._calls: set[AioCall] = set()
+        # of them those that need a scope: who needs none (a watch of the health) takes nobody's place
+        self._scoped = 0
         self._empty = asyncio.Event()
         self._servers: list[grpc.aio.Server] = []
         self._leaving = False
@@ -152,9 +154,12 @@ class GrpcServer:
         if self._leaving and method.scope is not None:
             return STOPPING
         entry: Entry | Stay | None = None
+        counted = False
         try:
             if method.scope is not None:
                 self._require_room()
+                self._scoped += 1
+                counted = True
                 authorization = call.metadata.get("authorization")
                 principal, entry = self._guard.enter(authorization, method.scope)
                 call.client = principal.client
@@ -172,13 +177,14 @@ class GrpcServer:
                 await self._note_refused(call, method, fault)
             return outcome
         finally:
+            self._scoped -= counted
             if entry is not None:
                 entry.release()
         return STOPPING if call.cut else OK
 
     def _require_room(self) -> None:
         # of HTTP, a connection has one request at a time: so many calls at once are as much
-        if len(self._calls) > self._limits.connections:
+        if self._scoped >= self._limits.connections:
             raise Overloaded(f"{self._limits.connections} calls are under way; try again later", RETRY_AFTER)
 
     async def _note_refused(self, call: AioCall, method: Method, fault: Forbidden) -> None:

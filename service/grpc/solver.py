@@ -75,7 +75,9 @@ class _Calls:
     async def differentiate(self, call: Call) -> None:
         wanted = await decoded(pb.VjpRequest, await call.message() or b"")
         request = read_vjp(wanted, call)
-        await call.send(write_vjp(await self._solver.differentiate(request), wanted.request.id))
+        response = await self._solver.differentiate(request)
+        call.timing = response.timing
+        await call.send(write_vjp(response, wanted.request.id))
 
 
 def _unsolved(name: str, fault: pb.Fault) -> Parts:

@@ -127,7 +127,16 @@ class LocalRepository(Repository):
             raise UnknownModel(str(error)) from error
         except (StoreError, InvalidSettings) as error:
             raise LoadFailed(without_places(str(error))) from error
-        warm = [await self._warm(version) for version in loaded]
+        warm: list[tuple[ServedVersion, Batcher]] = []
+        try:
+            for version in loaded:
+                served, queue = await self._warm(version)
+                warm.append((served, queue))
+        except BaseException:
+            # those before the one that failed have workers by now
+            for _, queue in warm:
+                await queue.close()
+            raise
         for served, queue in warm:
             self._models.add(served, queue)
         self._route({**self._models.table, **table})
@@ -139,7 +148,8 @@ class LocalRepository(Repository):
             await _try_out(served, queue)
         except ServiceFault as error:
             await queue.close()
-            raise LoadFailed(f"{served} cannot be warmed up: {error.__cause__ or error}") from error
+            said = without_places(str(error.__cause__ or error))
+            raise LoadFailed(f"{served} cannot be warmed up: {said}") from error
         except BaseException:
             await queue.close()
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -298,4 +299,7 @@ def known_row(entry: Entry) -> Row | None:
 
 def best_rate(found: Sequence[Trial]) -> float:
     """The rate with the least error; the lowest one if training diverged at all of them."""
-    return min(found, key=lambda trial: (trial.error, trial.learning_rate)).learning_rate
+    # an error that is not a number is smaller than none
+    return min(
+        found, key=lambda trial: (math.isnan(trial.error), trial.error, trial.learning_rate)
+    ).learning_rate

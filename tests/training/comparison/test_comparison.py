@@ -86,6 +86,8 @@ def test_the_search_takes_the_rate_at_which_something_is_learnt(finished: Path) 
         for rate, error in [(1.0, 0.5), (2.0, 0.2), (3.0, 0.3)]
     ]
     assert best_rate(trials) == 2.0
+    unknown = Trial(learning_rate=0.5, error=float("nan"), recipe="")
+    assert best_rate([unknown, *trials]) == 2.0
     lost = [Trial(learning_rate=rate, error=float("inf"), recipe="") for rate in (3.0, 1.0, 2.0)]
     assert best_rate(lost) == 1.0
 
