@@ -3,9 +3,10 @@
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
-from obstore.store import MemoryStore
+from obstore.store import LocalStore, MemoryStore
 from played_s3 import LostAnswer, PlayedS3, Refused, Request
 
 import mno
@@ -301,3 +302,11 @@ def test_files_that_another_tool_left_behind_are_no_version_and_block_a_number_u
     backend.delete("darcy/versions/2")
     backend.create_tree("darcy/versions/2", OTHER)
     assert stored(backend, "darcy/versions/2") == OTHER
+
+
+def test_what_is_gone_keeps_nothing_else_from_being_removed(tmp_path: Path) -> None:
+    # a store that calls it an error when an object is not there
+    strict = ObjectBackend("object-folder:", Handles.all_of(LocalStore(tmp_path)))
+    (tmp_path / "here.bin").write_bytes(b"1")
+    strict._remove(["gone.bin", "here.bin"])
+    assert not (tmp_path / "here.bin").exists()

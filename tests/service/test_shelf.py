@@ -95,3 +95,24 @@ def test_nothing_is_copied_for_a_reader_that_left() -> None:
         assert copies == []
 
     asyncio.run(story())
+
+
+def test_each_is_copied_once_however_long_it_waited() -> None:
+    copied: list[int] = []
+
+    def own(sheet: Sheet) -> Sheet:
+        copied.append(sheet.step)
+        return sheet.own()
+
+    async def story() -> None:
+        counted = Form(form().draft, own)
+        with closing(Shelf(block(memory()), counted, ends=True)) as shelf:
+            shelf.wait(0.0)
+            # some, not all, were moved by now
+            while len(copied) < COUNT // 2:
+                await asyncio.sleep(0)
+            taken = [await shelf.take() for _ in range(COUNT)]
+        assert bytes_of(taken) == expected()
+
+    asyncio.run(story())
+    assert sorted(copied) == list(range(COUNT))
