@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from problems import EVOLUTION_PROBLEMS, PROBLEMS, STEADY_PROBLEMS
 from service.errors import InvalidField, ServiceFault
 from service.oip.model import ModelMetadata, describe, model_config
-from service.oip.order import IN_DISTRIBUTION, L2_ESTIMATE, UPPER, Order
+from service.oip.order import IN_DISTRIBUTION, L2_ESTIMATE, UPPER, Order, selector
 from service.oip.statistics import Statistics
 from service.oip.tensor import Tensor, tensor_of
 from service.options import Asker
@@ -118,12 +118,12 @@ class Inference:
         Raises:
             UnknownModel: there is none.
         """
-        return self._models.named(_wanted(model, version), key).version
+        return self._models.named(selector(model, version), key).version
 
     def is_ready(self, model: str, version: str = "") -> bool:
         """Whether the model answers."""
         try:
-            return self._models.named(_wanted(model, version)).queue.available
+            return self._models.named(selector(model, version)).queue.available
         except ServiceFault:
             return False
 
@@ -264,10 +264,6 @@ class Inference:
             outputs = {name: values[0] for name, values in outputs.items()}
             return _Answer({**outputs, IN_DISTRIBUTION: known}, 1, 1, timing)
         return _Answer({**outputs, IN_DISTRIBUTION: known[:, np.newaxis]}, len(known), len(known), timing)
-
-
-def _wanted(model: str, version: str) -> str:
-    return f"{model}@{version}" if version else model
 
 
 def _solve_request(found: ServedVersion, request: InferRequest, key: str) -> SolveRequest:

@@ -27,6 +27,7 @@ __all__ = [
     "Order",
     "Parameter",
     "SolveOptions",
+    "selector",
 ]
 
 Parameter = bool | int | float | str
@@ -60,6 +61,11 @@ class FrameOptions(Urgency):
     walls: str | None = None
 
 
+def selector(model: str, version: str) -> str:
+    """What the protocol names in two parts, as the store names it: ``model`` or ``model@version``."""
+    return f"{model}@{version}" if version else model
+
+
 @final
 class Order:
     """What a client said. Requests share it: nobody changes it.
@@ -85,7 +91,7 @@ class Order:
     ) -> None:
         self.model = model
         self.version = version
-        self.name = f"{model}@{version}" if version else model
+        self.name = selector(model, version)
         self.inputs = inputs
         self.outputs = outputs
         self.parameters = parameters or {}
