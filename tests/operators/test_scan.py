@@ -36,10 +36,6 @@ from operators.scan.op import selective_scan_backward_op, selective_scan_op
 from operators.scan.path import CHUNK
 from operators.scan.triton import Triton
 
-# Triton reads this when somebody first imports it, which is not yet
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
-
 Inputs = dict[str, Any]
 
 RASTER = (Direction.FORWARD, Direction.REVERSE, Direction.COLUMN_MAJOR, Direction.COLUMN_MAJOR_REVERSE)
