@@ -16,7 +16,7 @@ from training.loss import loss
 from training.ranks import ALONE, Ranks
 from training.task import Task, mixed_precision
 
-VALIDATED = ("relative_l2_median", "relative_energy_median")
+VALIDATED = ("relative_l2_median", "relative_l2_mean", "relative_energy_median")
 
 
 @final

@@ -58,7 +58,7 @@ def make_row(entry: Entry) -> None:
 
 
 def _validation_error(entry: Entry) -> float:
-    """The mean over the families of their most telling metric, at the end of training."""
+    """The mean over the families of the error that rows are compared by, at the end of training."""
     run = entry.run
     with exclusive(run.run.directory):
         try:
@@ -66,6 +66,6 @@ def _validation_error(entry: Entry) -> float:
         except Diverged:
             return float("inf")
     last = read_journal(run.run.directory / "log.jsonl")[-1]
-    metric = metric_of(run.data.problem)
-    errors = [value for name, value in last.items() if name.partition(".")[2].startswith(metric)]
+    metric = f"{metric_of(run.data.problem)}_mean"
+    errors = [value for name, value in last.items() if name.partition(".")[2] == metric]
     return sum(errors) / len(errors)
