@@ -163,6 +163,11 @@ def parse_comparison(text: str) -> Comparison:
         raise InvalidComparison(one_line(error)) from error
 
 
+def grid_name(grid: Grid) -> str:
+    """Cells along y and x, as in ``64x64``."""
+    return f"{grid[0]}x{grid[1]}"
+
+
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """``base`` with ``changes``, table by table."""
     found = dict(base)

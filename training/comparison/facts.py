@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from problems import EVOLUTION_PROBLEMS
-from training.comparison.config import Comparison, OperatorSection, ProblemSection
-from training.comparison.results import Results, grid_name
+from training.comparison.config import Comparison, OperatorSection, ProblemSection, grid_name
+from training.comparison.results import Results
 from training.comparison.significance import least_difference
 
 
@@ -79,6 +79,7 @@ def _limits(comparison: Comparison, found: Sequence[Results]) -> Iterator[str]:
         "for the problems, nor for the best operator's having been chosen from the same errors."
     )
     yield from _edges(comparison, found)
+    yield from _short_search(comparison)
     yield (
         "what other implementations and machines take: times are of this code on the devices that stand "
         "above the tables."
@@ -157,6 +158,22 @@ def _edges(comparison: Comparison, found: Sequence[Results]) -> Iterator[str]:
         yield (
             "the best that a wider search would find: the rate that was taken is the largest or the smallest "
             f"tried for {', '.join(at_edge)}."
+        )
+
+
+def _short_search(comparison: Comparison) -> Iterator[str]:
+    """Problems that are learnt for longer than the rates were tried."""
+    search = comparison.search
+    longer = [
+        f"{problem.name} ({search.steps} of {problem.budget.steps} steps, "
+        f"{problem.budget.warmup_steps} of them warm-up)"
+        for problem in comparison.problems
+        if search.steps < problem.budget.steps
+    ]
+    if len(search.learning_rates) > 1 and longer:
+        yield (
+            f"the best rate for the whole training: each was tried for a part of it on {', '.join(longer)}, "
+            "which favors rates that learn fast at first, and hardly tells those apart of what learns slowly."
         )
 
 

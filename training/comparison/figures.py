@@ -13,13 +13,12 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from numpy.typing import NDArray
 
 from problems import PROBLEMS
-from training.comparison.config import Grid
+from training.comparison.config import Grid, grid_name
 from training.comparison.costs import Cost
 from training.comparison.results import (
     Results,
     cells,
     error_over_reference,
-    grid_name,
     mean_spectrum,
 )
 from training.comparison.rows import Row

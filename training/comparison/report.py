@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from problems import PROBLEMS
 from training.comparison import figures
-from training.comparison.config import Comparison, Grid
+from training.comparison.config import Comparison, Grid, grid_name
 from training.comparison.costs import Cost
 from training.comparison.facts import facts
 from training.comparison.results import (
     Results,
     cells,
     error_over_reference,
-    grid_name,
     mean_spectrum,
     results_of,
 )

@@ -179,11 +179,6 @@ def cells(grid: Grid) -> int:
     return grid[0] * grid[1]
 
 
-def grid_name(grid: Grid) -> str:
-    """Cells along y and x, as in ``64x64``."""
-    return f"{grid[0]}x{grid[1]}"
-
-
 def parsed_grid(name: str) -> Grid:
     """The grid that ``grid_name`` names.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, final
@@ -98,8 +98,11 @@ class Entry:
 
     @property
     def recipe(self) -> str:
-        """Hash of all that its weights depend on."""
-        return hashlib.sha256(self.run.training_recipe().encode()).hexdigest()
+        """Hash of all that its record depends on: its training, and of a row where else it is tested."""
+        text = self.run.training_recipe()
+        if not self.trial and self.problem.grids:
+            text += f"\ntested on {self.problem.grids}, {self.problem.grid_samples} samples each"
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _sequence(problem: ProblemSection) -> SequenceSection:
@@ -166,15 +169,14 @@ def _with_mixers(operator: OperatorSection, trunk: dict[str, Any]) -> dict[str, 
     return trunk | {name: merged(trunk[name], operator.mixer) for name in names}
 
 
-def trials(comparison: Comparison) -> Iterator[Entry]:
-    """The trainings of the search; none where there is one rate to choose from."""
+def trials(comparison: Comparison, operator: OperatorSection, problem: ProblemSection) -> tuple[Entry, ...]:
+    """The trainings of an operator's search on a problem; none where there is one rate to choose from."""
     search = comparison.search
     if len(search.learning_rates) == 1:
-        return
-    for problem in comparison.problems:
-        for operator in comparison.operators:
-            for rate in search.learning_rates:
-                yield Entry(comparison, operator, problem, search.seed, rate, trial=True)
+        return ()
+    return tuple(
+        Entry(comparison, operator, problem, search.seed, rate, trial=True) for rate in search.learning_rates
+    )
 
 
 @final

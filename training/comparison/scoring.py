@@ -10,7 +10,7 @@ import torch
 from operators import AnySurrogate, UnsupportedGrid
 from problems import EVOLUTION_PROBLEMS, Grid
 from training.baselines import LookUp, Persistence
-from training.comparison.config import ProblemSection
+from training.comparison.config import ProblemSection, grid_name
 from training.comparison.rows import Entry, Row, Spectrum
 from training.config import DataSection, Run
 from training.dataset import read_dataset
@@ -22,6 +22,7 @@ from training.provenance import processor, provenance
 from training.run import evaluate_file
 from training.spectrum import RadialSpectrum
 from training.splits import split_files
+from training.trainer import choose_device
 from training.trajectories import open_trajectories
 from training.trajectory_evaluation import TrajectoryEvaluation, evaluate_forecast, window_of
 from training.trajectory_metrics import headline
@@ -72,7 +73,7 @@ def diverged_row(entry: Entry, steps: int) -> Row:
         steps=steps,
         recipe=entry.recipe,
         code=str(provenance()),
-        machine=machine(torch.device("cpu"), run.run.threads),
+        machine=machine(choose_device(run.run.device), run.run.threads),
     )
 
 
@@ -100,7 +101,7 @@ def files_elsewhere(run: Run, problem: ProblemSection) -> dict[str, dict[str, Da
     """Grid, such as ``64x64`` -> family -> its test file there."""
     found = {}
     for grid in problem.grids:
-        name = f"{grid[0]}x{grid[1]}"
+        name = grid_name(grid)
         data = _on(run.data, grid, run.data.directory / name, problem.grid_samples)
         found[name] = split_files(run.model_copy(update={"data": data}), "test")
     return found

@@ -73,11 +73,12 @@ def compare(comparison: Comparison, report: Path, command: str, progress: Progre
     """
     wanted = _wanted(comparison, only)
     with exclusive(comparison.comparison.directory):
-        make_data(comparison, progress)
-        make_baselines(comparison)
+        asked = [problem for problem in comparison.problems if any(row.problem == problem for row in wanted)]
+        make_data(comparison, asked, progress)
+        make_baselines(comparison, asked)
         failed = search(comparison, wanted, progress)
         failed += make_rows(comparison, wanted, progress)
-        make_costs(comparison, progress)
+        make_costs(comparison, asked, progress)
         click.echo(f"report: {render(comparison, report, command)}")
     if failed:
         raise RowsFailed(f"{len(failed)} of {len(wanted)} rows were not made, see above: {', '.join(failed)}")
@@ -94,14 +95,16 @@ def render(comparison: Comparison, report: Path, command: str) -> Path:
     return write_report(report, comparison, rows, costs, command)
 
 
-def make_data(comparison: Comparison, progress: Progress) -> None:
+def make_data(comparison: Comparison, problems: Sequence[ProblemSection], progress: Progress) -> None:
     """Generate the files that are missing, those of the other grids too."""
-    for problem in comparison.problems:
+    for problem in problems:
         files, workers = _files(comparison, problem)
         expected = estimate(files, workers)
         if expected.samples:
             click.echo(f"{problem.name}: {expected} on {workers} processes")
-        generate(files, workers, progress)
+            # another comparison, or a run, may have the same data
+            with exclusive(problem.data.directory):
+                generate(files, workers, progress)
 
 
 def search(comparison: Comparison, wanted: Sequence[Entry], progress: Progress) -> list[str]:
@@ -123,18 +126,18 @@ def make_rows(comparison: Comparison, wanted: Sequence[Entry], progress: Progres
     return failed + _carry_out(make_row, left, comparison, "rows", progress)
 
 
-def make_baselines(comparison: Comparison) -> None:
+def make_baselines(comparison: Comparison, problems: Sequence[ProblemSection]) -> None:
     """What needs no training."""
-    for problem in comparison.problems:
+    for problem in problems:
         if len(_baselines(comparison, problem)) < len(baselines_of(problem)):
             run = _any_entry(comparison, problem).run
             for row in baseline_rows(run, problem, _data_hash(run)):
                 write_record(_baseline_path(comparison, problem, row.operator), row)
 
 
-def make_costs(comparison: Comparison, progress: Progress) -> None:
+def make_costs(comparison: Comparison, problems: Sequence[ProblemSection], progress: Progress) -> None:
     """Measure what the operators cost, those of a problem in turn."""
-    for problem in comparison.problems:
+    for problem in problems:
         if _costs(comparison, problem):
             continue
         entries = _untrained(comparison, problem)
@@ -178,10 +181,9 @@ def _wanted(comparison: Comparison, only: str) -> list[Entry]:
 
 
 def _searches(comparison: Comparison) -> Iterator[Search]:
-    every = list(trials(comparison))
     for problem in comparison.problems:
         for operator in comparison.operators:
-            own = tuple(entry for entry in every if entry.operator == operator and entry.problem == problem)
+            own = trials(comparison, operator, problem)
             if own:
                 yield Search(operator, problem, own)
 
@@ -193,10 +195,10 @@ def _key(search: Search) -> tuple[str, str]:
 def _at_best_rate(entry: Entry) -> Entry | None:
     """The row at the rate that the search found; None: the search is not done."""
     comparison = entry.comparison
-    own = [each for each in _searches(comparison) if _key(each) == (entry.operator.name, entry.problem.name)]
+    own = trials(comparison, entry.operator, entry.problem)
     if not own:
         return entry
-    found = [known_trial(trial) for trial in own[0].entries]
+    found = [known_trial(trial) for trial in own]
     if not all(found):
         return None
     rate = best_rate([trial for trial in found if trial is not None])
@@ -234,9 +236,12 @@ def _baseline_path(comparison: Comparison, problem: ProblemSection, name: str) -
 
 
 def _costs(comparison: Comparison, problem: ProblemSection) -> tuple[Cost, ...]:
-    """Those that were measured."""
-    table = read_record(_cost_path(comparison, problem), CostTable, _cost_hash(comparison, problem))
-    return () if table is None else table.costs
+    """Those that were measured of these operators on this device; of others they are measured anew."""
+    path = _cost_path(comparison, problem)
+    if not path.is_file():
+        return ()
+    table = CostTable.model_validate_json(path.read_text())
+    return table.costs if table.recipe == _cost_hash(comparison, problem) else ()
 
 
 def _untrained(comparison: Comparison, problem: ProblemSection) -> list[Entry]:
@@ -250,8 +255,8 @@ def _cost_path(comparison: Comparison, problem: ProblemSection) -> Path:
 
 
 def _cost_hash(comparison: Comparison, problem: ProblemSection) -> str:
-    recipes = [entry.recipe for entry in _untrained(comparison, problem)]
-    return _hash(json.dumps([recipes, problem.grids]))
+    recipes, given = [entry.recipe for entry in _untrained(comparison, problem)], comparison.comparison
+    return _hash(json.dumps([recipes, problem.grids, given.device, given.threads]))
 
 
 def _data_hash(run: Run) -> str:

@@ -134,6 +134,8 @@ def test_one_row_at_a_time(tmp_path: Path) -> None:
     assert carry_out(file, "--only", "flow/spectral/seed_1").returncode == 0
     made = rows(tmp_path / "whole" / "rows")
     assert [place for place in made if "seed" in place] == ["flow/spectral/seed_1.json"]
+    # what it does not need is not made
+    assert not (tmp_path / "whole" / "data" / "dams").exists()
     assert "**1 of 12 rows are there.**" in (tmp_path / "whole" / "report" / "report.md").read_text()
     missed = carry_out(file, "--only", "flow/nobody/*")
     assert missed.returncode == 2

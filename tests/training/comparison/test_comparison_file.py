@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from training.comparison import story
-from training.comparison.config import InvalidComparison, merged, parse_comparison
+from training.comparison.config import Comparison, InvalidComparison, merged, parse_comparison
+from training.comparison.costs import Cost
 from training.comparison.rows import Entry, Row, Spectrum, read_record, write_record
 from training.config import parse_run
 
@@ -74,6 +75,44 @@ def test_a_row_that_blew_up_is_read_back(tmp_path: Path) -> None:
     with pytest.raises(InvalidComparison, match="was made from another comparison file"):
         read_record(tmp_path / "row.json", Row, "other")
     assert read_record(tmp_path / "nothing.json", Row, "r") is None
+
+
+def test_a_row_depends_on_where_else_it_is_tested(tmp_path: Path) -> None:
+    text = TEXT.replace("DIRECTORY", str(tmp_path))
+    # grids of the first problem alone
+    found, changed = (
+        parse_comparison(each) for each in (text, text.replace("grids = [[24, 24], [18, 18]]", "grids = []"))
+    )
+
+    def recipes(of: Comparison, trial: bool) -> list[str]:
+        return [Entry(of, of.operators[0], problem, 0, 1e-3, trial).recipe for problem in of.problems]
+
+    assert [a == b for a, b in zip(recipes(found, False), recipes(changed, False), strict=True)] == [
+        False,
+        True,
+    ]
+    assert recipes(found, True) == recipes(changed, True)
+
+
+def test_costs_of_other_operators_are_measured_anew(tmp_path: Path) -> None:
+    comparison = parse_comparison(TEXT.replace("DIRECTORY", str(tmp_path)))
+    problem = comparison.problems[0]
+    path = story._cost_path(comparison, problem)
+    cost = Cost(
+        operator="other",
+        problem=problem.name,
+        grid=(16, 16),
+        parameters=1,
+        flops=1,
+        activations=1,
+        forward=1.0,
+        device="cpu",
+    )
+    path.parent.mkdir(parents=True)
+    write_record(path, story.CostTable(recipe="of another file", costs=(cost,)))
+    assert story._costs(comparison, problem) == ()
+    write_record(path, story.CostTable(recipe=story._cost_hash(comparison, problem), costs=(cost,)))
+    assert story._costs(comparison, problem) == (cost,)
 
 
 @pytest.mark.parametrize("problem", [0, 1])

@@ -404,7 +404,9 @@ def test_facts_that_weaken_a_comparison() -> None:
     assert "2 commits: abc1234, def5678" in text
     assert "2 machines: a GPU, two cores" in text
     assert "at least two seeds" in text
+    assert "each was tried for a part of it" in text
     single = comparison(rates=(1e-3,))
+    assert "tried for a part" not in facts(single, results_of(single, rows, []))
     assert "nothing was searched" in facts(single, results_of(single, rows, []))
 
 
