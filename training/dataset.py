@@ -7,6 +7,7 @@ project adds (scheme, family, seed, recipe) travels in root attributes, and fore
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import final
 
 import h5py
 import numpy as np
@@ -52,18 +53,85 @@ class Dataset:
         return np.asarray(self.permeability.max((1, 2, 3)) / self.permeability.min((1, 2, 3)))
 
 
+@final
+class StoredDataset:
+    """The samples of an open file, read from the disk when they are asked for.
+
+    Attributes:
+        source: of all samples.
+        extent: side lengths (Ly, Lx) [m].
+        grid: cells (ny, nx).
+        attributes: of the root.
+    """
+
+    def __init__(self, file: h5py.File, path: Path) -> None:
+        _require_layout(file, path)
+        self._path = path
+        self._permeability, self._pressure = file["nu"], file["tensor"]
+        self.source = float(file.attrs["beta"])
+        self.extent = _side(file["y-coordinate"][()]), _side(file["x-coordinate"][()])
+        nx, ny = self._permeability.shape[1:]
+        self.grid = int(ny), int(nx)
+        self.attributes: Attributes = {
+            name: _plain(value) for name, value in file.attrs.items() if np.ndim(value) == 0
+        }
+
+    def __len__(self) -> int:
+        return len(self._permeability)
+
+    def read(
+        self, index: NDArray[np.int64]
+    ) -> tuple[Float32[np.ndarray, "sample 1 y x"], Float32[np.ndarray, "sample 1 y x"]]:
+        """Permeability and pressure of some samples, in any order.
+
+        Raises:
+            InvalidDataset: the file is damaged.
+        """
+        try:
+            # one by one: HDF5 takes increasing numbers only
+            permeability = np.stack([self._permeability[number][None] for number in index])
+            pressure = np.stack([self._pressure[number] for number in index])
+        except OSError as error:
+            raise InvalidDataset(f"{self._path}: samples cannot be read: {error}") from error
+        return _to_y_x(permeability), _to_y_x(pressure)
+
+    def load(self) -> Dataset:
+        """All samples, in memory."""
+        permeability, pressure = _to_y_x(self._permeability[()][:, None]), _to_y_x(self._pressure[()])
+        return Dataset(permeability, pressure, self.source, self.extent, self.attributes)
+
+
+def open_dataset(path: Path) -> StoredDataset:
+    """A file, which is open as long as somebody has what this returns.
+
+    Raises:
+        InvalidDataset: no file, not HDF5, or not in PDEBench's layout.
+    """
+    if not path.is_file():
+        raise InvalidDataset(f"no data set at {path}")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise InvalidDataset(f"{path}: expected HDF5: {error}") from error
+    try:
+        return StoredDataset(file, path)
+    except BaseException:
+        file.close()
+        raise
+
+
 def read_dataset(path: Path) -> Dataset:
     """The whole file, in memory."""
     if not path.is_file():
         raise InvalidDataset(f"no data set at {path}")
     try:
         with h5py.File(path, "r") as file:
-            return _parse(file, path)
+            return StoredDataset(file, path).load()
     except OSError as error:
         raise InvalidDataset(f"{path}: expected HDF5: {error}") from error
 
 
-def _parse(file: h5py.File, path: Path) -> Dataset:
+def _require_layout(file: h5py.File, path: Path) -> None:
     if missing := [name for name in ("nu", "tensor", "x-coordinate", "y-coordinate") if name not in file]:
         raise InvalidDataset(f"{path}: expected PDEBench's Darcy layout, which has {', '.join(missing)}")
     if "beta" not in file.attrs:
@@ -74,13 +142,6 @@ def _parse(file: h5py.File, path: Path) -> Dataset:
     centres = tuple(len(file[f"{axis}-coordinate"]) for axis in "xy")
     if centres != nu.shape[1:]:
         raise InvalidDataset(f"{path}: {centres} cell centres (x, y) do not belong to nu {nu.shape}")
-    return Dataset(
-        permeability=_to_y_x(nu[()][:, None]),
-        pressure=_to_y_x(tensor[()]),
-        source=float(file.attrs["beta"]),
-        extent=(_side(file["y-coordinate"][()]), _side(file["x-coordinate"][()])),
-        attributes={name: _plain(value) for name, value in file.attrs.items() if np.ndim(value) == 0},
-    )
 
 
 def write_dataset(

@@ -6,7 +6,7 @@ activations of a block computed anew on the way back if memory is to be bounded.
 the other known cure for errors that feed themselves (Sanchez-Gonzalez et al. 2020, arXiv 2002.09405).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import final
 
@@ -18,10 +18,11 @@ from torch.utils.checkpoint import checkpoint
 from operators import AnySurrogate, EvolutionSurrogate
 from problems import EVOLUTION_PROBLEMS
 from training.config import Run
+from training.prefetch import Prefetched
 from training.ranks import ALONE, Ranks
-from training.sequences import SequenceSchedule, SequenceSet
+from training.sequences import HeldTrajectories, SequenceSchedule, SequenceSet
 from training.task import Task, mixed_precision
-from training.trajectories import open_trajectories
+from training.trajectories import Trajectories, open_trajectories
 from training.trajectory_evaluation import evaluate_trajectories
 from training.trajectory_metrics import headline
 
@@ -43,14 +44,18 @@ class EvolutionTask(Task):
         names = [spec.name for spec in problem.inputs]
         self._run, self._sequence, self._validation, self._device = run, run.sequence, validation, device
         vectors = [(names.index(along_x), names.index(along_y)) for along_x, along_y in problem.vectors]
-        self._part = ranks.part(run.optimizer.batch_size)
-        self._data = _read(training, vectors)
+        self._ranks, self._part = ranks, ranks.part(run.optimizer.batch_size)
+        # frames that an operator is given, and that it answers with
+        self._given, self._each = (getattr(run.operator, name, 1) for name in ("history", "frames"))
+        parts, extent = _parts(training, ranks)
+        self._data = SequenceSet(parts, extent, vectors)
+        self._stretch: Callable[[int], Tensor] = self._drawn if ranks.count == 1 else Prefetched(self._drawn)
         self._rest = torch.tensor([problem.rest[name] for name in names], device=device)[:, None, None]
         self._schedule = SequenceSchedule(
             samples=len(self._data),
             frames=self._data.frames,
             first_frame=run.sequence.first_frame,
-            history=getattr(run.operator, "history", 1),
+            history=self._given,
             batch_size=run.optimizer.batch_size,
             seed=run.run.seed,
             symmetries=self._data.symmetries if run.augmentation.d4 else 1,
@@ -61,14 +66,13 @@ class EvolutionTask(Task):
         """Set the normalizers to the moments of the training data, if the run asks for them."""
         assert isinstance(surrogate, EvolutionSurrogate)
         if self._sequence.normalize:
-            surrogate.normalize(*self._data.moments())
+            surrogate.normalize(*self._data.moments(self._ranks))
 
     def loss(self, surrogate: AnySurrogate, step: int) -> Float[Tensor, ""]:
         """The mean over the blocks of a rollout, of the frames chosen for this step."""
         assert isinstance(surrogate, EvolutionSurrogate)
-        blocks, given, each = self._sequence.blocks_at(step), surrogate.history, surrogate.frames
-        length = given + blocks * each
-        stretch = self._data.batch(self._schedule, step, length, self._part).to(self._device)
+        blocks, given, each = self._sequence.blocks_at(step), self._given, self._each
+        stretch = self._stretch(step).to(self._device)
         chosen = self._schedule.chosen_at(step, each, min(self._sequence.frames_per_block or each, each))
         history = self._disturbed(stretch[:, :given], step)
         losses = []
@@ -96,6 +100,10 @@ class EvolutionTask(Task):
                 )
             errors[f"{family}.{metric}"] = found.summary[metric]
         return errors
+
+    def _drawn(self, step: int) -> Float[Tensor, "batch time channel y x"]:
+        length = self._given + self._sequence.blocks_at(step) * self._each
+        return self._data.batch(self._schedule, step, length, self._part)
 
     def _advance(
         self, surrogate: EvolutionSurrogate, history: Tensor, frames: tuple[int, ...]
@@ -129,10 +137,16 @@ class EvolutionTask(Task):
         return history + self._sequence.noise * size * drawn
 
 
-def _read(paths: Sequence[Path], vectors: Sequence[tuple[int, int]]) -> SequenceSet:
-    parts = []
-    for path in paths:
-        with open_trajectories(path) as data:
-            parts.append(data.load())
-            extent = data.extent
-    return SequenceSet(parts, extent, vectors)
+def _parts(
+    paths: Sequence[Path], ranks: Ranks
+) -> tuple[list[HeldTrajectories | Trajectories], tuple[float, float]]:
+    """The files' trajectories, and their extent."""
+    files = [open_trajectories(path) for path in paths]
+    extent = files[-1].extent
+    if ranks.count > 1:
+        return list(files), extent
+    held: list[HeldTrajectories | Trajectories] = []
+    for file in files:
+        with file:
+            held.append(HeldTrajectories(file.load()))
+    return held, extent

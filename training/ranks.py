@@ -2,26 +2,34 @@
 
 Each computes the gradient of its part of every batch; the gradients are averaged, so that all take the same
 step from the same weights (Li et al. 2020, arXiv 2006.15704). One of them leads: it writes.
+
+Where a process dies or a node is lost, ``torchrun`` starts all of them again, on the nodes that there are,
+and they go on from the last checkpoint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, final
 
 import torch
 import torch.distributed as distributed
 from torch import Tensor, nn
-from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
+
+# public, but not exported by name
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.nn.parallel import DistributedDataParallel
 
+from training.arrivals import count_start
 from training.config import InvalidRun
 
-# the leader generates the data while the others wait
+# for whoever computes a gradient as well: a node that is lost says nothing, and is missed by this alone
+PROMPTNESS: Final = timedelta(minutes=10)
+# for the leader that generates the data, validates, or publishes while the others wait
 PATIENCE: Final = timedelta(days=7)
 
 
@@ -38,13 +46,15 @@ class Ranks:
         number: of this process, from 0.
         count: of all processes.
         local: number of this process among those of its machine; its GPU has the same.
-        restarts: how often ``torchrun`` has started them again.
+        again: whether ``torchrun`` started them before.
+        patient: the same processes, for what the leader does alone.
     """
 
     number: int = 0
     count: int = 1
     local: int = 0
-    restarts: int = 0
+    again: bool = False
+    patient: distributed.ProcessGroup | None = field(default=None, compare=False, repr=False)
 
     @property
     def leads(self) -> bool:
@@ -78,8 +88,11 @@ class Ranks:
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a tensor over all processes."""
+        return self.sum(value / self.count) if self.count > 1 else value
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over all processes, in its place."""
         if self.count > 1:
-            value = value / self.count
             distributed.all_reduce(value)
         return value
 
@@ -93,9 +106,9 @@ class Ranks:
         return bool(told.item())
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Until all have come here, however long the leader takes."""
         if self.count > 1:
-            self.any(False)
+            distributed.all_reduce(torch.zeros(1), group=self.patient)
 
 
 ALONE: Final = Ranks()
@@ -107,16 +120,36 @@ def joined_ranks(environment: Mapping[str, str]) -> Iterator[Ranks]:
     if "TORCHELASTIC_RUN_ID" not in environment:
         yield ALONE
         return
-    local, restarts = int(environment["LOCAL_RANK"]), int(environment["TORCHELASTIC_RESTART_COUNT"])
+    number, count, local = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if torch.cuda.is_available():
         torch.cuda.set_device(local)
     # both kinds: gradients that lie on a GPU travel by NCCL, everything else through the processors
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    store, number, count = next(rendezvous("env://", timeout=PATIENCE))
-    # torchrun may keep the store for the next start: it holds the addresses of processes that are no more
-    own = PrefixStore(f"start_{restarts}", store)
-    distributed.init_process_group(backend, store=own, rank=number, world_size=count, timeout=PATIENCE)
+    store = _open_store(environment, number)
+    start = count_start(store, number, count)
+    # one store may serve all starts: it holds the addresses of processes that are no more
+    own = PrefixStore(f"mno/start_{start}", store)
+    distributed.init_process_group(backend, store=own, rank=number, world_size=count, timeout=PROMPTNESS)
     try:
-        yield Ranks(number, count, local, restarts)
+        patient = distributed.new_group(backend="gloo", timeout=PATIENCE)
+        # the store may be new, and a node counts what happened to its own processes only
+        counted = int(environment["TORCHELASTIC_RESTART_COUNT"])
+        again = Ranks(number, count).any(start > 1 or counted > 0)
+        ranks = Ranks(number, count, local, again, patient)
+        yield ranks
+        # the leader may still publish, by way of a rendezvous that another one's node keeps
+        ranks.wait()
     finally:
         distributed.destroy_process_group()
+
+
+def _open_store(environment: Mapping[str, str], number: int) -> Store:
+    """Where the processes find each other: the launcher of the first node keeps it, or else process 0."""
+    kept = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return TCPStore(
+        environment["MASTER_ADDR"],
+        int(environment["MASTER_PORT"]),
+        is_master=number == 0 and not kept,
+        timeout=PROMPTNESS,
+        wait_for_workers=False,
+    )

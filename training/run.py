@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 import torch
 
+from bulk.engine import Engine
 from model_store import open_store
 from operators import AnySurrogate, Surrogate
 from problems import EVOLUTION_PROBLEMS
-from training.calibration import calibrate
+from training.calibrate import held_out_files, measure_calibration
 from training.checkpoint import Checkpoint
 from training.config import Run, Split
 from training.dataset import Dataset, read_dataset
@@ -20,7 +21,7 @@ from training.files import exclusive, replace_atomically
 from training.generate import estimate, generate
 from training.learner import averaged_surrogate
 from training.progress import Progress, silent
-from training.publish import move_alias, publish
+from training.publish import Calibrate, move_alias, publish, uncalibrated
 from training.ranks import ALONE, Ranks
 from training.report import write_report
 from training.report_trajectories import write_trajectory_report
@@ -58,14 +59,14 @@ def execute(run: Run, text: str, progress: Progress, *, resume: bool, ranks: Ran
         make_version(run, checkpoint, evaluations, run.publish.model, url, run.publish.alias)
 
 
-def make_data(run: Run, progress: Progress) -> None:
-    """Generate the files that are missing."""
+def make_data(run: Run, progress: Progress, engine: Engine | None = None) -> None:
+    """Generate the files that are missing, on this machine or by an engine."""
     files, workers = all_files(run), worker_count(run)
     with exclusive(run.data.directory):
         expected = estimate(files, workers)
         if expected.samples:
             click.echo(f"{expected} on {workers} processes, into {run.data.directory}")
-        generate(files, workers, progress)
+        generate(files, workers, progress, engine)
 
 
 def make_checkpoint(
@@ -77,12 +78,11 @@ def make_checkpoint(
 
 def make_task(run: Run, ranks: Ranks, device: torch.device) -> Task:
     """What the run learns, with its training and validation data."""
+    training = [file.path for file in split_files(run, "train").values()]
+    validation = {name: file.path for name, file in split_files(run, "validation").items()}
     if run.data.problem in EVOLUTION_PROBLEMS:
-        training = [file.path for file in split_files(run, "train").values()]
-        validation = {name: file.path for name, file in split_files(run, "validation").items()}
         return EvolutionTask(run, training, validation, device, ranks)
-    training_sets = list(read_split(run, "train").values())
-    return SteadyTask(run, training_sets, read_split(run, "validation"), device, ranks)
+    return SteadyTask(run, training, validation, device, ranks)
 
 
 def evaluate_tests(run: Run, checkpoint: Checkpoint, progress: Progress) -> Evaluations:
@@ -143,14 +143,10 @@ def make_version(
     """Publish the checkpoint, and point the alias at the new version."""
     store = open_store(url)
     description = "" if run.publish is None else run.publish.description
-    learnt = {family.name for family in run.data.families if family.train}
-    rollouts = [
-        found
-        for family, found in evaluations.items()
-        if isinstance(found, TrajectoryEvaluation) and family in learnt
-    ]
-    metrics = _metrics(evaluations)
-    reference = publish(store, model, run, checkpoint, metrics, description, calibrate(rollouts))
+    measure: Calibrate = uncalibrated
+    if held_out_files(run):
+        measure = partial(measure_calibration, run, averaged_surrogate(run, checkpoint))
+    reference = publish(store, model, run, checkpoint, _metrics(evaluations), description, measure)
     if alias is not None:
         move_alias(store, reference, alias)
     click.echo(f"published {reference}{f' as {model}@{alias}' if alias else ''} in {store.url}")

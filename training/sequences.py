@@ -1,7 +1,7 @@
 """Stretches of trajectories to train on: which ones a step takes is a function of seed and step alone."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import numpy as np
 import torch
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.augment import RECTANGLE, SQUARE, transform
+from training.ranks import ALONE, Ranks
+from training.trajectories import ALL_FRAMES, Trajectories
 
 # streams of random numbers: samples, symmetries, first frames, chosen frames, noise
 _ORDER, _SYMMETRY, _START, _CHOSEN, _NOISE = range(5)
@@ -71,18 +73,45 @@ class SequenceSchedule(NamedTuple):
         return np.random.default_rng([self.seed, stream, number])
 
 
+@final
+class HeldTrajectories:
+    """Trajectories in memory: where one process trains alone. Of several, each reads ``Trajectories``."""
+
+    def __init__(self, values: Float[np.ndarray, "sample time channel y x"]) -> None:
+        self._values = values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @property
+    def frames(self) -> int:
+        """Of a trajectory, the initial state included."""
+        return int(self._values.shape[1])
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Cells (ny, nx)."""
+        ny, nx = self._values.shape[-2:]
+        return ny, nx
+
+    def read(self, index: int, frames: slice = ALL_FRAMES) -> Float[np.ndarray, "time channel y x"]:
+        """Frames of one trajectory."""
+        return self._values[index, frames]
+
+
+@final
 class SequenceSet:
-    """The training trajectories, in memory."""
+    """The training trajectories, and which stretches of them a step takes."""
 
     def __init__(
         self,
-        trajectories: Sequence[Float[np.ndarray, "sample time channel y x"]],
+        parts: Sequence[HeldTrajectories | Trajectories],
         extent: tuple[float, float],
         vectors: Sequence[tuple[int, int]],
     ) -> None:
         self.extent = extent
         self._vectors = vectors
-        self._parts = [torch.from_numpy(part) for part in trajectories]
+        self._parts = parts
         self._ends = np.cumsum([len(part) for part in self._parts])
 
     def __len__(self) -> int:
@@ -91,12 +120,12 @@ class SequenceSet:
     @property
     def frames(self) -> int:
         """Frames of a trajectory, the initial state included."""
-        return min(part.shape[1] for part in self._parts)
+        return min(part.frames for part in self._parts)
 
     @property
     def symmetries(self) -> int:
         """Number of symmetries that map the domain and the grid to themselves."""
-        ny, nx = self._parts[0].shape[-2:]
+        ny, nx = self._parts[0].grid
         return SQUARE if ny == nx and self.extent[0] == self.extent[1] else RECTANGLE
 
     def batch(
@@ -112,24 +141,32 @@ class SequenceSet:
         return torch.stack(
             [
                 transform_state(
-                    self._sample(int(sample))[start : start + length], int(element), self._vectors
+                    self._read(int(sample), slice(start, start + length)), int(element), self._vectors
                 )
                 for sample, start, element in drawn
             ]
         )
 
-    def moments(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of every channel."""
-        count = sum(part[:, :, 0].numel() for part in self._parts)
-        axes = (0, 1, 3, 4)
-        mean = sum(part.sum(axes, dtype=torch.float64) for part in self._parts) / count
-        square = sum(part.square().sum(axes, dtype=torch.float64) for part in self._parts) / count
-        assert isinstance(mean, Tensor)
-        return mean.tolist(), (square - mean.square()).clamp_min(1e-12).sqrt().tolist()
+    def moments(self, ranks: Ranks = ALONE) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of every channel; each process reads its share of the trajectories."""
+        sums = torch.stack(
+            [_sums(self._read(number)) for number in range(ranks.number, len(self), ranks.count)]
+        )
+        count, total, square = ranks.sum(sums.sum(0))
+        mean = total / count
+        return mean.tolist(), (square / count - mean.square()).clamp_min(1e-12).sqrt().tolist()
 
-    def _sample(self, index: int) -> Float[Tensor, "time channel y x"]:
-        part = int(np.searchsorted(self._ends, index, side="right"))
-        return self._parts[part][index - int(self._ends[part])]
+    def _read(self, number: int, frames: slice = ALL_FRAMES) -> Float[Tensor, "time channel y x"]:
+        part = int(np.searchsorted(self._ends, number, side="right"))
+        place = self._parts[part]
+        return torch.from_numpy(place.read(number - int(self._ends[part]) + len(place), frames))
+
+
+def _sums(states: Float[Tensor, "time channel y x"]) -> Float[Tensor, "3 channel"]:
+    """Of ones, of values and of squares."""
+    axes = (0, 2, 3)
+    powers = (torch.ones_like(states), states, states.square())
+    return torch.stack([power.sum(axes, dtype=torch.float64) for power in powers])
 
 
 def transform_state(

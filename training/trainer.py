@@ -48,8 +48,8 @@ def train(
         Diverged: the loss is not finite.
     """
     device = prepare_torch(run)
-    # a restart goes on where the last start was
-    start = _starting_point(run, resume=resume or ranks.restarts > 0)
+    # what is started again goes on where it was
+    start = _starting_point(run, resume=resume or ranks.again)
     task, learner = make_task(device), Learner(run, device, ranks)
     task.prepare(learner.surrogate)
     if start is not None:
@@ -65,6 +65,8 @@ def train(
                     record.loss(step)
                 if step % run.log.validate_every == 0 or step == last:
                     record.validate(step)
+                    # only the leader does: it takes longer than anybody waits for a gradient
+                    ranks.wait()
                 # read once: a signal that comes from here on stops the next step
                 stopping = ranks.any(bool(stop))
                 if stopping or record.checkpoint_due(step):

@@ -114,6 +114,11 @@ class Trajectories:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def frames(self) -> int:
+        """Of a trajectory, the initial state included."""
+        return len(self.times)
+
     def __enter__(self) -> Self:
         return self
 

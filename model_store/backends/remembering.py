@@ -13,7 +13,7 @@ __all__ = ["RememberingBackend"]
 
 # whoever has just waited in vain does not wait for the next answer too [s]
 PAUSE: Final = 2.0
-# cards, aliases and lists of keys are smaller; files of versions are kept elsewhere, by their hashes [B]
+# cards, aliases and lists of keys are smaller [B]
 LARGEST: Final = 8 * 2**20
 ABSENT: Final = b"absent"
 PRESENT: Final = b"present\n"
@@ -42,6 +42,8 @@ class RememberingBackend(Backend):
         return self._stale
 
     def get(self, key: str) -> bytes:
+        if _has_hash(key):
+            return self._asked(lambda: self._backend.get(key))
         answer = self._answer(f"get {key}", lambda: self._get(key))
         if answer == ABSENT:
             raise KeyNotFound(f"nothing is stored under {key} in {self.url}")
@@ -101,3 +103,8 @@ class RememberingBackend(Backend):
             raise
         self._stale = None
         return answer
+
+
+def _has_hash(key: str) -> bool:
+    """Whether it is a version's file: the cache keeps those by the hashes in their cards, up to its limit."""
+    return "/versions/" in key and not key.endswith(f"/{CARD}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+import dataclasses
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, final
 
@@ -13,7 +14,15 @@ from numpy.typing import NDArray
 
 from problems import EVOLUTION_PROBLEMS, STEADY_PROBLEMS
 from service.client.address import Address
-from service.client.answers import Answer, CalibratedEstimate, ErrorEstimate, Frame, Gradient
+from service.client.answers import (
+    Answer,
+    CalibratedEstimate,
+    ErrorEstimate,
+    Frame,
+    Gradient,
+    Quantity,
+    Tangent,
+)
 from service.client.connection import (
     AsyncStream,
     AsyncTransport,
@@ -33,6 +42,8 @@ __all__ = ["AsyncGrpcTransport", "GrpcTransport"]
 
 SOLVE: Final = "/mno.v1.Solver/Solve"
 VJP: Final = "/mno.v1.Solver/VectorJacobianProduct"
+JVP: Final = "/mno.v1.Solver/JacobianVectorProduct"
+QUANTITIES: Final = "/mno.v1.Solver/Quantities"
 ROLLOUT: Final = "/mno.v1.Solver/Rollout"
 INDEX: Final = "/inference.GRPCInferenceService/RepositoryIndex"
 
@@ -51,12 +62,15 @@ OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
+# a connection lasts: of several places each gets one, and the calls go to them in turn
+BALANCED: Final = (("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),)
 
 METHODS: Final = {
     "auto": pb.METHOD_AUTO,
     "surrogate": pb.METHOD_SURROGATE,
     "hybrid": pb.METHOD_HYBRID,
     "solver": pb.METHOD_SOLVER,
+    "adjoint": pb.METHOD_ADJOINT,
 }
 ERRORS: Final = {
     "none": pb.ERROR_REQUEST_NONE,
@@ -69,7 +83,7 @@ METHOD_NAMES: Final = {number: name for name, number in METHODS.items()}
 # tags: a field's number and 2, that its length comes next
 SOLVE_FIELDS: Final = b"\x1a"  # SolveRequest.fields = 3
 ROLLOUT_STATE: Final = b"\x12"  # RolloutRequest.state = 2
-VJP_REQUEST, VJP_COTANGENTS = b"\x0a", b"\x12"  # VjpRequest: 1, 2
+VJP_REQUEST, VJP_COTANGENTS = b"\x0a", b"\x12"  # VjpRequest: 1, 2; JvpRequest and QuantitiesRequest alike
 
 # slug -> HTTP status; then by the status of gRPC
 STATUSES: Final[Mapping[str, int]] = {
@@ -105,14 +119,17 @@ class _Wire:
 
     def __init__(self, library: Any, address: Address) -> None:
         """``library``: ``grpc``, or ``grpc.aio``."""
+        options = (*OPTIONS, *BALANCED) if address.several else OPTIONS
         if address.secure:
-            self.channel = library.secure_channel(address.host, _credentials(address), OPTIONS)
+            self.channel = library.secure_channel(address.host, _credentials(address), options)
         else:
-            self.channel = library.insecure_channel(address.host, OPTIONS)
+            self.channel = library.insecure_channel(address.host, options)
         self._metadata = (("authorization", f"Bearer {address.token}"),) if address.token else ()
         self._timeout = address.timeout
         self._solve = self.channel.unary_unary(SOLVE, None, pb.SolveResponse.FromString)
         self._vjp = self.channel.unary_unary(VJP, None, pb.VjpResponse.FromString)
+        self._jvp = self.channel.unary_unary(JVP, None, pb.JvpResponse.FromString)
+        self._read = self.channel.unary_unary(QUANTITIES, None, pb.QuantitiesResponse.FromString)
         self._rollout = self.channel.unary_stream(ROLLOUT, None, pb.Frame.FromString)
         self._index = self.channel.unary_unary(INDEX, None, inference.RepositoryIndexResponse.FromString)
 
@@ -120,9 +137,17 @@ class _Wire:
         timeout = _seconds(question.options, self._timeout)
         return self._solve(_solve_bytes(question), timeout=timeout, metadata=self._metadata)
 
-    def differentiate(self, question: Question) -> Any:
+    def pull_back(self, question: Question) -> Any:
         timeout = _seconds(question.options, self._timeout)
         return self._vjp(_vjp_bytes(question), timeout=timeout, metadata=self._metadata)
+
+    def push_forward(self, question: Question) -> Any:
+        timeout = _seconds(question.options, self._timeout)
+        return self._jvp(_jvp_bytes(question), timeout=timeout, metadata=self._metadata)
+
+    def read(self, question: Question) -> Any:
+        timeout = _seconds(question.options, self._timeout)
+        return self._read(_quantities_bytes(question), timeout=timeout, metadata=self._metadata)
 
     def index(self) -> Any:
         return self._index(b"", timeout=self._timeout, metadata=self._metadata)
@@ -153,10 +178,20 @@ class GrpcTransport(Transport):
         with _reaching():
             return _answer(self._wire.solve(question))
 
-    def differentiate(self, question: Question) -> Gradient:
+    def pull_back(self, question: Question) -> Gradient:
         """See ``Transport``."""
         with _reaching():
-            return _gradient(self._wire.differentiate(question))
+            return _gradient(self._wire.pull_back(question))
+
+    def push_forward(self, question: Question) -> Tangent:
+        """See ``Transport``."""
+        with _reaching():
+            return _tangent(self._wire.push_forward(question))
+
+    def read(self, question: Question) -> list[Quantity]:
+        """See ``Transport``."""
+        with _reaching():
+            return _quantities(self._wire.read(question))
 
     def describe(self, path: str) -> Any:
         """See ``Transport``."""
@@ -201,10 +236,20 @@ class AsyncGrpcTransport(AsyncTransport):
         with _reaching():
             return _answer(await self._wire.solve(question))
 
-    async def differentiate(self, question: Question) -> Gradient:
+    async def pull_back(self, question: Question) -> Gradient:
         """See ``Transport``."""
         with _reaching():
-            return _gradient(await self._wire.differentiate(question))
+            return _gradient(await self._wire.pull_back(question))
+
+    async def push_forward(self, question: Question) -> Tangent:
+        """See ``Transport``."""
+        with _reaching():
+            return _tangent(await self._wire.push_forward(question))
+
+    async def read(self, question: Question) -> list[Quantity]:
+        """See ``Transport``."""
+        with _reaching():
+            return _quantities(await self._wire.read(question))
 
     async def describe(self, path: str) -> Any:
         """See ``Transport``."""
@@ -269,14 +314,34 @@ def _solve_bytes(question: Question) -> bytes:
 
 
 def _vjp_bytes(question: Question) -> bytes:
-    assert question.cotangent is not None
+    assert question.direction is not None
     problem = STEADY_PROBLEMS.get(question.problem)
     output = problem.outputs[0].name if problem else "solution"
     return b"".join(
         [
             *tagged(VJP_REQUEST, [_solve_bytes(question)]),
-            *entry(VJP_COTANGENTS, output, _floats(question.cotangent)),
+            *entry(VJP_COTANGENTS, output, _floats(question.direction)),
             pb.VjpRequest(wrt=question.options.get("wrt", "")).SerializeToString(),
+        ]
+    )
+
+
+def _jvp_bytes(question: Question) -> bytes:
+    assert question.direction is not None
+    wrt = question.options.get("wrt") or _input_name(question.problem)
+    return b"".join(
+        [
+            *tagged(VJP_REQUEST, [_solve_bytes(question)]),
+            *entry(VJP_COTANGENTS, wrt, _floats(question.direction)),
+        ]
+    )
+
+
+def _quantities_bytes(question: Question) -> bytes:
+    return b"".join(
+        [
+            *tagged(VJP_REQUEST, [_solve_bytes(question)]),
+            pb.QuantitiesRequest(quantities=question.wanted).SerializeToString(),
         ]
     )
 
@@ -343,7 +408,9 @@ def _answer(message: pb.SolveResponse) -> Answer:
     fields = {name: _array(tensor) for name, tensor in message.fields.items()}
     single = next(iter(fields.values())).ndim == 2
     errors = tuple(
-        ErrorEstimate(each.kind, each.norm, each.lower, each.upper, each.l2_estimate, each.steps)
+        ErrorEstimate(
+            **{known.name: getattr(each, known.name) for known in dataclasses.fields(ErrorEstimate)}
+        )
         for each in message.errors
     )
     return Answer(
@@ -356,6 +423,7 @@ def _answer(message: pb.SolveResponse) -> Answer:
         certified=all(message.certified),
         iterations=max(message.iterations, default=0),
         timing_ms=_timing(message.timing),
+        ood_score=_one_or_all(tuple(message.ood_scores), single=single),
     )
 
 
@@ -366,16 +434,47 @@ def _one_or_all(values: tuple[Any, ...], *, single: bool) -> Any:
 
 
 def _gradient(message: pb.VjpResponse) -> Gradient:
-    gradient, known = _array(message.gradient), message.solution
-    return Gradient(
-        gradient=gradient,
-        wrt=message.wrt,
-        model=known.model or None,
-        method=METHOD_NAMES[known.method],
-        operator=known.operator,
-        in_distribution=_one_or_all(tuple(known.in_distribution), single=gradient.ndim == 2),
-        timing_ms=_timing(known.timing),
-    )
+    gradient = _array(message.gradient)
+    errors = _errors(message.errors, gradient)
+    return Gradient(gradient=gradient, wrt=message.wrt, error=errors, **_derivative(message.solution))
+
+
+def _tangent(message: pb.JvpResponse) -> Tangent:
+    ((name, tensor),) = message.tangents.items()
+    tangent = _array(tensor)
+    errors = _errors(message.errors, tangent)
+    return Tangent(tangent=tangent, of=name, error=errors, **_derivative(message.solution))
+
+
+def _errors(errors: Sequence[float], values: NDArray[Any]) -> Any:
+    """One for each field (ny, nx) of ``values``."""
+    if not errors:
+        return None
+    return errors[0] if values.ndim == 2 else np.array(errors).reshape(values.shape[:-2])
+
+
+def _derivative(known: pb.SolveResponse) -> dict[str, Any]:
+    """What is known of a gradient or a tangent."""
+    flags = tuple(known.in_distribution)
+    return {
+        "model": known.model or None,
+        "method": METHOD_NAMES[known.method],
+        "operator": known.operator,
+        "in_distribution": _one_or_all(flags, single=len(flags) == 1),
+        "certified": all(known.certified),
+        "timing_ms": _timing(known.timing),
+    }
+
+
+def _quantities(message: pb.QuantitiesResponse) -> list[Quantity]:
+    return [
+        Quantity(each.quantity, each.unit, _numbers(each.values), _numbers(each.half_widths))
+        for each in message.quantities
+    ]
+
+
+def _numbers(values: Sequence[float]) -> Any:
+    return values[0] if len(values) == 1 else np.array(values)
 
 
 def _array(tensor: pb.Tensor) -> NDArray[Any]:
@@ -411,6 +510,7 @@ def _frame(message: pb.Frame, known: Mapping[str, str]) -> Frame:
         error=error,
         in_distribution=message.in_distribution,
         model=message.model or None,
+        ood_score=message.ood_score if message.HasField("ood_score") else None,
     )
 
 

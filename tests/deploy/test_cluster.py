@@ -29,7 +29,9 @@ pytestmark = [
     pytest.mark.skipif("KUBECONFIG" not in os.environ, reason="KUBECONFIG names no cluster"),
 ]
 
-PLAIN = [folder for folder in kustomizations() if folder not in ("kserve", "examples/production")]
+# the kinds of a plain cluster: others need operators, and KServe's folder has no others
+PLAIN = [folder for folder in kustomizations() if folder != "kserve"]
+BUILT_IN = ("v1", "apps/", "autoscaling/", "batch/", "networking.k8s.io/", "policy/")
 CONFIG = AxialMnoConfig(channels=8, inner_channels=8, states=2, rank=1, blocks=1)
 # a version whose weights are not those of its card
 BROKEN = 3
@@ -109,7 +111,9 @@ def page(address: str, path: str, token: str) -> str:
 @pytest.mark.parametrize("folder", PLAIN)
 def test_overlays_are_taken_under_restricted(folder: str) -> None:
     with Cluster() as cluster:
-        documents = cluster.overlay(folder, None)
+        documents = [
+            each for each in cluster.overlay(folder, None) if each["apiVersion"].startswith(BUILT_IN)
+        ]
         # pods are looked at when they are made, and then their account has to be there
         cluster.make(*of_kind(documents, "ServiceAccount"))
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": documents})

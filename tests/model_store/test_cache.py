@@ -58,6 +58,21 @@ def test_a_version_is_read_once(played: PlayedS3, published: Store, place: Cache
     assert weights_read(played) == 2
 
 
+@pytest.mark.usefixtures("published")
+def test_what_is_remembered_are_no_files_of_versions(played: PlayedS3, place: CachePlace) -> None:
+    open_kept_store(URL, place).load("darcy", 1)
+    (weights,) = (each.read_bytes() for each in (place.folder / "files").iterdir())
+    known = [each.read_bytes() for each in (place.folder / "known").rglob("*") if each.is_file()]
+    assert len(known) > 1
+    # otherwise they would stay without a limit
+    assert not any(weights in each for each in known)
+    played.before = away
+    # a copy that is lost is gone
+    next((place.folder / "files").iterdir()).unlink()
+    with pytest.raises(StoreUnreachable):
+        open_kept_store(URL, place).load("darcy", 1)
+
+
 @pytest.mark.parametrize("damage", [b"", b"\0" * 100, None])
 def test_what_is_damaged_is_read_again(
     played: PlayedS3, published: Store, place: CachePlace, damage: bytes | None

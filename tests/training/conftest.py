@@ -137,6 +137,12 @@ def evolution_text(tmp_path: Path) -> str:
     return in_directory(EVOLUTION_SMOKE, tmp_path)
 
 
+@pytest.fixture(scope="module")
+def evolution_smoke(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The evolution run, below a directory that the tests of a module share."""
+    return in_directory(EVOLUTION_SMOKE, tmp_path_factory.mktemp("shared"))
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The smoke run, from data to a published version; tests only read it."""

@@ -68,8 +68,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _run(text: str, *, history: int | None = None, **sequence: Any) -> Run:
-    """The run with another sequence section: one block, no noise, unless told otherwise.
+def _run(text: str, *, history: int | None = None, frames: int = 2, **sequence: Any) -> Run:
+    """The run with another sequence section: one block of two frames, no noise, unless told otherwise.
 
     Given a history it is the run of an operator that knows no physics.
     """
@@ -78,8 +78,9 @@ def _run(text: str, *, history: int | None = None, **sequence: Any) -> Run:
     changes: dict[str, Any] = {"sequence": section}
     if history is not None:
         changes["operator"] = AutoregressiveConfig(
-            fields=3, walls="outflow", reference_spacing=1.0, history=history, frames=2
+            fields=3, walls="outflow", reference_spacing=1.0, history=history, frames=frames
         )
+    text = text.replace("\nframes = 2\n", f"\nframes = {frames}\n")
     return Run.model_validate({**parse_run(text).model_dump(exclude_unset=True), **changes})
 
 
@@ -132,13 +133,14 @@ def test_loss_and_gradient_by_hand(
 
 
 def test_frames_that_are_not_chosen_do_not_count(evolution_text: str, data: Path) -> None:
-    task, (surrogate, operator) = _task(evolution_text, data, frames_per_block=1), _surrogate(0.95, frames=4)
+    task = _task(evolution_text, data, frames=4, frames_per_block=1)
+    surrogate, operator = _surrogate(0.95, frames=4)
     assert task.loss(surrogate, 0).item() == pytest.approx((0.95 / FACTOR) ** 4 - 1.0, rel=1e-4)
     assert operator.chosen == [(3,)]
 
 
 def test_a_longer_history_computes_the_frames_between(evolution_text: str, data: Path) -> None:
-    task = _task(evolution_text, data, history=2, frames_per_block=1, **_blocks(2))
+    task = _task(evolution_text, data, history=2, frames=3, frames_per_block=1, **_blocks(2))
     surrogate, operator = _surrogate(FACTOR, frames=3, history=2)
     task.loss(surrogate, 0)
     assert operator.chosen == [(0, 1, 2), (0, 1, 2)]

@@ -3,10 +3,11 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,21 @@ from training.run import make_task
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-def torchrun(file: Path, *arguments: str, restarts: int = 0) -> list[str]:
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    return [
-        sys.executable,
-        *launch,
-        f"--max-restarts={restarts}",
-        "-m",
-        "mno",
-        "train",
-        str(file),
-        *arguments,
-    ]
+def torchrun(
+    file: Path, *arguments: str, nodes: Sequence[str] = ("--standalone", "--nproc-per-node=2")
+) -> list[str]:
+    """The command that starts two processes, or with ``nodes`` those of one of several nodes."""
+    launch = [sys.executable, "-m", "torch.distributed.run", *nodes]
+    return [*launch, "-m", "mno", "train", str(file), *arguments]
+
+
+def two_nodes(file: Path) -> list[list[str]]:
+    """The commands of two nodes with a process each; the first keeps the rendezvous."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        endpoint = f"--rdzv-endpoint=127.0.0.1:{free.getsockname()[1]}"
+    common = ["--nnodes=2", "--nproc-per-node=1", "--max-restarts=3", "--rdzv-backend=c10d", endpoint]
+    places = [[f"--rdzv-conf=is_host={host}", "--local-addr=127.0.0.1"] for host in ("true", "false")]
+    return [torchrun(file, nodes=[*common, *place]) for place in places]
 
 
 def write(text: str, directory: Path, name: str, steps: int = 20) -> Path:
@@ -47,7 +51,7 @@ def write(text: str, directory: Path, name: str, steps: int = 20) -> Path:
 
 
 def carry_out(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT, timeout=800)
 
 
 def checkpoint_path(file: Path) -> Path:
@@ -71,12 +75,26 @@ def even_text(evolution_text: str) -> str:
     return evolution_text.replace("batch_size = 3", "batch_size = 2")
 
 
+def normalized(text: str) -> str:
+    """The run of an operator whose normalizers come from all data, of which each process reads a share."""
+    operator = """[operator]
+kind = "autoregressive"
+fields = 3
+walls = "outflow"
+reference_spacing = 0.3125
+frames = 2
+channels = 8
+"""
+    text = re.sub(r"\[operator\]\n.*?\n\n", f"{operator}\n", text, count=1, flags=re.DOTALL)
+    return text.replace("[sequence]\n", "[sequence]\nnormalize = true\n")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("problem", ["steady", "evolution"])
 def test_two_processes_take_the_steps_of_one(
     smoke_text: str, even_text: str, tmp_path: Path, problem: str
 ) -> None:
-    text = {"steady": smoke_text, "evolution": even_text}[problem]
+    text = {"steady": smoke_text, "evolution": normalized(even_text)}[problem]
     alone, together = (write(text, tmp_path, name) for name in ("alone", "together"))
     assert carry_out([sys.executable, "-m", "mno", "train", str(alone)]).returncode == 0
     done = carry_out(torchrun(together))
@@ -91,42 +109,79 @@ def saving_text(even_text: str) -> str:
     return even_text.replace("[log]", "[checkpoint]\nsteps = 5\n\n[log]")
 
 
-@pytest.mark.slow
-def test_after_the_death_of_one_both_go_on_from_the_last_checkpoint(saving_text: str, tmp_path: Path) -> None:
-    whole, broken = (write(saving_text, tmp_path, name, steps=60) for name in ("whole", "broken"))
-    assert carry_out(torchrun(whole)).returncode == 0
-    running = subprocess.Popen(torchrun(broken, restarts=1), env=ENVIRONMENT, stderr=subprocess.PIPE)
-    until(checkpoint_path(broken), running)
-    os.kill(ranks_of(running.pid)[1], signal.SIGKILL)
-    _, said = running.communicate(timeout=200)
-    assert running.returncode == 0, said.decode()
-    # it did not begin anew, and no bit differs
-    found, expected = load_checkpoint(checkpoint_path(broken)), load_checkpoint(checkpoint_path(whole))
-    assert all(torch.equal(found.weights[name], weight) for name, weight in expected.weights.items())
-    assert losses(broken) == losses(whole)
+@pytest.fixture(scope="module")
+def whole(evolution_smoke: str) -> Path:
+    """A run that two processes carried out without a break."""
+    text = evolution_smoke.replace("batch_size = 3", "batch_size = 2")
+    text = text.replace("[log]", "[checkpoint]\nsteps = 5\n\n[log]")
+    directory = Path(parse_run(text).run.directory).parents[1]
+    file = write(text, directory, "whole", steps=100)
+    done = carry_out(torchrun(file))
+    assert done.returncode == 0, done.stderr
+    return file
+
+
+def again(whole: Path, name: str) -> Path:
+    """The file of the same run in another directory."""
+    file = whole.with_stem(name)
+    file.write_text(whole.read_text().replace("/whole/", f"/{name}/"))
+    return file
+
+
+def assert_no_bit_differs(found: Path, expected: Path) -> None:
+    one, other = (load_checkpoint(checkpoint_path(file)) for file in (found, expected))
+    assert one.step == other.step
+    assert all(torch.equal(one.weights[name], weight) for name, weight in other.weights.items())
+    assert losses(found) == losses(expected)
 
 
 @pytest.mark.slow
-def test_sigterm_stops_both_after_the_same_step(saving_text: str, tmp_path: Path) -> None:
-    whole, parted = (write(saving_text, tmp_path, name, steps=60) for name in ("whole", "parted"))
-    assert carry_out(torchrun(whole)).returncode == 0
+def test_after_deaths_on_two_nodes_both_go_on_from_the_last_checkpoint(whole: Path) -> None:
+    broken = again(whole, "broken")
+    launchers = [
+        subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE) for command in two_nodes(broken)
+    ]
+    # each node once: neither counts the other's deaths
+    for launcher in reversed(launchers):
+        changed(checkpoint_path(broken), launcher)
+        kill_the_process_of(launcher)
+    said = [launcher.communicate(timeout=800)[1].decode() for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [0, 0], said
+    assert_no_bit_differs(broken, whole)
+
+
+@pytest.mark.slow
+def test_sigterm_stops_both_after_the_same_step(whole: Path) -> None:
+    parted = again(whole, "parted")
     running = subprocess.Popen(torchrun(parted), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     # both are under way
-    until(checkpoint_path(parted), running)
+    changed(checkpoint_path(parted), running)
     running.send_signal(signal.SIGTERM)
-    _, said = running.communicate(timeout=100)
+    _, said = running.communicate(timeout=800)
     assert running.returncode != 0
-    stopped = re.findall(r"stopped after (\d+) of 60 steps", said)
+    stopped = re.findall(r"stopped after (\d+) of 100 steps", said)
     assert stopped == 2 * [str(load_checkpoint(checkpoint_path(parted)).step)]
     assert carry_out(torchrun(parted, "--resume")).returncode == 0
-    found, expected = load_checkpoint(checkpoint_path(parted)), load_checkpoint(checkpoint_path(whole))
-    assert all(torch.equal(found.weights[name], weight) for name, weight in expected.weights.items())
+    assert_no_bit_differs(parted, whole)
 
 
-def until(file: Path, running: subprocess.Popen[bytes]) -> None:
-    """Wait for a file that a process writes, or for its end."""
-    while not file.exists() and running.poll() is None:
+def until(holds: Callable[[], bool], running: subprocess.Popen[Any]) -> None:
+    """Wait until something holds, or a process ends."""
+    while not holds() and running.poll() is None:
         time.sleep(0.02)
+
+
+def changed(file: Path, running: subprocess.Popen[Any]) -> None:
+    """Wait until a process writes a file anew, or ends."""
+    written = file.stat().st_mtime_ns if file.exists() else 0
+    until(lambda: file.exists() and file.stat().st_mtime_ns != written, running)
+
+
+def kill_the_process_of(launcher: subprocess.Popen[Any]) -> None:
+    """Kill the one process that a launcher started, and wait until it starts another."""
+    (process,) = ranks_of(launcher.pid)
+    os.kill(process, signal.SIGKILL)
+    until(lambda: ranks_of(launcher.pid) not in ([], [process]), launcher)
 
 
 def ranks_of(launcher: int) -> list[int]:

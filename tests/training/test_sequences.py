@@ -1,13 +1,19 @@
 """Stretches depend on seed and step alone; symmetries turn vectors as they turn the plane."""
 
+from pathlib import Path
+from typing import Any, cast
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from operators.shallow_water_scheme import step
+from problems import Grid
 from training.augment import RECTANGLE, SQUARE, transform
-from training.sequences import SequenceSchedule, SequenceSet, transform_state
+from training.sequences import HeldTrajectories, SequenceSchedule, SequenceSet, transform_state
+from training.trajectories import Trajectories, open_trajectories, write_trajectories
 
 # hu and hv, the components along x and along y
 MOMENTUM = [(1, 2)]
@@ -90,7 +96,7 @@ def _set(ny: int = 4, nx: int = 4, extent: tuple[float, float] = (1.0, 1.0)) -> 
     """Three and two trajectories of nine frames."""
     rng = np.random.default_rng(0)
     parts = [rng.standard_normal((count, 9, 3, ny, nx)).astype(np.float32) for count in (3, 2)]
-    return SequenceSet(parts, extent, MOMENTUM)
+    return SequenceSet([HeldTrajectories(part) for part in parts], extent, MOMENTUM)
 
 
 def test_a_batch_holds_the_scheduled_stretches() -> None:
@@ -108,10 +114,61 @@ def test_a_batch_holds_the_scheduled_stretches() -> None:
             assert torch.equal(found, transform_state(stretch, int(element), MOMENTUM))
 
 
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """Of three and of two trajectories of nine frames."""
+    rng, paths = np.random.default_rng(0), [tmp_path / "a.h5", tmp_path / "b.h5"]
+    for path, count in zip(paths, (3, 2), strict=True):
+        samples = rng.standard_normal((count, 9, 3, 4, 4)).astype(np.float32)
+        write_trajectories(path, samples, "shallow_water", Grid((4, 4), (1.0, 1.0)), np.arange(9.0), {})
+    return paths
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(1, 3)])
+def test_from_the_disk_come_the_same_stretches(files: list[Path], part: slice) -> None:
+    with open_trajectories(files[0]) as one, open_trajectories(files[1]) as other:
+        stored = SequenceSet([one, other], one.extent, MOMENTUM)
+        held = SequenceSet([HeldTrajectories(file.load()) for file in (one, other)], one.extent, MOMENTUM)
+        assert (len(stored), stored.frames, stored.symmetries) == (5, 9, held.symmetries)
+        assert stored.moments() == held.moments()
+        schedule = SCHEDULE._replace(samples=5, frames=9)
+        for at in range(3):
+            assert torch.equal(stored.batch(schedule, at, 4, part), held.batch(schedule, at, 4, part))
+
+
+class Watched:
+    """Trajectories that note which of their frames are read."""
+
+    def __init__(self, file: Trajectories) -> None:
+        self._file, self.read_frames = file, list[tuple[int, int, int]]()
+
+    def __len__(self) -> int:
+        return len(self._file)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, index: int, frames: slice) -> NDArray[np.float32]:
+        self.read_frames.append((index, frames.start, frames.stop))
+        return self._file.read(index, frames)
+
+
+def test_a_process_reads_its_stretches_and_no_more(files: list[Path]) -> None:
+    schedule = SCHEDULE._replace(samples=5, frames=9)
+    with open_trajectories(files[0]) as one, open_trajectories(files[1]) as other:
+        watched = [Watched(one), Watched(other)]
+        data = SequenceSet(cast("list[Trajectories]", watched), one.extent, MOMENTUM)
+        data.batch(schedule, 2, 4, slice(1, 3))
+    drawn = zip(schedule.samples_at(2)[1:3], schedule.starts_at(2, 4)[1:3], strict=True)
+    read = [*watched[0].read_frames, *((3 + index, *frames) for index, *frames in watched[1].read_frames)]
+    assert sorted(read) == sorted((int(sample), int(start), int(start) + 4) for sample, start in drawn)
+
+
 def test_moments_by_hand() -> None:
     values = np.array([1.0, 3.0, 5.0, 7.0], np.float32)
     parts = [values[:3].reshape(3, 1, 1, 1, 1), values[3:].reshape(1, 1, 1, 1, 1)]
-    mean, deviation = SequenceSet(parts, (1.0, 1.0), []).moments()
+    held = [HeldTrajectories(part) for part in parts]
+    mean, deviation = SequenceSet(held, (1.0, 1.0), []).moments()
     assert mean == [4.0]
     assert deviation == pytest.approx([5**0.5])
 
