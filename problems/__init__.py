@@ -13,8 +13,10 @@ from problems.evolution import EvolutionProblem
 from problems.fields import Fields, FieldSpec, InvalidField
 from problems.grid import Grid
 from problems.problem import Problem
+from problems.quantity import CertifiedQuantity, Mean, Outflow, Quantity, Reading
+from problems.sensitivity import Gradients, Tangents
 from problems.shallow_water import ShallowWater
-from problems.steady import CannotSolve, ErrorBound, Solution, SteadyProblem
+from problems.steady import CannotSolve, ErrorBound, NotCertifiable, Refined, Solution, SteadyProblem
 from problems.variation import Variation, variation
 
 STEADY_PROBLEMS: Mapping[str, SteadyProblem] = MappingProxyType({"darcy": Darcy()})
@@ -28,15 +30,24 @@ __all__ = [
     "PROBLEMS",
     "STEADY_PROBLEMS",
     "CannotSolve",
+    "CertifiedQuantity",
     "ErrorBound",
     "EvolutionProblem",
     "FieldSpec",
     "Fields",
+    "Gradients",
     "Grid",
     "InvalidField",
+    "Mean",
+    "NotCertifiable",
+    "Outflow",
     "Problem",
+    "Quantity",
+    "Reading",
+    "Refined",
     "Solution",
     "SteadyProblem",
+    "Tangents",
     "Variation",
     "coarsen",
     "variation",

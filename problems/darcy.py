@@ -11,18 +11,32 @@ conjugate gradients (``multigrid``).
 """
 
 import math
-from collections.abc import Mapping
-from typing import final
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Literal, final
 
 import numpy as np
 from jaxtyping import Float64
 from numpy.typing import NDArray
 
-from problems import error_bound, multigrid, two_point_flux
+from problems import adjoint_solver, certified_answer, error_bound, multigrid, pde_bound, two_point_flux
 from problems.fields import Fields, FieldSpec, InvalidField, validate_fields
+from problems.functionals import functional
 from problems.grid import Grid
+from problems.linear_system import LinearSystem
 from problems.permeability import FAMILIES
-from problems.steady import CannotSolve, ErrorBound, Solution, SteadyProblem
+from problems.quantity import CertifiedQuantity, Outflow, Quantity
+from problems.sensitivity import Gradients, Tangents
+from problems.steady import (
+    CannotSolve,
+    ErrorBound,
+    Norm,
+    NotCertifiable,
+    Refined,
+    Solution,
+    SteadyProblem,
+)
 from problems.two_point_flux import SCHEMES, Scheme
 
 PERMEABILITY = FieldSpec(
@@ -102,12 +116,228 @@ class Darcy(SteadyProblem):
         rounding: float = 0.0,
     ) -> ErrorBound:
         """Guaranteed bound of the relative energy error, which is that of the Darcy velocity."""
-        discrete, faces, scale = self._discretise(fields, grid, scheme)
+        system, unit = self._system(fields, grid, scheme)
         pressure = self._pressure(solution, grid)
-        if scale == 0.0:
-            error = math.inf if pressure.any() else 0.0
-            return ErrorBound("guaranteed", "energy", error, error, error, 0)
-        return error_bound.bound(faces, pressure / scale, grid, discrete, rounding)
+        if unit == 0.0:
+            return _bound_of_nothing(pressure)
+        return error_bound.bound(system, pressure / unit, rounding)
+
+    def certify(
+        self,
+        fields: Fields,
+        solution: Fields,
+        grid: Grid,
+        scheme: str | None = None,
+        rounding: float = 0.0,
+        norm: Norm = "energy",
+    ) -> ErrorBound:
+        """Guaranteed bounds whose two sides are within 5 %, in the energy norm unless another is named."""
+        system, unit = self._system(fields, grid, scheme)
+        pressure = self._pressure(solution, grid)
+        if unit == 0.0:
+            return _bound_of_nothing(pressure)
+        return error_bound.certify(system, pressure / unit, rounding, norm)
+
+    def pde_bound(
+        self,
+        fields: Fields,
+        solution: Fields,
+        grid: Grid,
+        scheme: str | None = None,
+        rounding: float = 0.0,
+    ) -> ErrorBound:
+        """Guaranteed bound of the energy error against the equation, permeability constant in each cell."""
+        system, unit = self._system(fields, grid, scheme)
+        pressure = self._pressure(solution, grid)
+        if unit == 0.0:
+            return replace(_bound_of_nothing(pressure), reference="pde")
+        assessed = system.assess(pressure / unit)
+        discrete = error_bound.of_assessed(system, assessed, rounding)
+        return pde_bound.bound(system, assessed, discrete, rounding)
+
+    def refine(
+        self,
+        fields: Fields,
+        start: Fields | None,
+        grid: Grid,
+        scheme: str | None = None,
+        tolerance: float | Literal["discretization"] = 1e-6,
+    ) -> Refined:
+        """Pressure [Pa] with a guaranteed relative error of the Darcy velocity."""
+        if tolerance != "discretization" and not 0 < tolerance < math.inf:
+            raise ValueError(f"tolerance must be positive and finite, or discretization, got {tolerance:g}")
+        system, unit = self._system(fields, grid, scheme)
+        if unit == 0.0:
+            zero = np.zeros(grid.shape)
+            none = _bound_of_nothing(zero)
+            return Refined({"pressure": zero}, none, none, 0, "direct", False, system.scheme.id)
+        try:
+            found = certified_answer.refine(system, self._start(start, unit, grid), tolerance)
+        except (certified_answer.OutOfReach, multigrid.Singular) as error:
+            raise _not_certifiable(fields, tolerance, str(error)) from error
+        pressure = found.values * unit
+        if not np.isfinite(pressure).all():
+            raise _cannot_solve(
+                fields, "the pressure is not finite", "choose units in which they are moderate"
+            )
+        return Refined(
+            {"pressure": pressure},
+            found.bound,
+            found.discrete,
+            found.iterations,
+            found.method,
+            found.from_start,
+            system.scheme.id,
+        )
+
+    def adjoint(
+        self,
+        fields: Fields,
+        cotangents: Float64[np.ndarray, "k y x"],
+        grid: Grid,
+        scheme: str | None = None,
+        start: Fields | None = None,
+        tolerance: float | None = None,
+    ) -> Gradients:
+        """DJ / d permeability and dJ / d source of k functions J, from dJ / d pressure."""
+        system, unit = self._system(fields, grid, scheme)
+        at = self._state(fields, system, self._start(start, unit, grid), tolerance)
+        found = [self._adjoint(fields, system, at, cotangent, tolerance) for cotangent in cotangents]
+        logarithmic = np.array([unit * one.gradient for one in found]).reshape(-1, *grid.shape)
+        # the solution is proportional to the source
+        per_source = grid.cell_area / float(np.max(fields["permeability"]))
+        return Gradients(
+            {
+                "permeability": logarithmic / fields["permeability"],
+                "source": np.array([per_source * one.value for one in found]),
+            },
+            {"permeability": logarithmic},
+            np.array([abs(unit) * one.error for one in found]),
+            np.array([one.relative_error for one in found]),
+            np.array([per_source * one.value_error for one in found]),
+            (at.found.iterations, max((one.steps for one in found), default=0)),
+            system.scheme.id,
+        )
+
+    def tangent(
+        self,
+        fields: Fields,
+        directions: Mapping[str, NDArray[np.float64]],
+        grid: Grid,
+        scheme: str | None = None,
+        start: Fields | None = None,
+        tolerance: float | None = None,
+    ) -> Tangents:
+        """Derivative of the pressure in k directions of permeability and source."""
+        system, unit = self._system(fields, grid, scheme)
+        of_permeability, of_source = _directions(directions, grid)
+        at = self._state(fields, system, self._start(start, unit, grid), tolerance)
+        per_source = grid.cell_area / float(np.max(fields["permeability"]))
+        found = []
+        for along, more in zip(of_permeability, of_source, strict=True):
+            # in units of the pressure for a source of 1, of which the source is so many
+            logarithmic = float(fields["source"]) * (along / fields["permeability"])
+            with _certifiable(fields, tolerance):
+                found.append(adjoint_solver.tangent(system, at, logarithmic, float(more), tolerance))
+        return Tangents(
+            {"pressure": np.array([per_source * one.values for one in found]).reshape(-1, *grid.shape)},
+            np.array([one.relative_error for one in found]),
+            (at.found.iterations, max((one.steps for one in found), default=0)),
+            system.scheme.id,
+        )
+
+    def quantities(
+        self,
+        fields: Fields,
+        wanted: Sequence[Quantity],
+        grid: Grid,
+        scheme: str | None = None,
+        start: Fields | None = None,
+        tolerance: float | None = None,
+    ) -> tuple[CertifiedQuantity, ...]:
+        """Mean pressure and readings [Pa], outflow [m^2/s], with guaranteed intervals."""
+        system, unit = self._system(fields, grid, scheme)
+        largest = float(np.max(fields["permeability"]))
+        faces = two_point_flux.Faces(largest * system.faces.x, largest * system.faces.y)
+        weights = [functional(quantity, faces, grid, system.scheme) for quantity in wanted]
+        offered = self._start(start, unit, grid)
+        pressure = None if start is None else self._pressure(start, grid)
+        values = self._values(fields, system, offered, weights, tolerance)
+        return tuple(
+            CertifiedQuantity(
+                quantity,
+                unit * value,
+                abs(unit) * half_width,
+                "m^2/s" if isinstance(quantity, Outflow) else PRESSURE.unit,
+                None if pressure is None else float(np.sum(weight * pressure)),
+            )
+            for quantity, weight, (value, half_width) in zip(wanted, weights, values, strict=True)
+        )
+
+    def _values(
+        self,
+        fields: Fields,
+        system: LinearSystem,
+        start: Float64[np.ndarray, "y x"] | None,
+        weights: Sequence[Float64[np.ndarray, "y x"]],
+        tolerance: float | None,
+    ) -> list[tuple[float, float]]:
+        """Values and half widths of functionals, by solves as exact as the tolerance needs."""
+        if tolerance is not None and not 0 < tolerance < math.inf:
+            raise ValueError(f"tolerance must be positive and finite, got {tolerance:g}")
+        # the error of a value is the product of two
+        needed = None if tolerance is None else min(0.1 * math.sqrt(tolerance), 0.1)
+        while True:
+            at = self._state(fields, system, start, needed)
+            found = [self._adjoint(fields, system, at, weight, needed) for weight in weights]
+            if tolerance is None or all(one.value_error <= tolerance * abs(one.value) for one in found):
+                return [(one.value, one.value_error) for one in found]
+            needed = 0.1 * (needed or 1.0)
+            start = at.found.assessed.values
+
+    def _state(
+        self,
+        fields: Fields,
+        system: LinearSystem,
+        start: Float64[np.ndarray, "y x"] | None,
+        tolerance: float | None,
+    ) -> adjoint_solver.State:
+        if tolerance is not None and not 0 < tolerance < math.inf:
+            raise ValueError(f"tolerance must be positive and finite, got {tolerance:g}")
+        with _certifiable(fields, tolerance):
+            values, _ = certified_answer.begin(system, start)
+            return adjoint_solver.state(system, values, tolerance)
+
+    def _adjoint(
+        self,
+        fields: Fields,
+        system: LinearSystem,
+        at: adjoint_solver.State,
+        cotangent: Float64[np.ndarray, "y x"],
+        tolerance: float | None,
+    ) -> adjoint_solver.Adjoint:
+        with _certifiable(fields, tolerance):
+            return adjoint_solver.adjoint(
+                system, at, _on_grid("cotangent", cotangent, grid=system.grid), tolerance
+            )
+
+    def _start(self, start: Fields | None, unit: float, grid: Grid) -> Float64[np.ndarray, "y x"] | None:
+        """The start in the units of the solver."""
+        if start is None or unit == 0.0:
+            return None
+        with np.errstate(over="ignore"):
+            return np.asarray(self._pressure(start, grid) / unit)
+
+    def _system(self, fields: Fields, grid: Grid, scheme: str | None) -> tuple[LinearSystem, float]:
+        """The equations for a source of 1 per cell, and the pressure that 1 stands for [Pa]."""
+        discrete, faces, _ = self._discretise(fields, grid, scheme)
+        source, largest = float(fields["source"]), float(np.max(fields["permeability"]))
+        unit = source * (grid.cell_area / largest)
+        if source != 0.0 and not np.finfo(np.float64).tiny <= abs(unit) < math.inf:
+            raise _cannot_solve(
+                fields, f"{unit:.3g} Pa is no unit of pressure", "choose units in which they are moderate"
+            )
+        return LinearSystem(fields["permeability"] / largest, faces, grid, discrete), unit
 
     def _pressure(self, solution: Fields, grid: Grid) -> Float64[np.ndarray, "y x"]:
         validate_fields(self.outputs, solution)
@@ -134,6 +364,62 @@ def _on_grid(name: str, field: NDArray[np.float64], grid: Grid) -> Float64[np.nd
         message = f"{name} must have the grid's shape {grid.shape}, got {field.shape}"
         raise InvalidField(name, "shape", None, message)
     return np.asarray(field, np.float64)
+
+
+def _directions(
+    directions: Mapping[str, NDArray[np.float64]], grid: Grid
+) -> tuple[Float64[np.ndarray, "k y x"], Float64[np.ndarray, " k"]]:
+    """Directions of permeability and source, 0 where they are left out."""
+    for name, given in directions.items():
+        shape = {"permeability": grid.shape, "source": ()}.get(name)
+        if shape is None:
+            raise InvalidField(name, "unknown", None, f"unknown field {name}, expected permeability, source")
+        if given.ndim != 1 + len(shape) or given.shape[1:] != shape or not np.isfinite(given).all():
+            message = (
+                f"a direction of {name} must be finite and have the shape (k, *{shape}), got {given.shape}"
+            )
+            raise InvalidField(name, "shape", None, message)
+    counts = {given.shape[0] for given in directions.values()}
+    if len(counts) != 1:
+        raise ValueError(f"directions must be of one number k, got {sorted(counts) or 'none'}")
+    count = counts.pop()
+    of_permeability = directions.get("permeability", np.zeros((count, *grid.shape)))
+    return of_permeability, directions.get("source", np.zeros(count))
+
+
+@contextmanager
+def _certifiable(fields: Fields, tolerance: float | None) -> Iterator[None]:
+    """Tells whoever asks that a tolerance is out of reach."""
+    try:
+        yield
+    except (certified_answer.OutOfReach, multigrid.Singular) as error:
+        raise _not_certifiable(fields, tolerance, str(error)) from error
+
+
+def _not_certifiable(fields: Fields, tolerance: float | str | None, reason: str) -> NotCertifiable:
+    low, high = float(fields["permeability"].min()), float(fields["permeability"].max())
+    asked = "a bound" if tolerance is None else f"a tolerance of {tolerance}"
+    return NotCertifiable(
+        f"{asked} is out of float64's reach for a permeability of contrast {high / low:.3g}: {reason}; ask "
+        "for a larger tolerance, or lower the contrast"
+    )
+
+
+def _bound_of_nothing(pressure: Float64[np.ndarray, "y x"]) -> ErrorBound:
+    """The bound where the solution is 0."""
+    error = math.inf if pressure.any() else 0.0
+    return ErrorBound(
+        "guaranteed",
+        "energy",
+        error,
+        error,
+        error,
+        0,
+        l2_lower=error,
+        l2_upper=error,
+        max_lower=error,
+        max_upper=error,
+    )
 
 
 def _cannot_solve(fields: Fields, reason: str, way_out: str) -> CannotSolve:

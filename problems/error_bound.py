@@ -1,138 +1,279 @@
-"""A guaranteed bound of the energy error of any answer to ``A u = b``, from one Poisson solve.
+"""Guaranteed bounds of the error of any answer x to ``A u = 1``, relative to the solution u.
 
-Notation: ``A = G^T T G`` (``two_point_flux``), ``u`` its exact solution, ``x`` any answer, ``r = b - A x``,
-``||v||_A^2 = sum_f T_f (G v)_f^2``, ``L = G^T Lf G`` the same matrix for a = 1, ``w = L^{-1} r`` by a sine
-transform. Then::
+Upper bounds are those of ``assessment``. Relative they become by bounds of the size of u: from below,
+``||u||_A >= |(1, v)| / ||v||_A`` for every v; from above, ``||u||_A^2 = s^2 + dist^2`` with ``s = (1, x) /
+||x||_A`` and ``dist <= ||u - x||_A`` the distance of u from the multiples of x.
 
-    ||u - x||_A  <=  remainder,      remainder^2 = sum_f (Lf (G w)_f)^2 / T_f
+Lower bounds need something better than x. For every v, ``||u - x||_A >= |(r, v)| / ||v||_A``: v is one solver
+step. For a better answer y,
 
-Proof. The flux ``y = T G x + Lf G w`` satisfies ``G^T y = A x + r = b = G^T (T G u)``, so ``d = y - T G u``
-has ``G^T d = 0`` and ``sum_f d_f (G (u - x))_f = 0``. With ``y - T G x = d + T G (u - x)``, Pythagoras in the
-norm with weights 1 / T gives ``remainder^2 = ||d||_{1/T}^2 + ||u - x||_A^2``. No constant is unknown,
-whatever x is.
+    ||u - x||_A^2 = (y - x)^T (r_x + r_y) + ||u - y||_A^2,
 
-To make it relative, ``||u||_A >= |(b, v)| / ||v||_A`` for every v, as (b, v) = (A u, v): taken are x, x after
-a solver step, and L^{-1} b, which is never zero.
+since ``||e_x||^2 - ||e_y||^2 = (e_x - e_y)^T A (e_x + e_y)``. Whatever made y, this holds: the iteration need
+not be a perfect conjugate gradient one, as Hestenes' and Stiefel's sum of decrements would require. y comes
+from as many multigrid-preconditioned steps as bring both sides together.
+
+L2 and pointwise: with ``m = max|r_y| < 1``, ``A y >= (1 - m) A u`` and A is an M-matrix, so ``u <= y / (1 -
+m)`` and ``|u - y| <= m / (1 - m) y`` in each cell; and by Collatz and Wielandt the smallest eigenvalue of A
+is at least ``min(1 / u) >= (1 - m) / max(y)``, so ``||u - y||_2^2 <= max(y) / (1 - m) ||u - y||_A^2``.
 
 If the values leave rounded, to x + e with ``|e_i| <= rho |x_i|``, then ``||e||_A <= rho (sum_f T_f (|x_i| +
-|x_j|)^2)^{1/2}`` is added. The same expression covers the rounding of the residual itself, which sums a few
-face fluxes in float64.
+|x_j|)^2)^{1/2}`` widens both sides.
 
-Source: Prager, Synge, Quart. Appl. Math. 5 (1947); for finite volumes Jiranek, Strakos, Vohralik, SIAM J.
-Sci. Comput. 32 (2010).
+Source: as in ``assessment``; Hestenes, Stiefel, J. Res. NBS 49 (1952); Meurant, Tichy, Numer. Algorithms 82
+(2019); Collatz, Math. Z. 48 (1942).
 """
 
-# mypy: disable-error-code="no-untyped-def"
-# numba infers the types of the kernels
-
-from functools import lru_cache
+import math
+import sys
+from dataclasses import dataclass, replace
+from typing import final
 
 import numpy as np
-import scipy
 from jaxtyping import Float64
 
-from problems import multigrid, two_point_flux
-from problems.compiled import compiled
-from problems.grid import Grid
-from problems.steady import ErrorBound
-from problems.two_point_flux import Faces, Scheme
+from problems import assessment
+from problems.assessment import Assessment
+from problems.linear_system import LinearSystem
+from problems.multigrid import ConjugateGradients, Singular
+from problems.steady import GAP, ErrorBound, Norm
 
-# a few units in the last place of float64, for the evaluation of the residual
-_EVALUATION = 2.0**-50
+MAXIMUM_STEPS = 10
+# a few units in the last place of float64, for the conversion of the answer to these units
+_CONVERSION = 2.0**-50
+# the same for the transmissibilities
+_COEFFICIENTS = 2.0**-48
+# more than rounding changes in any norm of a grid's worth of numbers
+_SLACK = 1e-8
+# errors above this part of the solution make its size worth a better bound
+_LARGE = 0.1
 
 
-def bound(
-    faces: Faces, answer: Float64[np.ndarray, "y x"], grid: Grid, scheme: Scheme, rounding: float
+@final
+@dataclass(frozen=True)
+class Size:
+    """``lower <= ||u||_A <= upper``."""
+
+    lower: float
+    upper: float
+
+
+def bound(system: LinearSystem, answer: Float64[np.ndarray, "y x"], rounding: float) -> ErrorBound:
+    """Bound of the relative error of ``answer``, once rounded by ``rounding``, for one Poisson solve."""
+    return of_assessed(system, system.assess(answer), rounding)
+
+
+def of_assessed(system: LinearSystem, assessed: Assessment, rounding: float) -> ErrorBound:
+    """The same for an answer that was assessed before."""
+    correction, least = system.correct(assessed.residual)
+    better = assessed.values + correction
+    size = measure(system, assessed, better)
+    least = max(least - assessed.rounding * size.upper, 0.0)
+    estimate = _ratio(float(np.linalg.norm(correction)), float(np.linalg.norm(better)))
+    sides = _sides(assessed, size, (0.0, 0.0), least)
+    return _leave(assessed, sides, size, rounding, estimate)
+
+
+def relative_upper(system: LinearSystem, assessed: Assessment) -> float:
+    """The upper bound alone, for numbers that leave in float64."""
+    size = measure(system, assessed)
+    sides = _sides(assessed, size, (0.0, 0.0), 0.0)
+    return _leave(assessed, sides, size, 0.0, math.nan).upper
+
+
+def certify(
+    system: LinearSystem, answer: Float64[np.ndarray, "y x"], rounding: float, norm: Norm
 ) -> ErrorBound:
-    """Bound of the relative error of ``answer`` to ``A u = b``, source 1, once rounded by ``rounding``."""
-    right_hand_side = two_point_flux.right_hand_side(1.0, grid)
-    residual = right_hand_side - two_point_flux.apply(faces, answer)
-    correction = _correction(faces, residual, grid, scheme)
-    better = answer + correction
-    upper = _remainder(faces, residual, grid, scheme) + (rounding + _EVALUATION) * _energy_norm_of_rounding(
-        faces, answer
+    """Bound whose sides are within 5 % in ``norm``, by as few solver steps as that takes, or directly.
+
+    Where the rounding of the numbers is all that can be seen of the error, the sides stay further apart.
+    """
+    assessed = system.assess(answer)
+    found = of_assessed(system, assessed, rounding)
+    if _close(found, norm) or _hidden(found):
+        return found
+    if system.levels is not None:
+        iteration = ConjugateGradients(system.levels, assessed.residual, answer)
+        for step in range(1, MAXIMUM_STEPS + 1):
+            iteration.advance(1)
+            found = _compare(system, assessed, iteration.values, rounding, found, step)
+            if _close(found, norm) or _hidden(found):
+                return found
+    return _compare_directly(system, assessed, rounding, found, norm)
+
+
+def measure(
+    system: LinearSystem, assessed: Assessment, better: Float64[np.ndarray, "y x"] | None = None
+) -> Size:
+    """The size of the solution, from an approximation to it, and a better one where that helps."""
+    lower, upper = assessed.least_size, _largest_size(assessed)
+    if assessed.largest < 1:
+        lower = max(lower, assessed.energy * (1 - _SLACK) / (1 + assessed.largest))
+    if upper * (1 - _LARGE) > lower:
+        constant = assessment.constant_solution(system.grid, system.scheme)
+        candidates = (constant,) if better is None else (better, constant)
+        lower = max(lower, *(assessment.project(system.faces, v, system.source)[1] for v in candidates))
+        upper = min(upper, assessment.carried_size(system.faces, system.grid, system.scheme))
+    return Size(lower, upper)
+
+
+def _largest_size(assessed: Assessment) -> float:
+    size = math.inf
+    if not math.isfinite(assessed.energy):
+        return size
+    if assessed.rounding < 1:
+        size = (assessed.energy + assessed.remainder) / (1 - assessed.rounding)
+    if assessed.largest < 1:
+        size = min(size, assessed.energy / (1 - assessed.largest))
+    # a first bound of the size, put into the error, gives a second one
+    if assessed.energy > 0 and math.isfinite(size):
+        along = (abs(assessed.work) + assessed.work_slack) / assessed.energy * (1 + _SLACK)
+        size = min(size, math.hypot(along, assessed.error(size)) * (1 + _SLACK))
+    return math.inf if math.isnan(size) else size
+
+
+def _compare(
+    system: LinearSystem,
+    assessed: Assessment,
+    better: Float64[np.ndarray, "y x"],
+    rounding: float,
+    before: ErrorBound,
+    steps: int,
+) -> ErrorBound:
+    """The bound that a better answer gives, where it is tighter than the one before."""
+    if not np.isfinite(better).all():
+        return before
+    second = system.assess(better)
+    size = measure(system, second)
+    move = better - assessed.values
+    product = move * (assessed.residual + second.residual)
+    removed = float(np.sum(product))
+    slack = (assessed.rounding + second.rounding) * size.upper * system.energy_norm(move)
+    slack += 4 * move.size * sys.float_info.epsilon * float(np.sum(np.abs(product)))
+    sides = _sides(second, size, (max(removed - slack, 0.0), max(removed + slack, 0.0)), 0.0)
+    estimate = _ratio(float(np.linalg.norm(move)), float(np.linalg.norm(better)))
+    found = _leave(assessed, sides, size, rounding, estimate)
+    remaining = second.error(size.upper)
+    found = _in_other_norms(found, assessed.values, second, remaining, rounding)
+    return _tighter(replace(found, steps=steps), before)
+
+
+def _compare_directly(
+    system: LinearSystem, assessed: Assessment, rounding: float, before: ErrorBound, norm: Norm
+) -> ErrorBound:
+    """The same with the direct solver's answer, if it has one."""
+    try:
+        values = system.factorization.solve(system.source)
+    except Singular:
+        return before
+    steps = before.steps
+    found = _compare(system, assessed, values, rounding, before, steps)
+    if not _close(found, norm) and np.isfinite(values).all():
+        values = values + system.factorization.solve(system.assess(values).residual)
+        found = _compare(system, assessed, values, rounding, found, steps)
+    return found
+
+
+def _tighter(found: ErrorBound, before: ErrorBound) -> ErrorBound:
+    """Of two bounds of the same error the larger lower and the smaller upper ends."""
+    return replace(
+        found,
+        lower=max(found.lower, before.lower),
+        upper=min(found.upper, before.upper),
+        l2_lower=max(found.l2_lower, before.l2_lower),
+        l2_upper=min(found.l2_upper, before.l2_upper),
+        max_lower=max(found.max_lower, before.max_lower),
+        max_upper=min(found.max_upper, before.max_upper),
     )
-    candidates = (answer, better, _constant_coefficient_solution(grid, scheme))
-    size = max(_lower_bound_of_energy(faces, v, right_hand_side) for v in candidates)
-    l2_estimate = np.sqrt(np.sum(correction**2) / np.sum(better**2))
-    return ErrorBound("guaranteed", "energy", 0.0, upper / size, float(l2_estimate), 0)
 
 
-def _correction(
-    faces: Faces, residual: Float64[np.ndarray, "y x"], grid: Grid, scheme: Scheme
-) -> Float64[np.ndarray, "y x"]:
-    if multigrid.suits(grid.shape):
-        correction = multigrid.correct(faces, residual, scheme)
-        # its single precision does not reach beyond a contrast of 1e12
-        if np.isfinite(correction).all():
-            return correction
-    direction = _solve_poisson(residual, grid, scheme)
-    energy = _sum_of_squares(faces.x, faces.y, direction, -1.0)
-    return direction * (float(np.sum(residual * direction)) / energy if energy > 0 else 0.0)
+def _sides(second: Assessment, size: Size, removed: tuple[float, float], least: float) -> tuple[float, float]:
+    """Bounds of ``||u - x||_A / ||u||_A`` by an answer y that removes a known part of the squared error of x.
+
+    With ``t = ||u - y||_A^2`` the squared error is ``removed + t``, the squared size ``known + t``, ``known =
+    2 (1, y) - ||y||_A^2``: their ratio is monotonous in t, which lies between squares of bounds.
+
+    Args:
+        second: the assessment of y.
+        size: of u.
+        removed: bounds of ``||u - x||_A^2 - ||u - y||_A^2``.
+        least: lower bound of ``||u - y||_A``.
+    """
+    remaining = second.error(size.upper)
+    known = 2 * second.work - second.energy**2
+    slack = 2 * second.work_slack + _SLACK * second.energy**2
+    ends = (least**2, remaining**2)
+    lowest = [(removed[0] + t) / (known + slack + t) for t in ends if known + slack + t > 0]
+    highest = [(removed[1] + t) / (known - slack + t) if known - slack + t > 0 else math.inf for t in ends]
+    lower = max(math.sqrt(min(lowest, default=0.0)), _quotient(math.sqrt(removed[0] + ends[0]), size.upper))
+    upper = min(math.sqrt(max(highest)), _ratio(math.sqrt(removed[1] + ends[1]), size.lower))
+    if removed[1] == 0.0:
+        # relative to the size of the solution, whatever that is
+        upper = min(upper, second.largest)
+    return lower * (1 - _COEFFICIENTS) - _COEFFICIENTS, upper * (1 + _COEFFICIENTS) + _COEFFICIENTS
 
 
-def _remainder(faces: Faces, residual: Float64[np.ndarray, "y x"], grid: Grid, scheme: Scheme) -> float:
-    potential, squared = _solve_poisson(residual, grid, scheme), _squared_constant_faces(grid, scheme)
-    return float(np.sqrt(_sum_of_squares(squared.x / faces.x, squared.y / faces.y, potential, -1.0)))
+def _leave(
+    assessed: Assessment, sides: tuple[float, float], size: Size, rounding: float, estimate: float
+) -> ErrorBound:
+    """The bound of the numbers once rounded."""
+    leaving = _ratio((rounding + _CONVERSION) * assessed.spread, size.lower)
+    lower = max(sides[0] - leaving, 0.0) if math.isfinite(leaving) else 0.0
+    upper = sides[1] + leaving
+    floor = leaving + _ratio(assessed.rounding * size.upper, size.lower)
+    return ErrorBound(
+        "guaranteed",
+        "energy",
+        lower,
+        math.inf if math.isnan(upper) else upper,
+        estimate,
+        0,
+        floor=math.inf if math.isnan(floor) else floor,
+    )
 
 
-def _energy_norm_of_rounding(faces: Faces, answer: Float64[np.ndarray, "y x"]) -> float:
-    """Largest energy norm of a perturbation that is nowhere larger than the answer."""
-    return float(np.sqrt(_sum_of_squares(faces.x, faces.y, np.abs(answer), 1.0)))
+def _in_other_norms(
+    found: ErrorBound,
+    answer: Float64[np.ndarray, "y x"],
+    second: Assessment,
+    remaining: float,
+    rounding: float,
+) -> ErrorBound:
+    """Adds L2 and pointwise sides from a better answer with its energy error ``remaining``."""
+    better, m = second.values, second.largest
+    if not m < 1 or not better.min() > 0:
+        return found
+    largest, size, apart = float(better.max()), float(np.linalg.norm(better)), m / (1 - m)
+    move, leaving = np.abs(better - answer), (rounding + _CONVERSION) * np.abs(answer)
+    left = min(math.sqrt(largest / (1 - m)) * remaining, apart * size) + float(np.linalg.norm(leaving))
+    moved, unknown = float(np.linalg.norm(move)), apart * better + leaving
+    below, above = 1 - _SLACK, 1 + _SLACK
+    return replace(
+        found,
+        l2_lower=max(moved * below - left * above, 0.0) / (size + left) * below,
+        l2_upper=(moved + left) / (size - left) * above if left < size / 2 else math.inf,
+        max_lower=max(float(np.max(move * below - unknown * above)), 0.0) * (1 - m) / largest,
+        max_upper=float(np.max(move + unknown)) * (1 + m) / largest * above,
+    )
 
 
-def _lower_bound_of_energy(
-    faces: Faces, v: Float64[np.ndarray, "y x"], right_hand_side: Float64[np.ndarray, "y x"]
-) -> float:
-    """``|(b, v)| / ||v||_A``."""
-    energy = _sum_of_squares(faces.x, faces.y, v, -1.0)
-    return abs(float(np.sum(right_hand_side * v))) / float(np.sqrt(energy)) if energy > 0 else 0.0
+def _close(found: ErrorBound, norm: Norm) -> bool:
+    lower, upper = found.sides(norm)
+    return upper - lower <= GAP * upper < math.inf
 
 
-def _solve_poisson(
-    right_hand_side: Float64[np.ndarray, "y x"], grid: Grid, scheme: Scheme
-) -> Float64[np.ndarray, "y x"]:
-    """``L^{-1} b``."""
-    spectrum = scipy.fft.dstn(right_hand_side, scheme.sine_transform, norm="ortho")
-    spectrum /= _eigenvalues(grid, scheme)
-    return np.asarray(scipy.fft.idstn(spectrum, scheme.sine_transform, norm="ortho", overwrite_x=True))
+def _hidden(found: ErrorBound) -> bool:
+    """Whether rounding alone keeps the sides apart."""
+    return 2 * found.floor > GAP * found.upper
 
 
-@lru_cache(maxsize=16)
-def _eigenvalues(grid: Grid, scheme: Scheme) -> Float64[np.ndarray, "y x"]:
-    """Eigenvalues of L, in the order of the sine transform."""
-    (ny, nx), (hy, hx) = grid.shape, grid.spacing
-    # the wave of number k vanishes on two planes that lie n - 1 + 2 wall_distance cells apart
-    walls = 2 * scheme.wall_distance - 1
-    along_y = (hx / hy) * 4 * np.sin(0.5 * np.pi * np.arange(1, ny + 1) / (ny + walls)) ** 2
-    along_x = (hy / hx) * 4 * np.sin(0.5 * np.pi * np.arange(1, nx + 1) / (nx + walls)) ** 2
-    return np.asarray(along_y[:, None] + along_x)
+def _quotient(part: float, whole: float) -> float:
+    """``part / whole``, 0 where the whole may be infinite."""
+    return part / whole if 0 < whole < math.inf else 0.0
 
 
-@lru_cache(maxsize=16)
-def _squared_constant_faces(grid: Grid, scheme: Scheme) -> Faces:
-    """``Lf^2``."""
-    constant = two_point_flux.transmissibilities(np.ones(grid.shape), grid, scheme)
-    return Faces(constant.x**2, constant.y**2)
-
-
-@lru_cache(maxsize=16)
-def _constant_coefficient_solution(grid: Grid, scheme: Scheme) -> Float64[np.ndarray, "y x"]:
-    return _solve_poisson(two_point_flux.right_hand_side(1.0, grid), grid, scheme)
-
-
-@compiled()
-def _sum_of_squares(weight_x, weight_y, u, sign):
-    """Sum over the faces of ``weight (u_behind + sign u_before)^2``, with u = 0 outside the walls."""
-    ny, nx = u.shape
-    total = 0.0
-    for i in range(ny):
-        total += weight_x[i, 0] * u[i, 0] ** 2 + weight_x[i, nx] * u[i, nx - 1] ** 2
-        for j in range(nx - 1):
-            total += weight_x[i, j + 1] * (u[i, j + 1] + sign * u[i, j]) ** 2
-    for j in range(nx):
-        total += weight_y[0, j] * u[0, j] ** 2 + weight_y[ny, j] * u[ny - 1, j] ** 2
-    for i in range(ny - 1):
-        for j in range(nx):
-            total += weight_y[i + 1, j] * (u[i + 1, j] + sign * u[i, j]) ** 2
-    return total
+def _ratio(part: float, whole: float) -> float:
+    """``part / whole``, infinite where the whole may be 0 or the part is not a number."""
+    if math.isnan(part) or not whole > 0:
+        return math.inf
+    return part / whole

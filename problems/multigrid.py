@@ -15,16 +15,20 @@ The V-cycle computes in float32, which halves its memory traffic and costs no it
 gradients around it, and so the answer and its residual, are float64. Arrays have a rim of one cell on each
 side, so that no kernel needs a branch at a wall.
 
-Source: Trottenberg, Oosterlee, Schueller, *Multigrid* (2001), sections 2.8 and 7.7; Alcouffe et al. 1981 for
-the coarse faces.
+Full multigrid solves on the coarsest grid, interpolates, does one V-cycle, and so on up to the finest: a
+start with an error of about a percent, for the price of less than three cycles.
+
+Source: Trottenberg, Oosterlee, Schueller, *Multigrid* (2001), sections 2.6, 2.8 and 7.7; Alcouffe et al. 1981
+for the coarse faces.
 """
 
 # mypy: disable-error-code="no-untyped-def"
 # numba infers the types of the kernels
 
+import math
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal
+from functools import cached_property, lru_cache
+from typing import Any, Literal, final
 
 import numpy as np
 import scipy
@@ -65,38 +69,154 @@ class LinearSolution:
     method: Literal["multigrid-cg", "direct"]
 
 
+@final
+class Multigrid:
+    """The levels of one matrix, ready for V-cycles; for one solver at a time."""
+
+    def __init__(self, faces: Faces, scheme: Scheme) -> None:
+        ny, nx = faces.x.shape[0], faces.y.shape[1]
+        self._layout = _layout((ny, nx), scheme.wall_distance)
+        coarsest_y, coarsest_x, _ = (int(n) for n in self._layout.levels[-2])
+        self._faces = faces
+        self._hierarchies = np.zeros((5, int(self._layout.levels[-1, 2])), np.float32)
+        self._band = np.zeros((coarsest_y * coarsest_x, coarsest_x + 1))
+        self._row, self._flat = np.zeros(nx + 2, np.float32), np.zeros(coarsest_y * coarsest_x)
+        _build(self._layout.levels, self._hierarchies, self._band, self._row, faces.x, faces.y)
+
+    @property
+    def _levels(self) -> tuple[NDArray[Any], ...]:
+        layout = self._layout
+        return (
+            layout.levels,
+            layout.ghosts,
+            layout.masks,
+            self._hierarchies,
+            self._band,
+            self._row,
+            self._flat,
+        )
+
+    @cached_property
+    def _exact(self) -> NDArray[np.float64]:
+        """Transmissibilities across x and y with rims, not rounded."""
+        ny, nx = self._faces.x.shape[0], self._faces.y.shape[1]
+        exact = np.zeros((2, ny + 2, nx + 2))
+        _load(self._faces.x, self._faces.y, exact[0], exact[1])
+        return exact
+
+    def cycle(self, residual: Float64[np.ndarray, "y x"]) -> Float64[np.ndarray, "y x"]:
+        """One V-cycle: an approximation to ``A^{-1} r``, up to rounding in single precision."""
+        correction = np.empty_like(residual)
+        _precondition(*self._levels, residual, correction)
+        return correction
+
+    def full_multigrid(self) -> Float64[np.ndarray, "y x"]:
+        """An approximation to the solution for a right-hand side of 1 in each cell."""
+        solutions = np.zeros_like(self._hierarchies[0])
+        _full_multigrid(*self._levels, solutions)
+        ny, nx = self._faces.x.shape[0] + 2, self._faces.y.shape[1] + 2
+        return np.asarray(solutions[: ny * nx].reshape(ny, nx)[1:-1, 1:-1], np.float64)
+
+    def march(self, vectors: NDArray[np.float64], scalars: NDArray[np.float64], limit: int) -> int:
+        """Steps of the conjugate gradients with these vectors, at most ``limit``; returns their number."""
+        return int(_march(*self._levels, self._exact[0], self._exact[1], vectors, scalars, limit))
+
+    def residual_norm(self, vectors: NDArray[np.float64]) -> float:
+        """``||b - A x||_2``, from x."""
+        return float(_distance(self._exact[0], self._exact[1], vectors[1], vectors[0], vectors[4]))
+
+
+@final
+class ConjugateGradients:
+    """Preconditioned conjugate gradients for one right-hand side, step by step."""
+
+    def __init__(
+        self,
+        multigrid: Multigrid,
+        residual: Float64[np.ndarray, "y x"],
+        start: Float64[np.ndarray, "y x"] | None = None,
+    ) -> None:
+        """Begins at ``start``, or at 0, whose residual is ``residual``."""
+        ny, nx = residual.shape
+        self._multigrid = multigrid
+        # right-hand side, solution, residual, direction, its product with the matrix
+        self._vectors = np.zeros((5, ny + 2, nx + 2))
+        self._vectors[0, 1:-1, 1:-1] = residual
+        self._vectors[2, 1:-1, 1:-1] = residual
+        if start is not None:
+            self._vectors[1, 1:-1, 1:-1] = start
+        square = float(np.sum(residual**2))
+        # threshold and present value of (r, r), (r, z), squared energy that the last step removed
+        self._scalars = np.array([0.0, square, 1.0, 0.0])
+        self.initial_norm = math.sqrt(square)
+        self.steps = 0
+
+    def advance(self, steps: int, tolerance: float = 0.0) -> bool:
+        """Steps until ``||r||_2`` is ``tolerance`` times the initial one; whether it got there."""
+        threshold = self.initial_norm * self.initial_norm * tolerance * tolerance
+        self._scalars[0] = threshold
+        self.steps += self._multigrid.march(self._vectors, self._scalars, steps)
+        return bool(self._scalars[1] <= threshold)
+
+    @property
+    def removed(self) -> float:
+        """By how much the last step lowered the squared energy norm of the error."""
+        return float(self._scalars[3])
+
+    @property
+    def values(self) -> Float64[np.ndarray, "y x"]:
+        """The solution so far."""
+        return self._vectors[1, 1:-1, 1:-1].copy()
+
+    @property
+    def relative_residual(self) -> float:
+        """``||r||_2`` over the initial one, r recomputed from the solution; for a start at 0."""
+        return self._multigrid.residual_norm(self._vectors) / self.initial_norm
+
+
+@final
+class Factorization:
+    """A sparse factorization of ``A``.
+
+    Raises:
+        Singular: it has none in float64.
+    """
+
+    def __init__(self, faces: Faces) -> None:
+        matrix, options = assemble(faces), {"SymmetricMode": True}
+        try:
+            self._factor = scipy.sparse.linalg.splu(
+                matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options
+            )
+        except RuntimeError as error:
+            raise Singular(f"the matrix is singular ({error})") from error
+
+    def solve(self, right_hand_side: Float64[np.ndarray, "y x"]) -> Float64[np.ndarray, "y x"]:
+        """The solution of ``A u = b``."""
+        return np.asarray(self._factor.solve(right_hand_side.ravel())).reshape(right_hand_side.shape)
+
+
 def solve(
     faces: Faces, right_hand_side: Float64[np.ndarray, "y x"], scheme: Scheme, tolerance: float
 ) -> LinearSolution:
     """Solves ``A u = b`` to a relative residual, by multigrid if that converges, else directly."""
     if suits(right_hand_side.shape):
-        values, iterations, residual = _iterate(faces, right_hand_side, scheme, tolerance, MAXIMUM_ITERATIONS)
-        if iterations <= MAXIMUM_ITERATIONS:
-            return LinearSolution(values, iterations, residual, "multigrid-cg")
+        iteration = ConjugateGradients(Multigrid(faces, scheme), right_hand_side)
+        if iteration.advance(MAXIMUM_ITERATIONS, tolerance):
+            residual = iteration.relative_residual
+            return LinearSolution(iteration.values, iteration.steps, residual, "multigrid-cg")
     values = solve_directly(faces, right_hand_side)
     defect = right_hand_side - apply(faces, values)
     return LinearSolution(values, 0, float(np.sqrt(np.sum(defect**2) / np.sum(right_hand_side**2))), "direct")
 
 
 def solve_directly(faces: Faces, right_hand_side: Float64[np.ndarray, "y x"]) -> Float64[np.ndarray, "y x"]:
-    """Solves ``A u = b`` by a sparse factorisation.
+    """Solves ``A u = b`` by a sparse factorization.
 
     Raises:
         Singular: it has none in float64.
     """
-    matrix, options = assemble(faces), {"SymmetricMode": True}
-    try:
-        factor = scipy.sparse.linalg.splu(
-            matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options
-        )
-    except RuntimeError as error:
-        raise Singular(f"the matrix is singular ({error})") from error
-    return np.asarray(factor.solve(right_hand_side.ravel())).reshape(right_hand_side.shape)
-
-
-def correct(faces: Faces, residual: Float64[np.ndarray, "y x"], scheme: Scheme) -> Float64[np.ndarray, "y x"]:
-    """The first step of the conjugate gradients for this residual: a V-cycle times its best step length."""
-    return _iterate(faces, residual, scheme, 0.0, 1)[0]
+    return Factorization(faces).solve(right_hand_side)
 
 
 def suits(shape: tuple[int, ...]) -> bool:
@@ -141,35 +261,6 @@ def _layout(shape: tuple[int, int], wall_distance: float) -> _Layout:
     ghosts = ((outside - 0.5) / (outside + 0.5)).astype(np.float32)
     masks = np.arange(shape[1] + 2) % 2 == [[0], [1]]
     return _Layout(levels, ghosts, masks.astype(np.float32))
-
-
-def _iterate(
-    faces: Faces, right_hand_side: Float64[np.ndarray, "y x"], scheme: Scheme, tolerance: float, limit: int
-) -> tuple[Float64[np.ndarray, "y x"], int, float]:
-    """Solution, iterations (``limit + 1``: tolerance not reached) and relative residual."""
-    ny, nx = right_hand_side.shape
-    layout = _layout((ny, nx), scheme.wall_distance)
-    coarsest_y, coarsest_x, _ = (int(n) for n in layout.levels[-2])
-    hierarchies = np.zeros((5, int(layout.levels[-1, 2])), np.float32)
-    vectors = np.zeros((7, ny + 2, nx + 2))
-    vectors[0, 1:-1, 1:-1] = right_hand_side
-    band = np.zeros((coarsest_y * coarsest_x, coarsest_x + 1))
-    row, flat = np.zeros(nx + 2, np.float32), np.zeros(coarsest_y * coarsest_x)
-    iterations, residual = _conjugate_gradients(
-        faces.x,
-        faces.y,
-        layout.levels,
-        layout.ghosts,
-        layout.masks,
-        hierarchies,
-        vectors,
-        band,
-        row,
-        flat,
-        tolerance,
-        limit,
-    )
-    return vectors[1, 1:-1, 1:-1].copy(), iterations, residual
 
 
 @compiled()
@@ -384,14 +475,15 @@ def _ascend(level, masks, ghost, coarse_u, row):
 
 
 @compiled()
-def _cycle(levels, ghosts, masks, tx, ty, inverse, b, u, band, row, flat):
-    """One V-cycle: from ``b`` on the finest level to ``u`` there."""
+def _cycle(finest, levels, ghosts, masks, hierarchies, band, row, flat):
+    """One V-cycle: from ``b`` on the level ``finest`` to ``u`` there."""
+    tx, ty, inverse, b, u = hierarchies[0], hierarchies[1], hierarchies[2], hierarchies[3], hierarchies[4]
     coarsest = levels.shape[0] - 2
-    for k in range(coarsest):
+    for k in range(finest, coarsest):
         level = _level(k, levels, tx, ty, inverse, b, u)
         _descend(level, masks, ghosts[k + 1], _on(k + 1, levels, b), row)
     _solve_coarsest(band, _on(coarsest, levels, b), _on(coarsest, levels, u), flat)
-    for k in range(coarsest - 1, -1, -1):
+    for k in range(coarsest - 1, finest - 1, -1):
         level = _level(k, levels, tx, ty, inverse, b, u)
         _ascend(level, masks, ghosts[k + 1], _on(k + 1, levels, u), row)
 
@@ -423,14 +515,14 @@ def _multiply(tx, ty, p, product):
 
 
 @compiled()
-def _redirect(p, z, beta):
+def _redirect(p, z, scale, beta):
     for i in range(1, p.shape[0] - 1):
         for j in range(1, p.shape[1] - 1):
-            p[i, j] = z[i, j] + beta * p[i, j]
+            p[i, j] = scale * z[i, j] + beta * p[i, j]
 
 
 @compiled()
-def _advance(x, r, p, product, alpha, rounded):
+def _advance(x, r, p, product, alpha):
     """``x += alpha p``, ``r -= alpha A p``; returns (r, r)."""
     total = 0.0
     for i in range(1, x.shape[0] - 1):
@@ -438,7 +530,6 @@ def _advance(x, r, p, product, alpha, rounded):
             x[i, j] += alpha * p[i, j]
             value = r[i, j] - alpha * product[i, j]
             r[i, j] = value
-            rounded[i, j] = value
             total += value * value
     return total
 
@@ -455,8 +546,10 @@ def _distance(tx, ty, x, right_hand_side, product):
 
 
 @compiled()
-def _build(levels, tx, ty, inverse, band, row):
-    """Fills all levels from the finest transmissibilities and factorises the coarsest matrix."""
+def _build(levels, hierarchies, band, row, faces_x, faces_y):
+    """Fills all levels from the finest transmissibilities and factorizes the coarsest matrix."""
+    tx, ty, inverse = hierarchies[0], hierarchies[1], hierarchies[2]
+    _load(faces_x, faces_y, _on(0, levels, tx), _on(0, levels, ty))
     coarsest = levels.shape[0] - 2
     for k in range(coarsest):
         _invert_diagonal(_on(k, levels, tx), _on(k, levels, ty), _on(k, levels, inverse))
@@ -465,28 +558,99 @@ def _build(levels, tx, ty, inverse, band, row):
 
 
 @compiled()
-def _conjugate_gradients(
-    faces_x, faces_y, levels, ghosts, masks, hierarchies, vectors, band, row, flat, tolerance, limit
-):
-    """From ``vectors[0] = b`` the solution ``vectors[1]``; returns iterations and relative residual."""
-    tx, ty, inverse, b, u = hierarchies[0], hierarchies[1], hierarchies[2], hierarchies[3], hierarchies[4]
-    right_hand_side, x, r, p, product = vectors[0], vectors[1], vectors[2], vectors[3], vectors[4]
-    exact_x, exact_y = vectors[5], vectors[6]
-    _load(faces_x, faces_y, _on(0, levels, tx), _on(0, levels, ty))
-    _load(faces_x, faces_y, exact_x, exact_y)
-    _build(levels, tx, ty, inverse, band, row)
-    rounded, z = _on(0, levels, b), _on(0, levels, u)
-    # x, p and their product are still zero: this copies b
-    _redirect(r, right_hand_side, 0.0)
-    start = square = _advance(x, r, p, product, 0.0, rounded)
-    iterations, rz = 0, 1.0
-    while square > start * tolerance * tolerance and iterations < limit:
-        _cycle(levels, ghosts, masks, tx, ty, inverse, b, u, band, row, flat)
-        previous, rz = rz, _dot(r, z)
-        _redirect(p, z, rz / previous)
+def _full_multigrid(levels, ghosts, masks, hierarchies, band, row, flat, solutions):
+    """Solutions on all levels for a right-hand side of 1 on the finest."""
+    coarsest = levels.shape[0] - 2
+    # restriction adds the four cells below
+    _fill(_on(coarsest, levels, hierarchies[3]), np.float32(4.0**coarsest))
+    coarse = _on(coarsest, levels, solutions)
+    _solve_coarsest(band, _on(coarsest, levels, hierarchies[3]), coarse, flat)
+    for k in range(coarsest - 1, -1, -1):
+        x, b, u = (
+            _on(k, levels, solutions),
+            _on(k, levels, hierarchies[3]),
+            _on(k, levels, hierarchies[4]),
+        )
+        _fill(x, np.float32(0.0))
+        for i in range(1, x.shape[0] - 1):
+            _prolong_row(coarse, x, i, ghosts[k + 1], row)
+        tx, ty = _on(k, levels, hierarchies[0]), _on(k, levels, hierarchies[1])
+        _leave(tx, ty, x, np.float32(4.0**k), b)
+        _cycle(k, levels, ghosts, masks, hierarchies, band, row, flat)
+        _add(x, u)
+        coarse = x
+
+
+@compiled()
+def _fill(u, value):
+    for i in range(1, u.shape[0] - 1):
+        for j in range(1, u.shape[1] - 1):
+            u[i, j] = value
+
+
+@compiled()
+def _add(x, u):
+    for i in range(1, x.shape[0] - 1):
+        for j in range(1, x.shape[1] - 1):
+            x[i, j] += u[i, j]
+
+
+@compiled()
+def _leave(tx, ty, x, right_hand_side, b):
+    """``right_hand_side - A x`` into ``b``."""
+    for i in range(1, x.shape[0] - 1):
+        for j in range(1, x.shape[1] - 1):
+            b[i, j] = right_hand_side - (
+                tx[i, j] * (x[i, j] - x[i, j - 1])
+                + tx[i, j + 1] * (x[i, j] - x[i, j + 1])
+                + ty[i, j] * (x[i, j] - x[i - 1, j])
+                + ty[i + 1, j] * (x[i, j] - x[i + 1, j])
+            )
+
+
+@compiled()
+def _round(r, scale, rounded):
+    """``scale r`` in single precision."""
+    for i in range(1, r.shape[0] - 1):
+        for j in range(1, r.shape[1] - 1):
+            rounded[i, j] = scale * r[i, j]
+
+
+@compiled()
+def _precondition(levels, ghosts, masks, hierarchies, band, row, flat, residual, correction):
+    """One V-cycle from ``residual`` to ``correction``, arrays without rims."""
+    rounded, z = _on(0, levels, hierarchies[3]), _on(0, levels, hierarchies[4])
+    total = 0.0
+    for i in range(residual.shape[0]):
+        for j in range(residual.shape[1]):
+            total += residual[i, j] * residual[i, j]
+    scale = math.ldexp(1.0, -math.frexp(math.sqrt(total))[1]) if 0.0 < total < math.inf else 1.0
+    for i in range(residual.shape[0]):
+        for j in range(residual.shape[1]):
+            rounded[i + 1, j + 1] = scale * residual[i, j]
+    _cycle(0, levels, ghosts, masks, hierarchies, band, row, flat)
+    for i in range(residual.shape[0]):
+        for j in range(residual.shape[1]):
+            correction[i, j] = z[i + 1, j + 1] / scale
+
+
+@compiled()
+def _march(levels, ghosts, masks, hierarchies, band, row, flat, exact_x, exact_y, vectors, scalars, limit):
+    """Steps of the conjugate gradients until (r, r) is at most ``scalars[0]``; returns their number."""
+    x, r, p, product = vectors[1], vectors[2], vectors[3], vectors[4]
+    rounded, z = _on(0, levels, hierarchies[3]), _on(0, levels, hierarchies[4])
+    square, rz = scalars[1], scalars[2]
+    steps = 0
+    while square > scalars[0] and steps < limit:
+        # single precision reaches neither far up nor far down; a power of two rounds nothing
+        scale = math.ldexp(1.0, -math.frexp(math.sqrt(square))[1])
+        _round(r, scale, rounded)
+        _cycle(0, levels, ghosts, masks, hierarchies, band, row, flat)
+        previous, rz = rz, _dot(r, z) / scale
+        _redirect(p, z, 1.0 / scale, rz / previous)
         alpha = rz / _multiply(exact_x, exact_y, p, product)
-        square = _advance(x, r, p, product, alpha, rounded)
-        iterations += 1
-    if not square <= start * tolerance * tolerance:
-        iterations = limit + 1
-    return iterations, _distance(exact_x, exact_y, x, right_hand_side, product) / np.sqrt(start)
+        square = _advance(x, r, p, product, alpha)
+        scalars[3] = alpha * rz
+        steps += 1
+    scalars[1], scalars[2] = square, rz
+    return steps

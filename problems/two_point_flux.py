@@ -39,12 +39,14 @@ class Scheme:
     Attributes:
         id: what data sets, cards and answers call it.
         mean: face permeability from those of the two cells.
+        share: derivative of the logarithm of ``mean`` with respect to that of its first argument.
         wall_distance: distance from the first centre to u = 0, in cells.
         sine_transform: type of the sine transform that diagonalises it for a = 1.
     """
 
     id: str
     mean: Mean
+    share: Mean
     wall_distance: float
     sine_transform: Literal[1, 2]
 
@@ -71,12 +73,24 @@ def _arithmetic(a: Float64[np.ndarray, "y x"], b: Float64[np.ndarray, "y x"]) ->
     return np.asarray(0.5 * (a + b))
 
 
+def _harmonic_share(
+    a: Float64[np.ndarray, "y x"], b: Float64[np.ndarray, "y x"]
+) -> Float64[np.ndarray, "y x"]:
+    return np.asarray(b / (a + b))
+
+
+def _arithmetic_share(
+    a: Float64[np.ndarray, "y x"], b: Float64[np.ndarray, "y x"]
+) -> Float64[np.ndarray, "y x"]:
+    return np.asarray(a / (a + b))
+
+
 SCHEMES: Mapping[str, Scheme] = MappingProxyType(
     {
         scheme.id: scheme
         for scheme in (
-            Scheme("tpfa-harmonic-v1", _harmonic, wall_distance=0.5, sine_transform=2),
-            Scheme("pdebench-ghost0-v1", _arithmetic, wall_distance=1.0, sine_transform=1),
+            Scheme("tpfa-harmonic-v1", _harmonic, _harmonic_share, wall_distance=0.5, sine_transform=2),
+            Scheme("pdebench-ghost0-v1", _arithmetic, _arithmetic_share, wall_distance=1.0, sine_transform=1),
         )
     }
 )
