@@ -24,6 +24,7 @@ COMMANDS: Rows = {
     "evaluate": ("training.evaluate_cli:evaluate", "Measure a version on a data set."),
     "compare": ("training.comparison.cli:compare", "Train and measure several operators alike."),
     "publish": ("training.cli:publish", "Make a checkpoint a version of a model."),
+    "calibrate": ("training.cli:calibrate", "Give a version estimates, from samples set aside."),
     "store": ("model_store.cli:store", "Look at and look after published versions."),
     "token": ("service.access.token_cli:token", "Make, list and revoke the tokens of a service."),
     "export": ("model_store.export.cli:export", "Write a version as ONNX or a PyTorch program."),
@@ -37,6 +38,7 @@ BAD_INPUT = {
     "builtins:FileNotFoundError",
     "builtins:IsADirectoryError",
     "builtins:NotADirectoryError",
+    "bulk:EngineUnavailable",
     "model_store:AccessRefused",
     "model_store:AliasMoved",
     "model_store:CannotExport",
@@ -62,7 +64,7 @@ BAD_INPUT = {
     "training:InvalidDataset",
     "training:InvalidRun",
 }
-OUR_PACKAGES = {"benchmarks", "model_store", "operators", "problems", "service", "training"}
+OUR_PACKAGES = {"benchmarks", "bulk", "model_store", "operators", "problems", "service", "training"}
 
 
 @final

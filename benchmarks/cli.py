@@ -7,5 +7,7 @@ bench: dict[str, tuple[str | None, str]] = {
     "export": ("benchmarks.export:bench_export", "Exported files against their surrogate."),
     "rollout": ("benchmarks.rollout:bench_rollout", "An evolution model against the reference solver."),
     "serve": ("benchmarks.serving.command:bench_serve", "The service and its peers under load."),
+    "certificate": ("benchmarks.certificate:bench_certificate", "Darcy's guarantees against the truth."),
     "solver": ("benchmarks.solver:bench_solver", "The reference solver and the error bound."),
+    "trust": ("benchmarks.trust:bench_trust", "Calibrated errors and novelty flags, on fresh samples."),
 }

@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from model_store.calibration import CALIBRATION, Calibration, FeatureSpace, Origin
     from model_store.card import Card, FieldRecord, FileRecord
     from model_store.catalog import Catalog, open_catalog
     from model_store.errors import (
@@ -29,17 +30,21 @@ if TYPE_CHECKING:
     from model_store.store import LoadedVersion, Store, builtin_store, open_store
 
 __all__ = [
+    "CALIBRATION",
     "AccessRefused",
     "AliasMoved",
+    "Calibration",
     "Card",
     "Catalog",
     "CorruptStore",
     "CorruptVersion",
+    "FeatureSpace",
     "FieldRecord",
     "FileRecord",
     "InvalidReference",
     "InvalidStoreUrl",
     "LoadedVersion",
+    "Origin",
     "ReadOnlyStore",
     "Reference",
     "RefusedVersion",
@@ -55,7 +60,7 @@ __all__ = [
     "open_store",
 ]
 
-_MODULES = ("errors", "reference", "card", "catalog", "store")
+_MODULES = ("errors", "reference", "calibration", "card", "catalog", "store")
 
 
 def __getattr__(name: str) -> Any:

@@ -51,10 +51,12 @@ class Card(_Record):
         walls: boundary conditions of an evolution problem.
         first_frame: the earliest frame of a trajectory from which its rollouts were trained and calibrated.
         training_hull: bounds of the training inputs, such as ``contrast_max`` and ``jump_max``.
+        hard_range: what a service does with an input outside of them: answer with a flag, or refuse it.
         dataset: of the training data, at least its ``sha256``.
         run: the whole text of the run file.
         metrics: test split -> metric -> value.
-        calibration: constants of the error estimate that were fitted on held-out data.
+        calibration: constants of the error estimate that were fitted on held-out data, as older versions have
+            them; newer ones have the whole of it in ``calibration.safetensors``.
     """
 
     format: Literal[1] = 1
@@ -71,6 +73,7 @@ class Card(_Record):
     walls: str | None = None
     first_frame: int = Field(default=0, ge=0)
     training_hull: Mapping[str, float] = {}
+    hard_range: Literal["flag", "refuse"] = "flag"
     dataset: Mapping[str, str | int | float]
     run: str
     metrics: Mapping[str, Mapping[str, float]]

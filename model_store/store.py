@@ -26,6 +26,7 @@ from model_store.backends import (
 from model_store.backends.read_only import ReadOnlyBackend
 from model_store.backends.remembering import RememberingBackend
 from model_store.cache import Cache, CachePlace, NoCache, open_cache
+from model_store.calibration import CALIBRATION, Calibration
 from model_store.card import Card, FileRecord
 from model_store.errors import (
     AliasMoved,
@@ -44,11 +45,16 @@ BUILTIN = "builtin:"
 
 @dataclass(frozen=True)
 class LoadedVersion:
-    """A version in memory, its hashes verified."""
+    """A version in memory, its hashes verified.
+
+    Attributes:
+        calibration: what its estimates are made from; None: it has none, as older versions do.
+    """
 
     reference: Reference
     card: Card
     surrogate: AnySurrogate
+    calibration: Calibration | None = None
 
 
 @final
@@ -130,7 +136,8 @@ class Store:
         """Store a new version, whole or not at all; returns its number.
 
         Raises:
-            RefusedVersion: the state does not fit the card's operator, or a file's name is taken.
+            RefusedVersion: the state does not fit the card's operator, a file's name is taken, or a
+                calibration belongs to other weights.
         """
         files = {weights.WEIGHTS: weights.to_bytes(surrogate_state, card.operator)}
         if taken := {CARD, weights.WEIGHTS} & set(extra_files or {}):
@@ -140,6 +147,10 @@ class Store:
         files |= extra_files or {}
         records = {file: FileRecord.of(data) for file, data in sorted(files.items())}
         card = card.model_copy(update={"files": records})
+        try:
+            _calibration(card, files)
+        except CorruptVersion as error:
+            raise RefusedVersion(str(error)) from None
         return self._add_version(name, files | {CARD: card.to_json()})
 
     def set_alias(
@@ -185,12 +196,14 @@ class Store:
 
         Raises:
             UnknownVersion: there is no such version.
-            CorruptVersion: a file is missing, damaged, or not listed on the card.
+            CorruptVersion: a file is missing, damaged, not listed on the card, or a calibration that belongs
+                to other weights.
         """
         reference = Reference(checked_name(name), version)
         card, files = self._verified(reference, self._cache)
         try:
-            return LoadedVersion(reference, card, weights.to_surrogate(files[weights.WEIGHTS], card.operator))
+            surrogate = weights.to_surrogate(files[weights.WEIGHTS], card.operator)
+            return LoadedVersion(reference, card, surrogate, _calibration(card, files))
         except CorruptVersion as error:
             raise CorruptVersion(f"{reference}: {error}") from None
 
@@ -327,6 +340,15 @@ def open_kept_store(url: str, place: CachePlace | None) -> Store:
 def builtin_store() -> Store:
     """The read-only store of the models shipped with the package."""
     return Store(ReadOnlyBackend(FileBackend(Path(__file__).parent / "builtin"), BUILTIN))
+
+
+def _calibration(card: Card, files: Mapping[str, bytes]) -> Calibration | None:
+    """What is among the files of a version, if it belongs to it."""
+    if CALIBRATION not in files:
+        return None
+    found = Calibration.from_bytes(files[CALIBRATION])
+    found.require(card.files[weights.WEIGHTS].sha256, card.scheme)
+    return found
 
 
 def _prefix(reference: Reference) -> str:

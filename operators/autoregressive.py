@@ -29,6 +29,8 @@ class AutoregressiveConfig(PatchFramesConfig):
 class Autoregressive(EvolutionOperator):
     """Patch stem -> S6 blocks -> one patch-wise head for the increment of each frame."""
 
+    feature_layer = "encoder"
+
     def __init__(self, config: AutoregressiveConfig) -> None:
         super().__init__()
         self.config = config

@@ -58,6 +58,8 @@ class AxialMnoConfig(BaseModel):
 class AxialMno(Operator):
     """Patch stem (4 x 4 cells) -> S6 blocks -> patch-wise head -> balance and relaxation."""
 
+    feature_layer = "norm"
+
     def __init__(self, config: AxialMnoConfig) -> None:
         super().__init__()
         self.config = config

@@ -57,6 +57,7 @@ class DiffusionReactionMnoConfig(BaseModel):
 class DiffusionReactionMno(EvolutionOperator):
     """Split-step prediction of a block of frames, corrected by S6 tokens and a local network."""
 
+    feature_layer = "trunk"
     holds_equations = True
     history = 1
     fields = CHANNELS

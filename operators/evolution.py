@@ -21,9 +21,11 @@ class EvolutionOperator(nn.Module, ABC):
         frames: frames that one call returns.
         fields: channels of a frame.
         holds_equations: it computes with the equations of its problem, in physical units.
+        feature_layer: the module whose output, tokens [batch .. channel], the frames are read off.
     """
 
     holds_equations: ClassVar[bool] = False
+    feature_layer: ClassVar[str]
 
     history: int
     frames: int

@@ -30,6 +30,8 @@ class LatentMarchConfig(PatchFramesConfig):
 class LatentMarch(EvolutionOperator):
     """Patch stem -> S6 blocks -> a step in latent space for each frame, and its patch-wise decoder."""
 
+    feature_layer = "encoder"
+
     def __init__(self, config: LatentMarchConfig) -> None:
         super().__init__()
         self.config = config

@@ -36,6 +36,8 @@ class SteadyNeuralOperatorConfig(BaseModel):
 class SteadyNeuralOperator(Operator):
     """Coefficient to solution, token by token."""
 
+    feature_layer = "trunk"
+
     def __init__(self, config: SteadyNeuralOperatorConfig) -> None:
         super().__init__()
         self.config = config
@@ -79,6 +81,8 @@ class EvolutionNeuralOperatorConfig(BaseModel):
 @final
 class EvolutionNeuralOperator(EvolutionOperator):
     """The last known frames to the next ones; all that is known at a point is the value of its token."""
+
+    feature_layer = "trunk"
 
     def __init__(self, config: EvolutionNeuralOperatorConfig) -> None:
         super().__init__()

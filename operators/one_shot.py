@@ -28,6 +28,8 @@ class OneShotConfig(PatchFramesConfig):
 class OneShot(EvolutionOperator):
     """Patch stem -> S6 blocks -> one patch-wise head for each future frame."""
 
+    feature_layer = "encoder"
+
     def __init__(self, config: OneShotConfig) -> None:
         super().__init__()
         self.config = config

@@ -1,6 +1,7 @@
 """The contract of a neural operator: dimensionless coefficient in, dimensionless solution out."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,7 +16,12 @@ class Operator(nn.Module, ABC):
 
     ``k`` has geometric mean 1 and lengths are measured in the domain's width, so an operator never sees a
     unit.
+
+    Attributes:
+        feature_layer: the module whose output, tokens [batch .. channel], the solution is read off.
     """
+
+    feature_layer: ClassVar[str]
 
     @abstractmethod
     def forward(

@@ -66,6 +66,7 @@ class ShallowWaterMnoConfig(BaseModel):
 class ShallowWaterMno(EvolutionOperator):
     """Coarse prediction of a block of frames, corrected by S6 tokens and a local network."""
 
+    feature_layer = "trunk"
     holds_equations = True
     history = 1
     fields = CHANNELS

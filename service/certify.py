@@ -7,22 +7,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 from problems import ErrorBound, Variation
 from service.workers.worker import Solutions
 
 __all__ = ["bounds", "in_hull", "variations"]
 
+_OF_A_BOUND = (
+    *("lower", "upper", "l2_estimate", "steps"),
+    *("l2_lower", "l2_upper", "max_lower", "max_upper", "floor"),
+)
 # a contrast of 10 stays one after both ends were rounded to float32
 HULL_SLACK = 1e-6
 
 
-def bounds(numbers: Solutions) -> tuple[ErrorBound, ...]:
-    """The bound of each row of a batch of the task ``bound``."""
-    columns = [numbers.fields[name].tolist() for name in ("lower", "upper", "l2_estimate", "steps")]
+def bounds(numbers: Solutions, against: Literal["discrete", "pde"] = "discrete") -> tuple[ErrorBound, ...]:
+    """The bound of each row of a batch of the task ``bound``, ``certify`` or ``refine``."""
+    named = {name: numbers.fields[name].tolist() for name in _OF_A_BOUND if name in numbers.fields}
+    steps = [int(number) for number in named.pop("steps")]
+    rows = [dict(zip(named, row, strict=True)) for row in zip(*named.values(), strict=True)]
     return tuple(
-        ErrorBound("guaranteed", "energy", lower, upper, estimate, int(steps))
-        for lower, upper, estimate, steps in zip(*columns, strict=True)
+        ErrorBound("guaranteed", "energy", **row, steps=number, reference=against)
+        for row, number in zip(rows, steps, strict=True)
     )
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 import click
 
-from service.errors import NotAvailableYet
+from bulk.objects import parse_place
+from bulk.options import Where, engine_options
+from bulk.start import ONE_THREAD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from bulk.objects import Place
+    from service.files.file_job import Tolerance
     from service.processes.supervisor import Addresses
     from service.processes.zygote import Launched
     from service.rollout import RolloutMethod
@@ -100,51 +105,100 @@ def _announce(addresses: Addresses, versions: Sequence[ServedVersion]) -> None:
     sys.stdout.flush()
 
 
+@final
+class PlaceType(click.ParamType[Any]):
+    """A path, or the URL of an object."""
+
+    name = "place"
+
+    def __init__(self, *, exists: bool) -> None:
+        self._path = click.Path(exists=exists)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Place:
+        """See ``click.ParamType``."""
+        try:
+            place = parse_place(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if isinstance(place, Path):
+            self._path.convert(value, param, ctx)
+        return place
+
+
+@final
+class ToleranceType(click.ParamType[Any]):
+    """A positive number, or the word ``discretization``."""
+
+    name = "number|discretization"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Tolerance:
+        """See ``click.ParamType``."""
+        if value == "discretization":
+            return "discretization"
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not 0 < number < math.inf:
+            self.fail(f"expected a positive number or discretization, got {value!r}", param, ctx)
+        return number
+
+
 @click.command()
 @click.argument("problem")
-@click.argument("input_path", metavar="INPUT", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("output_path", metavar="OUTPUT", type=click.Path(path_type=Path))
+@click.argument("input_place", metavar="INPUT", type=PlaceType(exists=True))
+@click.argument("output_place", metavar="OUTPUT", type=PlaceType(exists=False))
 @click.option("--model", help="name, name@alias or name@3. Default: the model named after the problem.")
 @click.option("--store", help="URL of a model store; goes before the built-in models.")
 @click.option("--method", type=click.Choice(["auto", "surrogate", "solver", "hybrid"]), default="auto")
 @click.option(
-    "--error", type=click.Choice(["bound", "none"]), default="bound", help="Bound each answer's error."
+    "--error",
+    type=click.Choice(["bound", "none", "certified"]),
+    default="bound",
+    help="What is said about each answer's error.",
+)
+@click.option(
+    "--tolerance",
+    type=ToleranceType(),
+    help="Relative energy error that each answer is certified to; the answers are float64.",
 )
 @click.option("--source", type=float, help="Uniform right-hand side. Default: the file's, or 1.")
 @click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True)
+@click.option("--chunk-size", type=click.IntRange(1), help="Fields kept, or lost, together. Default: 16 MiB.")
 @click.option("--device", type=DEVICES)
-@click.option("--tolerance", help="Not available yet.")
-@click.option(
-    "--engine", type=click.Choice(["local", "ray"]), default="local", help="ray: not available yet."
-)
+@engine_options
 @click.pass_obj
 def solve(
     progress: Any,
     /,
     problem: str,
-    input_path: Path,
-    output_path: Path,
+    input_place: Place,
+    output_place: Place,
     model: str | None,
     method: Method,
     error: ErrorKind,
+    tolerance: Tolerance | None,
     source: float | None,
     batch_size: int,
-    tolerance: str | None,
-    engine: str,
+    chunk_size: int | None,
+    where: Where,
     **flags: Any,
 ) -> None:
-    """Solve every field of INPUT (.npy, .npz, .h5, .hdf5) into OUTPUT; interrupted work continues."""
-    if tolerance is not None:
-        raise NotAvailableYet("--tolerance is not available yet; leave it out, or use --method solver")
-    if engine != "local":
-        raise NotAvailableYet(f"--engine {engine} is not available yet; use --engine local")
-    from service.files.solve_file import FileJob, solve_file
+    """Solve every field of INPUT into OUTPUT; the same command continues what was interrupted.
+
+    Both are .npy, .npz, .h5, .hdf5 or .zarr, or s3://bucket/key of one of the last three.
+    """
+    # before NumPy is imported: what one worker computes must not depend on the cores that it finds
+    os.environ.update(ONE_THREAD)
+    from service.files.file_job import FileJob
+    from service.files.solve_file import solve_file
     from service.settings import read_settings
 
     settings = read_settings(None, os.environ, {**flags, "models": model})
-    job = FileJob(problem, input_path, output_path, model, method, error, source, batch_size)
-    summary = solve_file(job, settings, progress)
-    click.echo(summary)
+    job = FileJob(
+        problem, input_place, output_place, model, method, error, source, batch_size, tolerance, chunk_size
+    )
+    click.echo(solve_file(job, settings, progress, where))
 
 
 @click.command()

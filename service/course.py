@@ -50,7 +50,11 @@ class Unwatched:
 
 @final
 class Course:
-    """A rollout from one block to the next."""
+    """A rollout from one block to the next.
+
+    Attributes:
+        scores: ``Solutions.novelty`` of the state before the block that was computed last.
+    """
 
     def __init__(
         self,
@@ -79,11 +83,13 @@ class Course:
         self._deadline = deadline
         self._progress = progress
         self._computed: Computed | None = None
+        self.scores: tuple[float, ...] = ()
         self._following: asyncio.Task[Shelf[Any]] | None = None
 
     async def advance(self, state: State, *, admitted: bool) -> None:
         """Have the next block computed, which follows after ``state``."""
         self._computed = await self._march.advance(state, self._steps.start - 1, admitted=admitted)
+        self.scores = self._computed.scores
 
     async def taken(self, form: Form[Item]) -> AsyncGenerator[Item, None]:
         """What is made of a frame after another; the first block was computed before."""
@@ -143,7 +149,7 @@ class Course:
         def judge() -> Shelf[Item]:
             return Shelf(self._judge.block(computed, steps, self._every), form, ends=ends)
 
-        quick = all(computed.sound) and size_of(computed.fields) <= LARGE
+        quick = self._judge.quick and all(computed.sound) and size_of(computed.fields) <= LARGE
         shelf = judge() if quick else await asyncio.to_thread(judge)
         shelf.wait()
         return shelf

@@ -11,6 +11,7 @@
     ├── UnsupportedMedia      a body that is in no known encoding
     ├── NotAcceptable         an answer in a form that nothing writes
     ├── NotAvailableYet       in the contract, not in this release
+    ├── NotCertifiable        the tolerance cannot be met, or not in time
     ├── Unauthenticated       no token, or one that nobody issued
     ├── Forbidden             the token does not allow this
     ├── Overloaded            the queue is full
@@ -35,6 +36,7 @@ __all__ = [
     "LoadFailed",
     "NotAcceptable",
     "NotAvailableYet",
+    "NotCertifiable",
     "Overloaded",
     "RateLimited",
     "ServiceFault",
@@ -111,6 +113,10 @@ class NotAcceptable(ServiceFault):
 
 class NotAvailableYet(ServiceFault):
     """An option of the contract that a later release brings."""
+
+
+class NotCertifiable(ServiceFault):
+    """No answer within the tolerance can be had: not in float64, not by this method, or not in time."""
 
 
 class Unauthenticated(ServiceFault):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, Self, final
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from problems import EvolutionProblem, Grid
 from problems import InvalidField as BrokenRule
+from problems.lower_bounds import least_rms_error, symmetries
 from service.errors import InvalidField
 from service.frame_trust import CalibratedError, Calibration
 from service.workers.worker import INVARIANTS
@@ -22,6 +24,9 @@ State = Mapping[str, NDArray[Any]]
 # an invariant that some problems have, and what is said about it beside
 MASS: Final = "mass"
 MASS_DEFECT: Final = "mass_defect"
+# lower bounds of the error, where there are any; see ``problems.lower_bounds``
+LEAST_MEAN: Final = "least_mean_error"
+LEAST_RMS: Final = "least_rms_error"
 
 
 @final
@@ -32,19 +37,21 @@ class Computed(NamedTuple):
         fields: [batch frame y x] by name.
         invariants: [batch frame invariant]; not all finite where nobody has looked at a frame, or where it
             breaks a rule.
+        scores: ``Solutions.novelty`` of the state before the block; empty: nothing is known.
     """
 
     fields: State
     invariants: NDArray[np.float64]
+    scores: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, outputs: State, problem: EvolutionProblem) -> Self:
+    def of(cls, outputs: State, problem: EvolutionProblem, scores: tuple[float, ...] = ()) -> Self:
         """What a worker has given."""
         fields = {spec.name: outputs[spec.name] for spec in problem.outputs}
         if INVARIANTS in outputs:
-            return cls(fields, outputs[INVARIANTS])
+            return cls(fields, outputs[INVARIANTS], scores)
         rows, frames = next(iter(fields.values())).shape[:2]
-        return cls(fields, np.full((rows, frames, len(problem.invariant_names)), np.nan))
+        return cls(fields, np.full((rows, frames, len(problem.invariant_names)), np.nan), scores)
 
     @property
     def sound(self) -> list[bool]:
@@ -59,7 +66,7 @@ class Computed(NamedTuple):
     def some(self, frames: slice, dtype: str) -> Computed:
         """Some frames: fields of this dtype where they are, others as copies; invariants of their own."""
         fields = {name: values[:, frames].astype(dtype, copy=False) for name, values in self.fields.items()}
-        return Computed(fields, self.invariants[:, frames].copy())
+        return Computed(fields, self.invariants[:, frames].copy(), self.scores)
 
 
 @final
@@ -72,6 +79,8 @@ class Frame(NamedTuple):
         fields: [batch y x] by name.
         invariants: of each row, by name.
         error: what is known about the error at this step; None: nothing.
+        ood_scores: of each row, the share of the calibration data whose states resemble the training data
+            more than the one that the frame's block began with; empty: nobody can tell.
     """
 
     step: int
@@ -79,6 +88,7 @@ class Frame(NamedTuple):
     fields: State
     invariants: Mapping[str, Sequence[float]]
     error: CalibratedError | None
+    ood_scores: tuple[float, ...] = ()
 
 
 @final
@@ -89,6 +99,7 @@ class Judged:
     Attributes:
         calibrated_from: the step from which the frames of ``calibration`` count.
         surrogate: a version computed them, not the reference solver.
+        closed: nothing passes the walls.
         single: the caller sent one state, not a batch.
         dtype: of the frames.
     """
@@ -101,6 +112,7 @@ class Judged:
     surrogate: bool
     single: bool
     dtype: Literal["float32", "float64"]
+    closed: bool = False
 
     def diverged(self, step: int, row: int, why: str) -> InvalidField:
         """What to raise when the state of a row has left what the problem allows."""
@@ -139,7 +151,18 @@ class FrameJudge:
         if MASS in self._names:
             with np.errstate(all="ignore"):
                 self._mass = self._invariants(start_step, initial)[:, self._names.index(MASS)]
-            self._names = (*self._names, MASS_DEFECT)
+            self._names = (*self._names, MASS_DEFECT, *([LEAST_MEAN] if judged.closed else []))
+        # of each row, all that the solution shares with the state; empty: some row has none
+        self._groups = [symmetries(judged.problem, row) for row in rows_of(initial)]
+        if all(self._groups):
+            self._names = (*self._names, LEAST_RMS)
+        else:
+            self._groups = []
+
+    @property
+    def quick(self) -> bool:
+        """Whether a block of which all is known takes no time to be judged."""
+        return not self._groups
 
     def block(self, computed: Computed, steps: range, every: int) -> Block:
         """Judge the frames of ``steps``, of which every ``every``-th is sent."""
@@ -156,24 +179,40 @@ class FrameJudge:
                         # its traceback would keep the fields
                         fault, steps_sent = error.with_traceback(None), steps_sent[:number]
                         break
-            numbers = self._with_defect(sent.invariants)
+            numbers = self._with_symmetry(sent, self._with_defect(sent.invariants))
         # [frame invariant batch]: in Python from here on
         known = zip(steps_sent, numbers.transpose(1, 2, 0).tolist(), strict=False)
-        frames = [self._frame(step, sent.frame(n), each) for n, (step, each) in enumerate(known)]
+        frames = [self._frame(step, sent, n, each) for n, (step, each) in enumerate(known)]
         last = {name: values.copy() for name, values in computed.frame(len(steps) - 1).items()}
         return Block(frames, last, fault)
 
-    def _frame(self, step: int, fields: State, numbers: Sequence[Sequence[float]]) -> Frame:
+    def _frame(self, step: int, sent: Computed, number: int, numbers: Sequence[Sequence[float]]) -> Frame:
         invariants = dict(zip(self._names, numbers, strict=True))
         error = self._calibration.error(step - self._judged.calibrated_from)
-        return Frame(step, step * self._judged.frame_interval, fields, invariants, error)
+        time = step * self._judged.frame_interval
+        return Frame(step, time, sent.frame(number), invariants, error, sent.scores)
 
     def _with_defect(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Beside the invariants [batch frame invariant] what part of the mass was won."""
+        """Beside the invariants [batch frame invariant] what part of the mass was won, or how much."""
         if self._mass is None:
             return numbers
-        defect = numbers[:, :, self._names.index(MASS)] / self._mass[:, None] - 1
-        return np.concatenate([numbers, defect[:, :, None]], axis=2)
+        mass = numbers[:, :, self._names.index(MASS)]
+        columns = [mass / self._mass[:, None] - 1]
+        if self._judged.closed:
+            columns.append(np.abs(mass - self._mass[:, None]) / math.prod(self._judged.grid.extent))
+        return np.concatenate([numbers, np.stack(columns, axis=2)], axis=2)
+
+    def _with_symmetry(self, sent: Computed, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Beside the numbers [batch frame number] how far frames are from the symmetry of their solution."""
+        if not self._groups:
+            return numbers
+        found = [
+            least_rms_error(
+                self._judged.problem, {name: values[row] for name, values in sent.fields.items()}, group
+            )
+            for row, group in enumerate(self._groups)
+        ]
+        return np.concatenate([numbers, np.array(found)[:, :, None]], axis=2)
 
     def _looked_at(self, step: int, fields: State) -> NDArray[np.float64]:
         """The invariants [batch invariant] of a frame that may not be one."""

@@ -1,7 +1,8 @@
-"""What is known about the frames of a rollout: errors calibrated on held-out data, and a look at the state.
+"""What is known about the errors of the frames of a rollout: they are calibrated on held-out data.
 
-Neither is a guarantee: the upper bound holds for nine in ten states of the kind that the version was
-calibrated on, and says nothing about others, which is why each frame carries both.
+That is no guarantee: the upper bound holds for nine in ten states of the kind that the version was calibrated
+on, and says nothing about others, which is why a rollout says of its state too whether it is of that kind
+(``novelty.py``).
 """
 
 from __future__ import annotations
@@ -13,12 +14,10 @@ from typing import Final, Literal, Self, final
 
 import numpy as np
 
-__all__ = ["CalibratedError", "Calibration", "within_hull"]
+__all__ = ["CalibratedError", "Calibration"]
 
 # of a card's calibration: the norm, the quantile in percent, the frame
 _KEY: Final = re.compile(r"(perturbation_l2|relative_l2)_q(\d+)\.frame_(\d+)")
-# a number that was on the edge of the hull still is after it was rounded to float32
-_SLACK: Final = 1e-6
 
 
 @dataclass(frozen=True)
@@ -68,17 +67,3 @@ class Calibration:
         # errors grow: before the first of the frames its own error is on the safe side
         upper = float(np.interp(steps, self.frames, self.errors))
         return CalibratedError("calibrated", self.norm, upper, self.coverage)
-
-
-def within_hull(hull: Mapping[str, float], features: Mapping[str, float]) -> bool:
-    """Whether a state has the features of those that the version was trained on.
-
-    A feature that the hull lacks is not compared; a hull without any vouches for nothing.
-    """
-    lower = {name: hull[f"{name}_min"] for name in features if f"{name}_min" in hull}
-    upper = {name: hull[f"{name}_max"] for name in features if f"{name}_max" in hull}
-    if not (lower or upper):
-        return False
-    return all(features[name] >= bound - _SLACK * abs(bound) for name, bound in lower.items()) and all(
-        features[name] <= bound + _SLACK * abs(bound) for name, bound in upper.items()
-    )

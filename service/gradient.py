@@ -1,37 +1,60 @@
-"""The story of a gradient: the cotangents of a solution, carried back through the surrogate to its input."""
+"""The story of a derivative: gradients of what is made of a solution, and tangents of the solution itself.
+
+Both are had in two ways. ``surrogate`` differentiates the network that answers: cheap where it runs anyway,
+and as good as the network has learnt to depend on its input, which nothing bounds. ``adjoint`` differentiates
+the discrete problem, by another solve for each direction, with a guaranteed bound of what is wrong with it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, final
+from functools import lru_cache
+from typing import Any, Final, Literal, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from problems import SteadyProblem
-from service.batching.batcher import Outcome
+from service.batching.batcher import Batcher, Outcome
 from service.deadline import Deadline
-from service.errors import LONGEST_QUOTE, InvalidField, NotAvailableYet
+from service.directions import Directions, check_directions
+from service.errors import LONGEST_QUOTE, InvalidField, NotCertifiable
 from service.lookup import find_steady
 from service.passage import batch_of, leaving, off_loop, placed, size_of
+from service.refine import check_tolerance
 from service.route import Chosen, Router
 from service.settings import Limits
+from service.start import Start, answered
 from service.telemetry.timing import Timing
 from service.ticket import ANYBODY, Ticket
-from service.trust import Judge
-from service.validate import Inputs, check_like, validate_inputs
-from service.workers.worker import COTANGENT, GRADIENT, Batch
+from service.trust import Judge, too_much_contrast
+from service.validate import Inputs, validate_inputs
+from service.workers.worker import (
+    ANY,
+    COTANGENT,
+    DEADLINE,
+    GRADIENT,
+    GRADIENT_ERROR,
+    TANGENT,
+    TOLERANCE,
+    Batch,
+    Bucket,
+)
 
-__all__ = ["Differentiator", "GradientMethod", "VjpRequest", "VjpResponse"]
+__all__ = ["Derivative", "Differentiator", "GradientMethod", "JvpRequest", "VjpRequest"]
 
-# before the name of a field that the gradient is taken with respect to the logarithm of
+# before the name of a field that a derivative is taken with respect to the logarithm of
 LOGARITHM: Final = "log_"
 WAY_OUT: Final = "allow more time or send fewer fields"
+# relative rounding of a product of two float64
+ROUNDING: Final = 2.0**-52
 
-GradientMethod = Literal["auto", "surrogate", "solver"]
+# ``solver`` is another word for ``adjoint``
+GradientMethod = Literal["auto", "adjoint", "surrogate", "solver"]
 
 
 @final
@@ -41,9 +64,13 @@ class VjpRequest:
 
     Attributes:
         given: fields (ny, nx) or (batch, ny, nx) and uniform parameters by name, as they came.
-        cotangents: by name of the output field, of the shape that the inputs have; at least one.
+        cotangents: by name of the output field, of the shape that the inputs have, or several on a leading
+            axis; at least one name.
         wrt: the input field, or ``log_<field>`` for its logarithm; None: the problem's first input.
         dtype: dtype of the gradient, float32 or float64.
+        method: ``auto`` is the surrogate where a model is named, else the adjoint.
+        tolerance: of the adjoint, the relative energy error of each of its solves; None: a few steps of each,
+            whose error is said like any other.
         ticket: for whom, how urgently and until when.
         key: what decides whether a canary answers: equal keys get equal versions; empty: by chance.
         received: ``time.perf_counter()`` when the request arrived [s].
@@ -56,6 +83,7 @@ class VjpRequest:
     dtype: Literal["float32", "float64"] = "float32"
     model: str | None = None
     method: GradientMethod = "auto"
+    tolerance: float | None = None
     ticket: Ticket = ANYBODY
     key: str = ""
     received: float = field(default_factory=time.perf_counter)
@@ -63,83 +91,148 @@ class VjpRequest:
 
 @final
 @dataclass(frozen=True)
-class VjpResponse:
-    """The gradient of the product of solution and cotangents.
+class JvpRequest:
+    """Inputs as for a solution, and tangents of one of them; see :class:`VjpRequest`.
 
     Attributes:
-        gradient: of the rank that the request had.
-        wrt: the field, or ``log_<field>``, that it is taken with respect to.
+        tangents: of the input ``wrt``, of its shape, or several on a leading axis.
+    """
+
+    problem: str
+    given: Mapping[str, Any]
+    tangents: Any
+    wrt: str | None = None
+    dtype: Literal["float32", "float64"] = "float32"
+    model: str | None = None
+    method: GradientMethod = "auto"
+    tolerance: float | None = None
+    ticket: Ticket = ANYBODY
+    key: str = ""
+    received: float = field(default_factory=time.perf_counter)
+
+
+@final
+@dataclass(frozen=True)
+class Derivative:
+    """A gradient or a tangent, and what is known about it.
+
+    Attributes:
+        values: with the axes that the cotangents or tangents had.
+        name: the field, or ``log_<field>``, whose gradient it is, or the output whose tangent it is.
         single: the request had one field.
-        model: the version whose answer was differentiated.
-        operator: id of the discrete operator that this version approximates.
+        model: the version whose answer was differentiated, or started from; None: no version took part.
+        operator: id of the discrete operator that is differentiated, or that the version approximates.
         in_distribution: whether each sample resembles the training data.
+        norm: what ``errors`` speak of. ``directional``: of a gradient g, ``|(g - exact, d)| <= error max|d|``
+            for every direction d of the logarithm of the input; ``energy``: relative, of a tangent.
+        errors: guaranteed bounds, one for each field (ny, nx) that ``values`` has; None: unknown.
         batch_size: rows that were computed together, those of other requests included.
     """
 
-    gradient: NDArray[Any]
-    wrt: str
+    values: NDArray[Any]
+    name: str
     single: bool
-    model: str
-    method: Literal["surrogate"]
+    model: str | None
+    method: Literal["adjoint", "surrogate"]
     operator: str
     in_distribution: tuple[bool, ...]
+    norm: Literal["directional", "energy"]
+    errors: NDArray[np.float64] | None
     batch_size: int
     timing: Timing
+
+    @property
+    def certified(self) -> bool:
+        """Whether its error is guaranteed."""
+        return self.errors is not None
+
+
+@final
+class _Asked(NamedTuple):
+    """What a request comes to, once it is checked.
+
+    Attributes:
+        name: the input that the derivative is taken with respect to, in its logarithm if ``logarithmic``.
+        directions: cotangents of the one output, or tangents of the input itself.
+    """
+
+    problem: SteadyProblem
+    request: VjpRequest | JvpRequest
+    inputs: Inputs
+    name: str
+    logarithmic: bool
+    directions: Directions
+
+
+@final
+class _Found(NamedTuple):
+    """Derivatives [batch direction y x] in float64, and their errors [batch direction]."""
+
+    values: NDArray[Any]
+    errors: NDArray[np.float64] | None
+    outcome: Outcome
+    known: tuple[bool, ...]
 
 
 @final
 class Differentiator:
-    """Differentiates the served surrogates."""
+    """Differentiates the served surrogates and the discrete problems."""
 
-    def __init__(self, router: Router, judge: Judge, limits: Limits) -> None:
+    def __init__(self, router: Router, judge: Judge, limits: Limits, references: Batcher) -> None:
         self._router = router
         self._judge = judge
         self._limits = limits
+        self._references = references
 
-    async def differentiate(self, request: VjpRequest) -> VjpResponse:
-        """The gradient of solution times cotangents with respect to an input field.
+    async def differentiate(self, request: VjpRequest | JvpRequest) -> Derivative:
+        """The gradient of solution times cotangents, or the tangent of the solution.
 
         Raises:
             ServiceFault: one of its kinds, when there is none to give.
         """
         problem = find_steady(request.problem)
-        if request.method == "solver":
-            raise NotAvailableYet("method=solver: adjoint solves come with a later release; use surrogate")
+        check_tolerance(request.tolerance)
         async with Deadline(request.ticket.deadline, request.received, WAY_OUT).kept():
-            return await self._differentiate(problem, request)
+            asked = await self._checked(problem, request)
+            if _method(request) == "surrogate":
+                return await self._learned(asked)
+            return await self._discrete(asked)
 
-    async def _differentiate(self, problem: SteadyProblem, request: VjpRequest) -> VjpResponse:
-        size, ticket = size_of(request.given), request.ticket
-        name, of_logarithm = _chosen_input(problem, request.wrt)
+    async def _checked(self, problem: SteadyProblem, request: VjpRequest | JvpRequest) -> _Asked:
+        name, logarithmic = _chosen_input(problem, request.wrt)
+        size = size_of(request.given)
         inputs = await off_loop(size, validate_inputs, problem, request.given, self._limits)
-        cotangents = await off_loop(size, _checked, problem, request.cotangents, inputs)
-        chosen = self._router.surrogate(problem, request.model, request.key, inputs.grid, ticket, "vjp")
-        chosen.queue.require_room(chosen.bucket, inputs.rows, 2 * inputs.nbytes, ticket)
-        self._judge.require_room(chosen, inputs, request.dtype, ticket)
-        batch = await off_loop(size, _batch, problem, inputs, chosen, cotangents)
-        outcome, known = await self._compute(chosen, batch, inputs, ticket)
-        gradient = outcome.solutions.fields[f"{GRADIENT}{name}"]
-        if of_logarithm:
-            gradient = gradient * inputs.fields[name].astype(np.float64)
-        answer = await off_loop(size, leaving, {f"gradient of {name}": gradient}, request.dtype, copy=True)
-        (values,) = answer.values()
-        total = time.perf_counter() - request.received
-        return VjpResponse(
-            gradient=values[0] if inputs.single else values,
-            wrt=request.wrt or name,
-            single=inputs.single,
-            model=str(chosen.bucket.version),
-            method="surrogate",
-            operator=chosen.bucket.scheme,
-            in_distribution=known,
-            batch_size=outcome.batch_size,
-            timing=Timing.of_seconds(outcome.queue, outcome.compute, 0.0, total),
-        )
+        directions = await off_loop(size, _directions, problem, request, inputs, self._limits)
+        if isinstance(request, JvpRequest) and logarithmic:
+            values = directions.values * inputs.fields[name].astype(np.float64)[:, None]
+            directions = directions._replace(values=values)
+        return _Asked(problem, request, inputs, name, logarithmic, directions)
 
-    async def _compute(
+    # --- the surrogate's own
+
+    async def _learned(self, asked: _Asked) -> Derivative:
+        problem, request, inputs = asked.problem, asked.request, asked.inputs
+        if request.tolerance is not None:
+            message = "tolerance: nothing is known of the error of a surrogate's derivative; ask for adjoint"
+            raise NotCertifiable(message)
+        backward = isinstance(request, VjpRequest)
+        task: Literal["vjp", "jvp"] = "vjp" if backward else "jvp"
+        ticket = request.ticket
+        chosen = self._router.surrogate(problem, request.model, request.key, inputs.grid, ticket, task)
+        # a row for each direction
+        many = _repeated(inputs, asked.directions.number)
+        chosen.queue.require_room(chosen.bucket, many.rows, 2 * many.nbytes, ticket)
+        self._judge.require_look(chosen, inputs, ticket)
+        batch = await off_loop(inputs.nbytes, _row_for_each, asked, chosen, many)
+        outcome, known = await self._together(chosen, batch, inputs, ticket)
+        found = outcome.solutions.fields[_result(asked)]
+        values = found.reshape(inputs.rows, asked.directions.number, *inputs.grid)
+        return await self._answer(asked, chosen, "surrogate", _Found(values, None, outcome, known))
+
+    async def _together(
         self, chosen: Chosen, batch: Batch, inputs: Inputs, ticket: Ticket
     ) -> tuple[Outcome, tuple[bool, ...]]:
-        """The gradients, and what is known about the inputs; where one fails, the other is given up."""
+        """The derivatives, and what is known about the inputs; where one fails, the other is given up."""
         tasks = (
             asyncio.ensure_future(chosen.queue.submit(batch, ticket)),
             asyncio.ensure_future(self._judge.resembles_training(chosen, inputs, ticket)),
@@ -151,17 +244,103 @@ class Differentiator:
             for task in tasks:
                 task.cancel()
 
+    # --- the discrete problem's
 
-def _batch(
-    problem: SteadyProblem, inputs: Inputs, chosen: Chosen, cotangents: Mapping[str, NDArray[Any]]
-) -> Batch:
-    batch = batch_of(problem, inputs, chosen.queue, chosen.bucket)
-    more = placed(cotangents, chosen.queue, chosen.bucket.dtype)
-    return Batch(chosen.bucket, {**batch.fields, **more})
+    async def _discrete(self, asked: _Asked) -> Derivative:
+        problem, request, inputs = asked.problem, asked.request, asked.inputs
+        chosen = self._start_of(asked)
+        bucket = _differentiating(chosen.bucket, isinstance(request, VjpRequest), asked.directions.number)
+        size = inputs.nbytes + asked.directions.values.nbytes
+        self._references.require_room(bucket, inputs.rows, size, request.ticket)
+        start = await answered(problem, chosen, inputs, request.ticket)
+        batch = await off_loop(size, self._batch, asked, bucket, start)
+        outcome = await self._references.submit(batch, request.ticket, admitted=bool(start.fields))
+        for row, why in outcome.solutions.unsolved.items():
+            if request.tolerance is None:
+                raise too_much_contrast(problem, inputs, row, why)
+            raise NotCertifiable(f"the tolerance {request.tolerance} cannot be met: {why}")
+        known = (True,) * inputs.rows
+        if chosen.served is not None:
+            known = await self._judge.resembles_training(chosen, inputs, request.ticket)
+        solutions = outcome.solutions
+        found = _Found(solutions.fields[_result(asked)], solutions.fields[GRADIENT_ERROR], outcome, known)
+        return await self._answer(asked, chosen, "adjoint", found)
+
+    def _start_of(self, asked: _Asked) -> Chosen:
+        """The version that is named, from whose answer the solves start; else the reference solver."""
+        problem, request, grid = asked.problem, asked.request, asked.inputs.grid
+        if request.model is None:
+            return self._router.reference(problem, None, request.key, grid)
+        return self._router.surrogate(problem, request.model, request.key, grid, request.ticket)
+
+    def _batch(self, asked: _Asked, bucket: Bucket, start: Start) -> Batch:
+        request, inputs, queue = asked.request, asked.inputs, self._references
+        deadline = math.inf if request.ticket.deadline is None else request.ticket.deadline
+        tolerance = ANY if request.tolerance is None else request.tolerance
+        fields = placed({**inputs.fields, _argument(asked): asked.directions.values}, queue, "float64")
+        numbers = {TOLERANCE: np.full(inputs.rows, tolerance), DEADLINE: np.full(inputs.rows, deadline)}
+        return Batch(bucket, fields | start.answers | numbers)
+
+    # --- the answer
+
+    async def _answer(
+        self, asked: _Asked, chosen: Chosen, method: Literal["adjoint", "surrogate"], found: _Found
+    ) -> Derivative:
+        request, inputs = asked.request, asked.inputs
+        backward = isinstance(request, VjpRequest)
+        name = (request.wrt or asked.name) if backward else asked.problem.outputs[0].name
+        values, errors = await off_loop(found.values.nbytes, _leaving, asked, name, found)
+        total = time.perf_counter() - request.received
+        return Derivative(
+            values=asked.directions.as_given(values, single=inputs.single),
+            name=name,
+            single=inputs.single,
+            model=None if chosen.served is None else str(chosen.bucket.version),
+            method=method,
+            operator=chosen.bucket.scheme,
+            in_distribution=found.known,
+            norm="directional" if backward else "energy",
+            errors=None if errors is None else asked.directions.as_given(errors, single=inputs.single),
+            batch_size=found.outcome.batch_size,
+            timing=Timing.of_seconds(found.outcome.queue, found.outcome.compute, 0.0, total),
+        )
+
+
+def _method(request: VjpRequest | JvpRequest) -> Literal["adjoint", "surrogate"]:
+    if request.method == "auto":
+        return "adjoint" if request.model is None or request.tolerance is not None else "surrogate"
+    return "surrogate" if request.method == "surrogate" else "adjoint"
+
+
+def _directions(
+    problem: SteadyProblem, request: VjpRequest | JvpRequest, inputs: Inputs, limits: Limits
+) -> Directions:
+    if isinstance(request, JvpRequest):
+        return check_directions(inputs, "tangent", request.tangents, limits)
+    return _cotangents(problem, request.cotangents, inputs, limits)
+
+
+def _cotangents(
+    problem: SteadyProblem, given: Mapping[str, Any], inputs: Inputs, limits: Limits
+) -> Directions:
+    """The cotangents of the problem's output.
+
+    Raises:
+        InvalidField: there is none, one of an unknown field, of another shape, or with numbers that are none.
+    """
+    # a problem with several outputs would need directions of each; none has
+    (output,) = problem.outputs
+    for name in (each[:LONGEST_QUOTE] for each in given if each != output.name):
+        message = f"cotangent of {name!r}: expected one of {output.name}"
+        raise InvalidField("cotangents", "unknown", message)
+    if not given:
+        message = f"cotangents: expected one of {output.name}, got none"
+        raise InvalidField("cotangents", "missing", message)
+    return check_directions(inputs, f"cotangent.{output.name}", given[output.name], limits)
 
 
 def _chosen_input(problem: SteadyProblem, wrt: str | None) -> tuple[str, bool]:
-    """The input field that a gradient is wanted for, and whether for its logarithm.
+    """The input field that a derivative is wanted for, and whether for its logarithm.
 
     Raises:
         InvalidField: there is no such field, or its values have no logarithm.
@@ -180,21 +359,58 @@ def _chosen_input(problem: SteadyProblem, wrt: str | None) -> tuple[str, bool]:
     raise InvalidField("wrt", "unknown", message)
 
 
-def _checked(problem: SteadyProblem, given: Mapping[str, Any], inputs: Inputs) -> dict[str, NDArray[Any]]:
-    """The cotangents [batch y x] under the names that they have in a batch.
+def _argument(asked: _Asked) -> str:
+    """The name of the directions in a batch."""
+    if isinstance(asked.request, JvpRequest):
+        return f"{TANGENT}{asked.name}"
+    return f"{COTANGENT}{asked.problem.outputs[0].name}"
 
-    Raises:
-        InvalidField: there is none, one of an unknown field, of another shape, or with numbers that are none.
-    """
-    names = [spec.name for spec in problem.outputs]
-    for name in (each[:LONGEST_QUOTE] for each in given if each not in names):
-        message = f"cotangent of {name!r}: expected one of {', '.join(names)}"
-        raise InvalidField("cotangents", "unknown", message)
-    if not given:
-        raise InvalidField(
-            "cotangents", "missing", f"cotangents: expected one of {', '.join(names)}, got none"
-        )
-    return {
-        f"{COTANGENT}{name}": check_like(inputs, f"cotangent.{name}", values)
-        for name, values in given.items()
-    }
+
+def _result(asked: _Asked) -> str:
+    """The name of the derivatives among what a batch gives."""
+    if isinstance(asked.request, JvpRequest):
+        return f"{TANGENT}{asked.problem.outputs[0].name}"
+    return f"{GRADIENT}{asked.name}"
+
+
+@lru_cache(256)
+def _differentiating(solved: Bucket, backward: bool, directions: int) -> Bucket:
+    task: Literal["adjoint", "tangent"] = "adjoint" if backward else "tangent"
+    return Bucket(
+        *(solved.problem, solved.version, solved.scheme, solved.grid, "float64"),
+        task=task,
+        directions=directions,
+    )
+
+
+def _repeated(inputs: Inputs, times: int) -> Inputs:
+    """The same fields, each so many times."""
+    if times == 1:
+        return inputs
+    fields = {name: values.repeat(times, axis=0) for name, values in inputs.fields.items()}
+    return inputs._replace(fields=fields, rows=inputs.rows * times)
+
+
+def _row_for_each(asked: _Asked, chosen: Chosen, many: Inputs) -> Batch:
+    batch = batch_of(asked.problem, many, chosen.queue, chosen.bucket)
+    flat = asked.directions.values.reshape(many.rows, *many.grid)
+    return Batch(
+        chosen.bucket, {**batch.fields, **placed({_argument(asked): flat}, chosen.queue, chosen.bucket.dtype)}
+    )
+
+
+def _leaving(asked: _Asked, name: str, found: _Found) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
+    """The numbers that leave [batch direction y x], and what is wrong with them, their rounding included."""
+    backward = isinstance(asked.request, VjpRequest)
+    coefficient = asked.inputs.fields[asked.name].astype(np.float64)[:, None]
+    exact = found.values * coefficient if backward and asked.logarithmic else found.values
+    what = f"gradient of {asked.name}" if backward else f"tangent of {name}"
+    # what is guaranteed of a tangent is the energy of its error, which rounding would be a part of
+    dtype = asked.request.dtype if backward or found.errors is None else "float64"
+    (values,) = leaving({what: exact}, dtype, copy=True).values()
+    if found.errors is None or not backward:
+        return values, found.errors
+    # in the logarithm of the input, a gradient is its coefficient times what leaves
+    weight = 1.0 if asked.logarithmic else coefficient
+    lost = np.abs(exact - values) * weight + ROUNDING * np.abs(exact * weight)
+    return values, found.errors + lost.sum(axis=(-2, -1))

@@ -72,7 +72,8 @@ class March:
             raise WorkerLost(text, error.retry_after, step) from error
         for row, why in outcome.solutions.unsolved.items():
             raise self.judged.diverged(step + 1, row, why)
-        computed = Computed.of(outcome.solutions.fields, self.judged.problem)
+        solutions = outcome.solutions
+        computed = Computed.of(solutions.fields, self.judged.problem, solutions.novelty)
         if self.served is not None and not admitted:
             self.shadows.follow(self.served, batch, computed.fields)
         return computed

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, final
 from numpy.typing import NDArray
 
 from problems import ErrorBound
+from service.novelty import Novelty
 from service.telemetry.timing import Timing
 from service.ticket import ANYBODY, Ticket
 
@@ -26,7 +27,9 @@ class SolveRequest:
 
     Attributes:
         given: fields (ny, nx) or (batch, ny, nx) and uniform parameters by name, as they came.
-        dtype: dtype of the answer, float32 or float64.
+        dtype: dtype of the answer, float32 or float64; with a tolerance it is float64, whatever this says.
+        tolerance: largest guaranteed relative error in the energy norm, or ``discretization``: as exact as
+            the grid resolves the equation; None: the method's own accuracy.
         error: what is said about the error of the answer; ``none`` says nothing about its trust at all.
         ticket: for whom, how urgently and until when; see :func:`service.deadline.deadline_at`.
         key: what decides whether a canary answers: equal keys get equal versions; empty: by turns.
@@ -52,20 +55,27 @@ class SolveResponse(NamedTuple):
     Attributes:
         fields: solutions by name, of the rank that the request had.
         single: the request had one field: the tuples have one entry.
-        model: the version that answered, None for the reference solver.
+        model: the version that answered, or whose answer was refined; None for the reference solver.
         operator: id of the discrete operator that the error speaks of.
         errors: a bound for each sample; None when the client wanted none.
-        in_distribution: whether each sample resembles the training data; None with ``error="none"``.
+        novelty: whether each sample resembles the training data; None with ``error="none"``.
         batch_size: rows that were computed together, those of other requests included.
+        certified: a tolerance was asked for, and each of these numbers is guaranteed to meet it.
     """
 
     fields: Mapping[str, NDArray[Any]]
     single: bool
     model: str | None
-    method: Literal["surrogate", "solver"]
+    method: Literal["surrogate", "hybrid", "solver"]
     operator: str
     errors: tuple[ErrorBound, ...] | None
-    in_distribution: tuple[bool, ...] | None
+    novelty: tuple[Novelty, ...] | None
     iterations: tuple[int, ...]
     timing: Timing
     batch_size: int = 1
+    certified: bool = False
+
+    @property
+    def in_distribution(self) -> tuple[bool, ...] | None:
+        """Whether each sample resembles the training data; None where that was not asked."""
+        return None if self.novelty is None else tuple([each.in_distribution for each in self.novelty])

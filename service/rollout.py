@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, final
 
@@ -22,9 +22,9 @@ from service.course import Course, Progress, Unwatched
 from service.deadline import Deadline
 from service.errors import LONGEST_QUOTE, InvalidField, NotAvailableYet
 from service.frame_judge import Frame, FrameJudge, Judged, State, rows_of
-from service.frame_trust import within_hull
 from service.lookup import find_evolution
 from service.march import March
+from service.novelty import FAMILIAR, Novelty, outside, require_in_range, state_novelty
 from service.settings import Limits
 from service.shadow import Shadows
 from service.shelf import Form
@@ -36,6 +36,9 @@ from service.workers.worker import Bucket
 __all__ = ["Frame", "Progress", "Roller", "Rollout", "RolloutMethod", "RolloutRequest", "Sheet"]
 
 RolloutMethod = Literal["auto", "surrogate", "solver", "hybrid"]
+Features = Mapping[str, float]
+# walls that nothing passes
+CLOSED: Final = ("reflecting", "periodic", "zero_flux")
 
 
 @final
@@ -92,7 +95,7 @@ class Rollout:
         operator: id of the discrete operator that the frames approximate.
         block: steps that are computed at once, counted from the start; a rollout that goes on from the end of
             a block gives the same frames as one that was not broken.
-        in_distribution: for each row, whether its state resembles the training data.
+        novelty: of each row, whether its state resembles the training data.
         nbytes: what its frames take in memory: those of a block, and half of those of the one before [B].
         frames: in memory of their own; close it to stop the computation. Either these are read, or what is
             ``written``.
@@ -109,10 +112,15 @@ class Rollout:
     block: int
     steps: int
     count: int
-    in_distribution: tuple[bool, ...]
+    novelty: tuple[Novelty, ...]
     nbytes: int
     frames: AsyncGenerator[Frame, None]
     course: Course
+
+    @property
+    def in_distribution(self) -> tuple[bool, ...]:
+        """Of each row, whether its state resembles the training data."""
+        return tuple(each.in_distribution for each in self.novelty)
 
     def written(self, write: Callable[[Frame], Sequence[bytes | memoryview]]) -> AsyncGenerator[Sheet, None]:
         """What is sent of a frame after another; close it to stop the computation.
@@ -164,7 +172,7 @@ class Roller:
             inputs = await asyncio.to_thread(_checked, problem, request, self._limits)
             # on the event loop, which changes what is served
             march = self._choose(problem, request, inputs)
-            judge, in_distribution = await asyncio.to_thread(_looked_at, request, march, inputs)
+            judge, features = await asyncio.to_thread(_looked_at, request, march, inputs)
             steps = range(request.start_step + 1, request.steps + 1)
             course = Course(march, judge, steps, request.every, deadline, self._progress(problem.name))
             await course.advance(inputs.fields, admitted=False)
@@ -180,7 +188,7 @@ class Roller:
             block=march.block,
             steps=request.steps,
             count=request.steps // request.every - request.start_step // request.every,
-            in_distribution=in_distribution,
+            novelty=_novelty(march, features, course.scores, inputs.rows),
             nbytes=(march.block + march.block // 2)
             * len(problem.outputs)
             * cells
@@ -230,6 +238,7 @@ class Roller:
             surrogate=True,
             single=inputs.single,
             dtype=request.dtype,
+            closed=walls in CLOSED,
         )
         return March(
             served.queue, bucket, judged, version.training_hull, None, request.ticket, served, self._shadows
@@ -255,6 +264,7 @@ class Roller:
             surrogate=False,
             single=inputs.single,
             dtype=request.dtype,
+            closed=walls in CLOSED,
         )
         most = self._limits.cell_steps
         return March(self._references, bucket, judged, None, most, request.ticket, None, self._shadows)
@@ -292,17 +302,24 @@ def _checked(problem: EvolutionProblem, request: RolloutRequest, limits: Limits)
     return validate_inputs(problem, complete_state(problem, request.state, request.start_step), limits)
 
 
-def _looked_at(request: RolloutRequest, march: March, inputs: Inputs) -> tuple[FrameJudge, tuple[bool, ...]]:
-    """What judges the frames, and for each row whether its state resembles the training data."""
+def _looked_at(
+    request: RolloutRequest, march: March, inputs: Inputs
+) -> tuple[FrameJudge, tuple[Features, ...]]:
+    """What judges the frames, and for each row the numbers by which it is compared with the training data."""
     if march.bucket.dtype == "float32":
         within_float32(march.judged.problem, inputs)
     judge = FrameJudge(march.judged, request.start_step, inputs.fields)
-    return judge, _in_distribution(march, inputs)
-
-
-def _in_distribution(march: March, inputs: Inputs) -> tuple[bool, ...]:
-    hull = march.hull
-    if hull is None:
-        return (True,) * inputs.rows
+    if march.hull is None or march.served is None:
+        return judge, ()
     problem, grid = march.judged.problem, march.bucket.grid
-    return tuple(within_hull(hull, problem.features(row, grid)) for row in rows_of(inputs.fields))
+    features = tuple(problem.features(row, grid) for row in rows_of(inputs.fields))
+    outside_of = [outside(march.hull, each) for each in features]
+    require_in_range(march.served.version, problem.inputs[0].name, outside_of, single=inputs.single)
+    return judge, features
+
+
+def _novelty(
+    march: March, features: Sequence[Features], scores: tuple[float, ...], rows: int
+) -> tuple[Novelty, ...]:
+    """Of each row; the first block is computed by then, which gives the scores."""
+    return (FAMILIAR,) * rows if march.hull is None else state_novelty(march.hull, features, scores)

@@ -55,7 +55,7 @@ class Router:
         key: str,
         grid: tuple[int, int],
         ticket: Ticket,
-        task: Literal["solve", "vjp"] = "solve",
+        task: Literal["solve", "vjp", "jvp"] = "solve",
     ) -> Chosen:
         """By the version that ``model`` means.
 
@@ -101,7 +101,7 @@ def _surrogate_bucket(
     scheme: str,
     grid: tuple[int, int],
     extent: tuple[float, float],
-    task: Literal["solve", "vjp"],
+    task: Literal["solve", "vjp", "jvp"],
     *,
     reproducible: bool,
 ) -> Bucket:

@@ -19,17 +19,19 @@ from numpy.typing import NDArray
 from problems import EVOLUTION_PROBLEMS, STEADY_PROBLEMS, FieldSpec, SteadyProblem
 from service.batching.batcher import Batcher
 from service.deadline import Deadline
-from service.errors import InvalidSettings, NotAvailableYet, ServiceFault
-from service.gradient import Differentiator, VjpRequest, VjpResponse
+from service.errors import DeadlineExceeded, InvalidSettings, NotCertifiable, ServiceFault
+from service.gradient import Derivative, Differentiator, JvpRequest, VjpRequest
 from service.lookup import find_steady
 from service.passage import SMALL, batch_of, leaving, size_of
+from service.quantities import QuantitiesRequest, QuantitiesResponse, Reader
+from service.refine import Refiner, check_tolerance, wants_refinement
 from service.request import ErrorKind, Method, SolveRequest, SolveResponse
 from service.rollout import Progress, Roller, Rollout, RolloutRequest
 from service.route import Chosen, Router
 from service.settings import Limits
 from service.shadow import Comparisons, NoComparisons, Shadows
 from service.telemetry.timing import Timing
-from service.trust import NOTHING_KNOWN, Judge, too_much_contrast
+from service.trust import NOTHING_KNOWN, Judge, Trust, novelty_of, too_much_contrast
 from service.validate import Inputs, validate_inputs
 from service.versions.models import Models
 
@@ -75,6 +77,9 @@ class Observer(Comparisons, Protocol):
     def rollouts(self, problem: str) -> Progress:
         """Who is told of a problem's rollouts."""
 
+    def certified(self, problem: str, method: str, fields: int) -> None:
+        """So many fields were solved within their tolerances."""
+
 
 @final
 class Solver:
@@ -87,9 +92,12 @@ class Solver:
         self._queues = queues
         self._limits = limits
         self._router = Router(models, queues.references)
-        self._judge = Judge(queues.bounds)
+        self._judge = Judge(queues.bounds, queues.references)
+        self._refiner = Refiner(self._router, self._judge, queues.references)
+        self._observer = observer
         self._shadows = Shadows(observer or NoComparisons())
-        self._differentiator = Differentiator(self._router, self._judge, limits)
+        self._differentiator = Differentiator(self._router, self._judge, limits, queues.references)
+        self._reader = Reader(self._router, limits, queues.references)
         progress = None if observer is None else observer.rollouts
         self._roller = Roller(models, queues.marches, limits, self._shadows, progress)
 
@@ -109,6 +117,8 @@ class Solver:
         side = min(WARM_UP_SIDE, self._limits.grid_side)
         for name in (*STEADY_PROBLEMS, *EVOLUTION_PROBLEMS):
             await self._try_out(name, (side, side), {"method": "solver"})
+        for name in STEADY_PROBLEMS:
+            await self._try_out(name, (side, side), {"method": "solver", "tolerance": 1e-6})
         for version in self._models.versions:
             # one that starts from several frames cannot be asked by a request
             for grid in version.grids if version.history <= 1 else ():
@@ -132,9 +142,13 @@ class Solver:
         """The frames that follow from a state; see :meth:`Roller.start`."""
         return await self._roller.start(request)
 
-    async def differentiate(self, request: VjpRequest) -> VjpResponse:
-        """The gradient of solution times cotangents; see :meth:`Differentiator.differentiate`."""
+    async def differentiate(self, request: VjpRequest | JvpRequest) -> Derivative:
+        """The gradient of solution times cotangents, or a tangent of it; see :class:`Differentiator`."""
         return await self._differentiator.differentiate(request)
+
+    async def read(self, request: QuantitiesRequest) -> QuantitiesResponse:
+        """Numbers that are read off solutions; see :class:`Reader`."""
+        return await self._reader.read(request)
 
     async def solve(self, request: SolveRequest) -> SolveResponse:
         """The solutions of a request.
@@ -142,12 +156,17 @@ class Solver:
         Raises:
             ServiceFault: one of its kinds, when there is no solution to give.
         """
-        _refuse_what_comes_later(request)
+        check_tolerance(request.tolerance)
         problem = find_steady(request.problem)
         if request.ticket.deadline is None:
             return await self._solve(problem, request)
-        async with Deadline(request.ticket.deadline, request.received, WAY_OUT).kept():
-            return await self._solve(problem, request)
+        try:
+            async with Deadline(request.ticket.deadline, request.received, WAY_OUT).kept():
+                return await self._solve(problem, request)
+        except DeadlineExceeded as error:
+            if request.tolerance is None:
+                raise
+            raise NotCertifiable(f"the tolerance {request.tolerance} was not met in time: {error}") from error
 
     async def _solve(self, problem: SteadyProblem, request: SolveRequest) -> SolveResponse:
         # not ``off_loop``: on the way of most requests even that is felt
@@ -156,6 +175,8 @@ class Solver:
             inputs = validate_inputs(problem, request.given, self._limits)
         else:
             inputs = await asyncio.to_thread(validate_inputs, problem, request.given, self._limits)
+        if wants_refinement(request):
+            return self._counted(problem, await self._refiner.solve(problem, request, inputs))
         chosen = self._choose(problem, request, inputs)
         self._require_room(request, chosen, inputs)
         if small:
@@ -174,8 +195,11 @@ class Solver:
         else:
             answers = await asyncio.to_thread(leaving, solved, request.dtype, copy=copy)
         trust = NOTHING_KNOWN
-        if request.error == "bound":
-            trust = await self._judge.judge(problem, chosen, inputs, answers, request.ticket)
+        if request.error != "none":
+            judged = await self._judge.judge(problem, request, chosen, inputs, answers)
+            scores = outcome.solutions.novelty
+            novelty = novelty_of(chosen, inputs, judged.variations, judged.errors, scores)
+            trust = Trust(judged.errors, novelty, judged.seconds)
         if chosen.served is not None:
             self._shadows.follow(chosen.served, batch, solved)
         total = time.perf_counter() - request.received
@@ -187,14 +211,14 @@ class Solver:
             method="solver" if version is None else "surrogate",
             operator=chosen.bucket.scheme,
             errors=trust.errors,
-            in_distribution=trust.in_distribution,
+            novelty=trust.novelty,
             iterations=outcome.solutions.iterations,
             timing=Timing.of_seconds(outcome.queue, outcome.compute, trust.seconds, total),
             batch_size=outcome.batch_size,
         )
 
     def _choose(self, problem: SteadyProblem, request: SolveRequest, inputs: Inputs) -> Chosen:
-        # without a tolerance the surrogate is the cheapest method that meets the request
+        # without a tolerance, whoever leaves it to the service asks for what it was trained for
         if request.method == "solver":
             return self._router.reference(problem, request.model, request.key, inputs.grid)
         return self._router.surrogate(problem, request.model, request.key, inputs.grid, request.ticket)
@@ -202,19 +226,15 @@ class Solver:
     def _require_room(self, request: SolveRequest, chosen: Chosen, inputs: Inputs) -> None:
         """Refuse what the queues would, before anything is copied."""
         chosen.queue.require_room(chosen.bucket, inputs.rows, inputs.nbytes, request.ticket)
-        if request.error == "bound":
-            self._judge.require_room(chosen, inputs, request.dtype, request.ticket)
+        if request.error != "none":
+            self._judge.require_room(request, chosen, inputs)
+
+    def _counted(self, problem: SteadyProblem, response: SolveResponse) -> SolveResponse:
+        if self._observer is not None and response.certified:
+            self._observer.certified(problem.name, response.method, len(response.iterations))
+        return response
 
 
 def _plain(specs: Iterable[FieldSpec], grid: tuple[int, int]) -> dict[str, NDArray[np.float64]]:
     """Constant fields on ``grid``: 1 where a field has to be positive, else 0."""
     return {spec.name: np.full(grid, 1.0 if spec.exclusive_minimum == 0 else 0.0) for spec in specs}
-
-
-def _refuse_what_comes_later(request: SolveRequest) -> None:
-    if request.tolerance is not None:
-        raise NotAvailableYet("tolerance: certified answers come with a later release; leave it out")
-    if request.error == "certified":
-        raise NotAvailableYet("error=certified comes with a later release; use bound or none")
-    if request.method == "hybrid":
-        raise NotAvailableYet("method=hybrid comes with a later release; use surrogate, solver or auto")

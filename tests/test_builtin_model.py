@@ -1,5 +1,6 @@
 """The model that the package ships: what it promises, measured on fields that it has never seen."""
 
+import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 
 import model_store
 from model_store import LoadedVersion, builtin_store
+from operators.features import FeatureReader
 from problems import PROBLEMS, STEADY_PROBLEMS, Grid, variation
-from service.certify import in_hull
+from service.novelty import UNUSUAL, outside
 from training.config import parse_run
-from training.splits import all_files
+from training.splits import all_files, split_files
 
 DARCY, GRID, SCHEME = STEADY_PROBLEMS["darcy"], Grid((128, 128)), "tpfa-harmonic-v1"
 SEED = 99
@@ -62,6 +64,15 @@ def errors(fields: list[NDArray[np.float32]]) -> Errors:
     return dict(zip(("l2", "energy", "bound"), columns, strict=True))
 
 
+def novelty(fields: list[NDArray[np.float32]]) -> tuple[float, ...]:
+    """Of each field, the share of the calibration data that is more like the training data."""
+    calibration = version().calibration
+    assert calibration is not None
+    with FeatureReader(version().surrogate) as reader, torch.inference_mode():
+        version().surrogate(torch.from_numpy(np.stack(fields))[:, None], torch.ones(len(fields)))
+        return calibration.features.score(reader.take().numpy())
+
+
 def assert_bounded(found: Errors) -> None:
     assert (found["energy"] <= found["bound"] + REFERENCE_ERROR).all()
 
@@ -103,7 +114,36 @@ def test_it_vouches_for_fields_like_those_of_its_training_alone() -> None:
     known = [sample("pdebench", 0), sample("log_normal", 0, correlation_length=0.2, contrast=100.0)]
     binary = sample("thresholded", 0, correlation_length=0.2, contrast=900.0)
     noise = np.where(np.random.default_rng(0).random(GRID.shape) < 0.5, 0.1, 1.0)
-    assert in_hull(hull, map(variation, [*known, binary, noise])) == (True, True, False, False)
+    fields = [*known, binary, noise]
+    assert [not outside(hull, vars(variation(field))) for field in fields] == [True, True, False, False]
+
+
+def test_its_calibration_was_measured_on_fields_that_it_has_not_learnt_from() -> None:
+    calibration = version().calibration
+    assert calibration is not None
+    assert calibration.origin.samples >= 1000
+    assert calibration.origin.horizons == (0,)
+    learnt = parse_run(version().card.run)
+    seeds = {
+        file.recipe.seed for split in ("train", "validation") for file in split_files(learnt, split).values()
+    }
+    recipes = map(json.loads, calibration.origin.recipes.values())
+    assert not seeds & {recipe["seed"] for recipe in recipes}
+
+
+def test_a_scaled_mirrored_or_turned_field_is_not_novel() -> None:
+    fields = [sample("pdebench", 0), sample("log_normal", 0, correlation_length=0.2, contrast=100.0)]
+    for field in fields:
+        images = [field, 1e3 * field, field[::-1], field[:, ::-1], field.T, np.rot90(field)]
+        scores = novelty([np.ascontiguousarray(image) for image in images])
+        assert max(scores) < UNUSUAL
+        # in other units it is the same field
+        assert scores[1] == pytest.approx(scores[0], abs=5e-3)
+
+
+def test_an_unusual_field_is_novel() -> None:
+    strange = [sample("log_normal", index, correlation_length=0.2, contrast=1e6) for index in range(3)]
+    assert min(novelty(strange)) >= UNUSUAL
 
 
 def test_this_code_reproduces_the_cards_metrics() -> None:

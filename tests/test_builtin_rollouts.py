@@ -13,6 +13,7 @@ import training
 from model_store import LoadedVersion, builtin_store
 from operators import EvolutionSurrogate
 from problems import EVOLUTION_PROBLEMS, Fields, Grid, coarsen
+from service.versions.loading import served_version
 from training.config import parse_run
 
 SEED = 99
@@ -72,7 +73,7 @@ def test_the_card_says_what_it_is(name):
     assert (card.problem, card.grids, card.extent) == (name, (served(name).shape,), served(name).extent)
     assert card.frame_interval == EVOLUTION_PROBLEMS[name].frame_interval
     assert card.metrics
-    assert card.calibration
+    assert served_version(version(name)).calibration
     assert any(feature.endswith("_max") for feature in card.training_hull)
 
 

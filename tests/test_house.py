@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-PACKAGES = ["problems", "operators", "model_store", "training", "service", "benchmarks"]
+PACKAGES = ["problems", "operators", "model_store", "bulk", "training", "service", "benchmarks"]
 
 # spelled so that this file does not contain what it forbids
 FORBIDDEN = [

@@ -51,6 +51,8 @@ def test_service_is_the_contracts(compiled: descriptor_pb2.FileDescriptorProto) 
         "SolveStream": ("stream SolveRequest", "stream SolveResponse"),
         "Rollout": ("RolloutRequest", "stream Frame"),
         "VectorJacobianProduct": ("VjpRequest", "VjpResponse"),
+        "JacobianVectorProduct": ("JvpRequest", "JvpResponse"),
+        "Quantities": ("QuantitiesRequest", "QuantitiesResponse"),
     }
 
 

@@ -1,14 +1,17 @@
-"""The commands ``train`` and ``publish``."""
+"""The commands ``train``, ``publish`` and ``calibrate``."""
 
 import os
 from pathlib import Path
 
 import click
 
+from model_store import open_store
 from training import run as story
+from training.calibrate import make_calibration_data, recalibrate, require_origin
 from training.checkpoint import load_checkpoint
 from training.config import Run, parse_run
 from training.progress import Progress
+from training.publish import move_alias
 from training.ranks import joined_ranks
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -44,6 +47,31 @@ def publish(progress: Progress, checkpoint: Path, model: str, store: str | None,
     run = parse_run(saved.run)
     evaluations = story.evaluate_tests(run, saved, progress)
     story.make_version(run, saved, evaluations, model, store or story.DEFAULT_STORE, alias)
+
+
+@click.command()
+@click.argument("model", metavar="MODEL@VERSION")
+@_RUN_FILE
+@_STORE
+@click.option("--alias", help="Point this alias, such as production, at the new version.")
+@click.pass_obj
+def calibrate(progress: Progress, model: str, run_file: Path, store: str | None, alias: str | None) -> None:
+    """Publish MODEL@VERSION once more, with estimates measured on samples that it has not learnt from.
+
+    RUN.toml is the version's run file, perhaps with samples set aside, such as calibration = 1000 for a
+    family; else its test samples are taken. What is missing is generated. The weights stay as they are.
+    """
+    run, _ = _read(run_file)
+    opened = open_store(store or story.DEFAULT_STORE)
+    reference = opened.resolve(model)
+    version = opened.load(reference.name, reference.version)
+    # refused before anything is generated
+    require_origin(run, version.card)
+    make_calibration_data(run, progress)
+    found = recalibrate(opened, version, run)
+    if alias is not None:
+        move_alias(opened, found, alias)
+    click.echo(f"published {found}{f' as {found.name}@{alias}' if alias else ''} in {opened.url}")
 
 
 def _read(path: Path) -> tuple[Run, str]:

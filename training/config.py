@@ -23,7 +23,7 @@ from problems import EVOLUTION_PROBLEMS
 from training.metrics import SUMMARY_NAMES
 from training.trajectory_metrics import summary_names
 
-Split = Literal["train", "validation", "test"]
+Split = Literal["train", "validation", "test", "calibration"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -57,6 +57,9 @@ class FamilySection(Section):
     train: NonNegativeInt = 0
     validation: NonNegativeInt = 0
     test: NonNegativeInt = 0
+    # what the estimates of the published version are made from, else the test samples; see
+    # ``training.calibrate``
+    calibration: NonNegativeInt = 0
 
     @model_validator(mode="after")
     def _ordered_ranges(self) -> Self:
@@ -211,6 +214,8 @@ class PublishSection(Section):
     description: str = ""
     alias: Name | None = None
     store: str | None = None
+    # what a service does with inputs outside of the bounds of the training data; see ``Card``
+    hard_range: Literal["flag", "refuse"] = "flag"
 
 
 # family name -> metric, as in the evaluation -> largest acceptable value
@@ -308,7 +313,8 @@ class Run(Section):
     def training_recipe(self) -> str:
         """What determines the weights, as JSON: a resumed run must agree with its checkpoint in it."""
         included = {"data", "operator", "optimizer", "loss", "sequence", "augmentation"}
-        excluded = {"data": {"directory", "workers"}}
+        families = {"__all__": {"calibration"}}
+        excluded: dict[str, Any] = {"data": {"directory": True, "workers": True, "families": families}}
         # what a problem does not have must not tell its checkpoints from older ones
         sections = self.model_dump(mode="json", include=included, exclude=excluded, exclude_none=True)
         return json.dumps({"seed": self.run.seed, **sections}, sort_keys=True)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from bulk.options import Where, engine_options
 from training.check import check_files
 from training.info import describe
 from training.progress import Progress
@@ -17,14 +18,19 @@ class UnsoundData(RuntimeError):
 
 @click.command()
 @click.argument("run_file", type=_FILE, metavar="RUN.toml")
+@engine_options
 @click.pass_obj
-def generate(progress: Progress, run_file: Path) -> None:
+def generate(progress: Progress, run_file: Path, where: Where) -> None:
     """Generate the reference data of RUN.toml; continues an interrupted generation."""
     # imported here: the other commands have no use for operators, nor for what they bring along
+    from bulk.ray_engine import Share
     from training import run as story
     from training.config import parse_run
+    from training.splits import worker_count
 
-    story.make_data(parse_run(run_file.read_text()), progress)
+    run = parse_run(run_file.read_text())
+    engine = where.engine([{}] * worker_count(run), Share(device="cpu"))
+    story.make_data(run, progress, engine)
 
 
 @click.group()

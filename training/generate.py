@@ -1,15 +1,14 @@
 """Reference data: a sample depends on its recipe and index alone, so files are made in parallel and resumed.
 
 A file is computed in shards, each whole or absent, and assembled from them once the last one is there; it
-too is whole or absent.
+too is whole or absent. Whoever computes the shards sends them here: nobody else writes.
 """
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,11 +16,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from bulk.engine import Crew, Engine
+from bulk.engine import Task as Work
+from bulk.local_engine import local_engine
+from problems import CannotSolve, InvalidField
 from training.dataset import InvalidDataset
 from training.files import replace_atomically
 from training.progress import Progress
 from training.recipe import Recipe
-from training.worker import start_worker
 
 
 class DatasetConflict(InvalidDataset):
@@ -72,6 +74,9 @@ class _Task(NamedTuple):
     def path(self) -> Path:
         return self.file.shard_directory / f"{self.first:08d}.npy"
 
+    def __str__(self) -> str:
+        return f"{self.file.path.name}, samples {self.first} to {self.last - 1},"
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -86,8 +91,16 @@ class Estimate:
         return f"{self.samples} samples to generate, {size}, about {duration}"
 
 
-def generate(files: Sequence[DatasetFile], workers: int, progress: Progress) -> None:
+def generate(
+    files: Sequence[DatasetFile], workers: int, progress: Progress, engine: Engine | None = None
+) -> None:
     """Make every file that is not there yet, continuing from the shards of an interrupted generation.
+
+    Args:
+        files: to be made.
+        workers: processes on this machine.
+        progress: shows how many samples are made.
+        engine: who makes them instead.
 
     Raises:
         DatasetConflict: a file exists and was made from another recipe.
@@ -103,7 +116,7 @@ def generate(files: Sequence[DatasetFile], workers: int, progress: Progress) -> 
     if to_do:
         with progress(None, sum(task.samples for task in to_do), "generate") as bar:
             left = Counter({path: len(of_file) for path, of_file in tasks.items()})
-            for task in _completed(to_do, workers):
+            for task in _completed(to_do, engine or local_engine([{}] * workers)):
                 bar.update(task.samples)
                 left[task.file.path] -= 1
                 # at once: its shards need not lie beside those of all other files
@@ -159,22 +172,25 @@ def _require_space(files: Sequence[DatasetFile], tasks: Iterable[Sequence[_Task]
         )
 
 
-def _completed(tasks: Iterable[_Task], workers: int) -> Iterator[_Task]:
+def _completed(tasks: Sequence[_Task], engine: Engine) -> Iterator[_Task]:
     """The tasks, each after its shard was written."""
-    if workers == 1:
-        yield from map(_make_shard, tasks)
-        return
-    # spawned, not forked: the parent has threads (torch, numba)
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=start_worker) as pool:
-        pending = [pool.submit(_make_shard, task) for task in tasks]
-        try:
-            yield from (future.result() for future in as_completed(pending))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    crew = Crew(_shard_maker, final=(UnsoundSample, CannotSolve, InvalidField))
+    works = (Work(number, str(task), task) for number, task in enumerate(tasks))
+    with closing(engine.carry_out(crew, works)) as made:
+        for work, samples in made:
+            task = tasks[work.key]
+            with replace_atomically(task.path) as path, path.open("wb") as file:
+                np.save(file, samples)
+            yield task
 
 
-def _make_shard(task: _Task) -> _Task:
+@contextmanager
+def _shard_maker() -> Iterator[Callable[[_Task], NDArray[np.float32]]]:
+    """What makes the samples of a shard; it keeps nothing from one to the next."""
+    yield _make_shard
+
+
+def _make_shard(task: _Task) -> NDArray[np.float32]:
     samples = np.stack([task.file.recipe.make(index) for index in range(task.first, task.last)])
     finite = np.isfinite(samples).all(axis=tuple(range(1, samples.ndim)))
     if not finite.all():
@@ -182,9 +198,7 @@ def _make_shard(task: _Task) -> _Task:
             f"{task.file.path.name}: sample {task.first + int(np.argmin(finite))} is not finite: "
             "choose another scheme, or milder parameters"
         )
-    with replace_atomically(task.path) as path, path.open("wb") as file:
-        np.save(file, samples)
-    return task
+    return samples
 
 
 def _assemble(file: DatasetFile) -> None:

@@ -1,28 +1,32 @@
 """Publishing: a checkpoint's averaged weights become a version, if they meet the run's acceptance limits."""
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
-from types import MappingProxyType
 
 import click
 
-from model_store import Card, FieldRecord, Reference, Store
+from model_store import CALIBRATION, Calibration, Card, FieldRecord, FileRecord, Reference, Store
+from model_store import weights as stored
 from problems import EVOLUTION_PROBLEMS, PROBLEMS, FieldSpec
 from training.checkpoint import Checkpoint
 from training.config import Limits, Run
+from training.hashes import hash_files
 from training.hull import merge_hulls, steady_contents, trajectory_contents
 from training.learner import averaged_state
 from training.provenance import provenance
 from training.splits import split_files
 
 Metrics = Mapping[str, Mapping[str, float]]
-Calibration = Mapping[str, float]
+# what is known of the errors of a version, once the hash of its weights is
+Calibrate = Callable[[str], Calibration | None]
 
 
 class LimitsMissed(RuntimeError):
     """The weights are not good enough to be published."""
+
+
+def uncalibrated(_: str) -> None:
+    """Measures nothing: what is known of the version stands on its card."""
 
 
 def publish(
@@ -32,7 +36,7 @@ def publish(
     checkpoint: Checkpoint,
     metrics: Metrics,
     description: str,
-    calibration: Calibration = MappingProxyType({}),
+    calibrate: Calibrate = uncalibrated,
 ) -> Reference:
     """Add a version to the store, unless an earlier attempt has added it already.
 
@@ -43,18 +47,21 @@ def publish(
         checkpoint: the weights, and the text of the run file.
         metrics: family -> summary of its test split.
         description: one sentence for the card.
-        calibration: what the service's error estimates are made from, see ``training.calibration``.
+        calibrate: measures what the service's estimates are made from, see ``training.calibrate``.
 
     Raises:
         LimitsMissed: a limit of the run's ``[acceptance]`` is missed.
     """
     check_limits(run.acceptance, metrics)
-    card = make_card(run, checkpoint, metrics, description, calibration)
+    card = make_card(run, checkpoint, metrics, description)
     if (published := _published(store, model, card)) is not None:
         return published
     if (gap := provenance().gap) is not None:
         click.echo(f"warning: {gap}: the card cannot say which code made the version", err=True)
-    return Reference(model, store.publish(model, averaged_state(checkpoint), card))
+    state = averaged_state(checkpoint)
+    calibration = calibrate(FileRecord.of(stored.to_bytes(state, card.operator)).sha256)
+    files = {} if calibration is None else {CALIBRATION: calibration.to_bytes()}
+    return Reference(model, store.publish(model, state, card, files))
 
 
 def check_limits(limits: Limits, metrics: Metrics) -> None:
@@ -78,9 +85,7 @@ def move_alias(store: Store, reference: Reference, alias: str) -> None:
     store.set_alias(reference.name, alias, reference.version, expected=current)
 
 
-def make_card(
-    run: Run, checkpoint: Checkpoint, metrics: Metrics, description: str, calibration: Calibration
-) -> Card:
+def make_card(run: Run, checkpoint: Checkpoint, metrics: Metrics, description: str) -> Card:
     """The card of the version; reads the data sets for their hashes and hull."""
     problem = PROBLEMS[run.data.problem]
     evolution = EVOLUTION_PROBLEMS.get(run.data.problem)
@@ -102,6 +107,7 @@ def make_card(
         walls=None if evolution is None else run.data.walls or evolution.walls[0],
         first_frame=_first_frame(run),
         training_hull=merge_hulls([content.hull for content in contents.values()]),
+        hard_range="flag" if run.publish is None else run.publish.hard_range,
         dataset={
             "sha256": hash_files(paths),
             "samples": sum(content.samples for content in contents.values()),
@@ -110,7 +116,6 @@ def make_card(
         },
         run=checkpoint.run,
         metrics=metrics,
-        calibration=calibration,
         code_version=str(provenance()),
         created=datetime.now(UTC),
     )
@@ -127,15 +132,6 @@ def _published(store: Store, model: str, card: Card) -> Reference | None:
         if (other.run, other.dataset, other.metrics) == (card.run, card.dataset, card.metrics):
             return Reference(model, version)
     return None
-
-
-def hash_files(paths: Iterable[Path]) -> str:
-    """SHA-256 over the names and SHA-256 of the files."""
-    total = hashlib.sha256()
-    for path in sorted(paths):
-        with path.open("rb") as file:
-            total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()
 
 
 def _records(specs: Iterable[FieldSpec]) -> tuple[FieldRecord, ...]:

@@ -13,8 +13,8 @@ from operators import AnySurrogate, Surrogate
 from problems import EVOLUTION_PROBLEMS
 from training.calibrate import held_out_files, measure_calibration
 from training.checkpoint import Checkpoint
-from training.config import Run, Split
-from training.dataset import Dataset, read_dataset
+from training.config import Run
+from training.dataset import read_dataset
 from training.evaluate import Evaluation, evaluate
 from training.evolution_task import EvolutionTask
 from training.files import exclusive, replace_atomically
@@ -150,11 +150,6 @@ def make_version(
     if alias is not None:
         move_alias(store, reference, alias)
     click.echo(f"published {reference}{f' as {model}@{alias}' if alias else ''} in {store.url}")
-
-
-def read_split(run: Run, split: Split) -> dict[str, Dataset]:
-    """Family name -> its samples."""
-    return {name: read_dataset(file.path) for name, file in split_files(run, split).items()}
 
 
 def _metrics(evaluations: Evaluations) -> dict[str, dict[str, float]]:

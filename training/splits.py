@@ -1,4 +1,4 @@
-"""The files of a run: which samples of which family train, validate and test."""
+"""The files of a run: which samples of which family train, validate, test and calibrate."""
 
 import os
 from typing import Any
@@ -12,7 +12,8 @@ from training.recipe import Recipe
 from training.steady_recipe import SteadyRecipe
 from training.trajectory_recipe import TrajectoryRecipe
 
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+# a split keeps its place: its samples depend on it
+SPLITS: tuple[Split, ...] = ("train", "validation", "test", "calibration")
 
 
 def split_seed(seed: int, split: Split, name: str) -> int:

@@ -185,6 +185,10 @@ class Batcher:
         """A batch was computed elsewhere, and took so long: who would wait in vain is refused from now on."""
         self._kind(bucket).cost.learn(rows, seconds)
 
+    def expected(self, bucket: Bucket, rows: int) -> float:
+        """What a batch of so many rows will take, as others of its bucket have told; 0: none has yet [s]."""
+        return self._kinds[bucket].cost.seconds(rows) if bucket in self._kinds else 0.0
+
     async def drain(self) -> None:
         """Wait until everything that was submitted is answered."""
         await self._empty.wait()
@@ -513,7 +517,8 @@ def _parted(solutions: Solutions, run: _Run) -> list[Solutions]:
         stop = start + waiting.rows
         fields = {name: values[start:stop] for name, values in solutions.fields.items()}
         unsolved = {row - start: why for row, why in solutions.unsolved.items() if start <= row < stop}
-        parts.append(Solutions(fields, solutions.iterations[start:stop], unsolved))
+        novelty = solutions.novelty[start:stop]
+        parts.append(Solutions(fields, solutions.iterations[start:stop], unsolved, novelty=novelty))
         start = stop
     return parts
 
@@ -534,4 +539,6 @@ def _joined(parts: Sequence[Solutions]) -> Solutions:
     for part in parts:
         unsolved |= {len(iterations) + row: why for row, why in part.unsolved.items()}
         iterations += part.iterations
-    return Solutions(fields, iterations, unsolved)
+    # one version computed all parts: it knows of all or of none
+    novelty = tuple(score for part in parts for score in part.novelty)
+    return Solutions(fields, iterations, unsolved, novelty=novelty)

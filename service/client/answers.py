@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
@@ -11,13 +12,28 @@ from numpy.typing import NDArray
 
 from service.client.labels import plain
 
-__all__ = ["Answer", "CalibratedEstimate", "ErrorEstimate", "ErrorSummary", "Frame", "Gradient"]
+__all__ = [
+    "Answer",
+    "CalibratedEstimate",
+    "ErrorEstimate",
+    "ErrorSummary",
+    "Frame",
+    "Gradient",
+    "Quantity",
+    "Tangent",
+]
 
 
 @final
 @dataclass(frozen=True)
 class ErrorEstimate:
-    """How far an answer is from the exact solution of its operator: ``lower <= error <= upper``, relative."""
+    """How far an answer is from the exact solution: ``lower <= error <= upper``, relative.
+
+    Attributes:
+        reference: ``discrete``: from that of its operator; ``pde``: from that of the equation itself.
+        l2_lower: guaranteed, like ``l2_upper``, of the relative L2 error; infinite ``l2_upper``: unknown.
+        max_lower: guaranteed, like ``max_upper``, of the largest error of a cell over the largest value.
+    """
 
     kind: str
     norm: str
@@ -25,6 +41,11 @@ class ErrorEstimate:
     upper: float
     l2_estimate: float
     steps: int
+    reference: str = "discrete"
+    l2_lower: float = 0.0
+    l2_upper: float = math.inf
+    max_lower: float = 0.0
+    max_upper: float = math.inf
 
 
 @final
@@ -54,8 +75,11 @@ class Answer:
     batch's ``error`` have four digits, and those of some hundred fields are an :class:`ErrorSummary`.
 
     Attributes:
-        model: the version that answered, None for the reference solver.
+        model: the version that answered, or whose answer was refined; None for the reference solver.
         operator: id of the discrete operator that ``error`` speaks of.
+        ood_score: the share of the model's calibration data that resembles its training data more than this
+            input, [0, 1); None: nobody can tell.
+        certified: a tolerance was asked for, and these numbers are guaranteed to meet it.
         iterations: of the reference solver; of a batch the most.
         timing_ms: where the service's time went: queue, compute, certify, total [ms].
     """
@@ -69,6 +93,7 @@ class Answer:
     certified: bool
     iterations: int
     timing_ms: Mapping[str, float]
+    ood_score: Any = None
 
     def __getattr__(self, name: str) -> NDArray[Any]:
         # looked up without attribute access, which would come back here while an answer is unpickled
@@ -84,9 +109,12 @@ class Gradient:
     """Of the sum of cotangent times solution; NumPy takes it as the array that it has.
 
     Attributes:
-        gradient: in the shape of the input field.
+        gradient: in the shape of the input field, with the leading axis of several cotangents.
         wrt: what it is taken with respect to.
-        model: the version whose answer was differentiated.
+        model: the version whose answer was differentiated, or started from; None: no version took part.
+        error: guaranteed, of each field that ``gradient`` has: the largest error of a derivative in any
+            direction along which the logarithm of the input changes by no more than 1. None: unknown.
+        certified: ``error`` is known.
         in_distribution: whether each field resembles the training data; of a single one not a tuple.
         timing_ms: where the service's time went: queue, compute, certify, total [ms].
     """
@@ -98,10 +126,55 @@ class Gradient:
     operator: str
     in_distribution: Any
     timing_ms: Mapping[str, float]
+    error: Any = None
+    certified: bool = False
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         # of a labelled gradient, its numbers
         return np.array(plain(self.gradient), dtype, copy=copy)
+
+
+@final
+@dataclass(frozen=True)
+class Tangent:
+    """What a change of the input changes in the solution; NumPy takes it as the array that it has.
+
+    Attributes:
+        tangent: in the shape of the solution, with the leading axis of several tangents of the input.
+        of: the output field.
+        error: guaranteed relative error in the energy norm, of each field that ``tangent`` has; None: nothing
+            is known.
+    """
+
+    tangent: NDArray[Any]
+    of: str
+    model: str | None
+    method: str
+    operator: str
+    in_distribution: Any
+    timing_ms: Mapping[str, float]
+    error: Any = None
+    certified: bool = False
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        # of a labelled tangent, its numbers
+        return np.array(plain(self.tangent), dtype, copy=copy)
+
+
+@final
+@dataclass(frozen=True)
+class Quantity:
+    """A number that is read off the solution; of a batch, an array of them.
+
+    Attributes:
+        quantity: as it was asked for, such as ``outflow.left``.
+        half_width: the exact value is no further from ``value`` than this, guaranteed.
+    """
+
+    quantity: str
+    unit: str
+    value: Any
+    half_width: Any
 
 
 @final
@@ -128,6 +201,8 @@ class Frame:
         error: what is known about the error at this step, None where nothing is.
         in_distribution: whether the initial state resembles the training data.
         model: the version that stepped, None for the reference solver.
+        ood_score: the share of the model's calibration data that resembles its training data more than the
+            state before the frame's block, [0, 1); None: nobody can tell.
     """
 
     step: int
@@ -137,3 +212,4 @@ class Frame:
     error: CalibratedEstimate | None
     in_distribution: bool
     model: str | None
+    ood_score: float | None = None

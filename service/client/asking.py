@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Generic, TypeVar, final
 
 from numpy.typing import ArrayLike
 
-from service.client.answers import Answer, Frame, Gradient
+from service.client.answers import Answer, Frame, Gradient, Tangent
 from service.client.connection import Question
 from service.client.frames import Follower
 from service.client.labels import is_labelled, labelled_like, plain
@@ -17,12 +17,14 @@ from service.client.retrying import Patience
 
 __all__ = ["Asking", "Rollouts", "named_alike"]
 
-# an answer, a gradient, frames and a list of descriptions: at once, or to be awaited
+# an answer, a gradient, a tangent, quantities, frames and descriptions: at once, or to be awaited
 Solved = TypeVar("Solved")
-Differentiated = TypeVar("Differentiated")
+PulledBack = TypeVar("PulledBack")
+PushedForward = TypeVar("PushedForward")
+Read = TypeVar("Read")
 Followed = TypeVar("Followed")
 Described = TypeVar("Described")
-Known = TypeVar("Known", Answer, Gradient)
+Known = TypeVar("Known", Answer, Gradient, Tangent)
 
 
 def question_of(
@@ -30,11 +32,17 @@ def question_of(
     field: ArrayLike | Any,
     options: Mapping[str, Any],
     parameters: Mapping[str, float],
-    cotangent: ArrayLike | Any = None,
+    direction: ArrayLike | Any = None,
+    wanted: Sequence[str] = (),
 ) -> Question:
     """What is asked; options that say nothing are left out."""
     return Question(
-        problem, plain(field), _said(options), parameters, None if cotangent is None else plain(cotangent)
+        problem,
+        plain(field),
+        _said(options),
+        parameters,
+        None if direction is None else plain(direction),
+        wanted,
     )
 
 
@@ -46,8 +54,15 @@ def named_alike(field: Any, found: Known) -> Known:
     """The answer with the coordinates of the question's field, if it has any."""
     if not is_labelled(field):
         return found
+    if isinstance(found, Tangent):
+        if found.tangent.ndim > plain(field).ndim:
+            return found
+        return replace(found, tangent=labelled_like(field, {found.of: found.tangent})[found.of])
     if isinstance(found, Answer):
         return replace(found, fields=labelled_like(field, found.fields))
+    # several directions have an axis that the field has not
+    if found.gradient.ndim > plain(field).ndim:
+        return found
     return replace(found, gradient=labelled_like(field, {found.wrt: found.gradient})[found.wrt])
 
 
@@ -79,7 +94,7 @@ class Rollouts:
         return replace(taken, fields=labelled_like(self._like, taken.fields))
 
 
-class Asking(ABC, Generic[Solved, Differentiated, Followed, Described]):
+class Asking(ABC, Generic[Solved, PulledBack, PushedForward, Read, Followed, Described]):
     """What a client can be asked."""
 
     def __init__(self, patience: Patience) -> None:
@@ -105,9 +120,11 @@ class Asking(ABC, Generic[Solved, Differentiated, Followed, Described]):
             problem: ``darcy``.
             field: its input field, for Darcy the permeability; an ``xarray.DataArray`` gives such answers.
             model: ``name``, ``name@alias`` or ``name@3``.
-            method: ``auto``, ``surrogate`` or ``solver``.
-            error: ``bound`` or ``none``.
-            tolerance: not available yet.
+            method: ``surrogate``, ``solver``, ``hybrid`` (the solver from the surrogate's answer), or
+                ``auto``: the surrogate, and with a tolerance the cheaper of the other two.
+            error: ``bound``, ``certified`` (from both sides, within 5 %) or ``none``.
+            tolerance: largest relative error in the energy norm, guaranteed, such as 1e-6, or
+                ``discretization``: as exact as the grid resolves the equation. Such answers are float64.
             timeout_ms: deadline for the service [ms].
             priority: ``interactive``, or ``bulk`` for what can wait.
             reproducible: the same bits whatever else the service computes.
@@ -137,20 +154,23 @@ class Asking(ABC, Generic[Solved, Differentiated, Followed, Described]):
         wrt: str | None = None,
         model: str | None = None,
         method: str = "auto",
+        tolerance: float | None = None,
         timeout_ms: float | None = None,
         priority: str | None = None,
         reproducible: bool = False,
         **parameters: float,
-    ) -> Differentiated:
+    ) -> PulledBack:
         """The gradient of the sum of ``cotangent`` times the solution.
 
         Args:
             problem: ``darcy``.
             field: where to differentiate; see ``solve``.
-            cotangent: in the shape of the solution.
+            cotangent: in the shape of the solution, or several such on a leading axis.
             wrt: the input field, ``permeability``, or ``log_permeability`` for its logarithm.
             model: see ``solve``; so for the others.
-            method: ``auto`` or ``surrogate``.
+            method: ``adjoint`` (of the discrete problem, with a guaranteed error), ``surrogate`` (of the
+                network), or ``auto``: the surrogate where a model is named, else the adjoint.
+            tolerance: of the adjoint, the relative energy error of each of its solves.
             timeout_ms: deadline for the service [ms].
             priority: ``interactive``, or ``bulk`` for what can wait.
             reproducible: the same bits whatever else the service computes.
@@ -164,11 +184,94 @@ class Asking(ABC, Generic[Solved, Differentiated, Followed, Described]):
             "wrt": wrt,
             "model": model,
             "method": method,
+            "tolerance": tolerance,
             "timeout_ms": timeout_ms,
             "priority": priority,
             "reproducible": reproducible,
         }
-        return self._differentiate(question_of(problem, field, options, parameters, cotangent), field)
+        return self._pull_back(question_of(problem, field, options, parameters, cotangent), field)
+
+    def jvp(
+        self,
+        problem: str,
+        field: ArrayLike | Any,
+        tangent: ArrayLike | Any,
+        *,
+        wrt: str | None = None,
+        model: str | None = None,
+        method: str = "auto",
+        tolerance: float | None = None,
+        timeout_ms: float | None = None,
+        priority: str | None = None,
+        reproducible: bool = False,
+        **parameters: float,
+    ) -> PushedForward:
+        """What a change of the input by ``tangent`` changes in the solution, to first order.
+
+        Args:
+            problem: ``darcy``.
+            field: where to differentiate; see ``solve``.
+            tangent: in the shape of the field, or several such on a leading axis.
+            wrt: what changes: the input field, or ``log_permeability``, its logarithm.
+            model: see ``vjp``; so for the others.
+            method: see ``vjp``.
+            tolerance: see ``vjp``.
+            timeout_ms: deadline for the service [ms].
+            priority: ``interactive``, or ``bulk`` for what can wait.
+            reproducible: the same bits whatever else the service computes.
+            parameters: uniform parameters of the problem, for Darcy ``source``.
+
+        Raises:
+            ServiceError: the service refused or failed.
+            httpx.HTTPError: the service could not be reached; over gRPC ``Unreachable``.
+        """
+        options = {
+            "wrt": wrt,
+            "model": model,
+            "method": method,
+            "tolerance": tolerance,
+            "timeout_ms": timeout_ms,
+            "priority": priority,
+            "reproducible": reproducible,
+        }
+        return self._push_forward(question_of(problem, field, options, parameters, tangent), field)
+
+    def quantities(
+        self,
+        problem: str,
+        field: ArrayLike | Any,
+        wanted: Sequence[str],
+        *,
+        model: str | None = None,
+        tolerance: float | None = None,
+        timeout_ms: float | None = None,
+        priority: str | None = None,
+        **parameters: float,
+    ) -> Read:
+        """Numbers that are read off the discrete solution, each with a guaranteed half-width.
+
+        Args:
+            problem: ``darcy``.
+            field: see ``solve``.
+            wanted: ``mean``, ``outflow``, ``outflow.left`` (right, bottom, top, or some with +),
+                ``reading(y, x)`` [m].
+            model: whose answer the solves start from.
+            tolerance: each half-width is to be no more than this part of its value.
+            timeout_ms: deadline for the service [ms].
+            priority: ``interactive``, or ``bulk`` for what can wait.
+            parameters: uniform parameters of the problem, for Darcy ``source``.
+
+        Raises:
+            ServiceError: the service refused or failed.
+            httpx.HTTPError: the service could not be reached; over gRPC ``Unreachable``.
+        """
+        options = {
+            "model": model,
+            "tolerance": tolerance,
+            "timeout_ms": timeout_ms,
+            "priority": priority,
+        }
+        return self._read(question_of(problem, field, options, parameters, wanted=tuple(wanted)))
 
     def rollout(
         self,
@@ -237,8 +340,16 @@ class Asking(ABC, Generic[Solved, Differentiated, Followed, Described]):
         """The answer, with the coordinates of ``field``."""
 
     @abstractmethod
-    def _differentiate(self, question: Question, field: ArrayLike | Any) -> Differentiated:
+    def _pull_back(self, question: Question, field: ArrayLike | Any) -> PulledBack:
         """The gradient, with the coordinates of ``field``."""
+
+    @abstractmethod
+    def _push_forward(self, question: Question, field: ArrayLike | Any) -> PushedForward:
+        """The tangent, with the coordinates of ``field``."""
+
+    @abstractmethod
+    def _read(self, question: Question) -> Read:
+        """The quantities."""
 
     @abstractmethod
     def _follow(self, rollouts: Rollouts) -> Followed:

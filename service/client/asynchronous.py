@@ -20,7 +20,7 @@ import httpx
 from numpy.typing import ArrayLike
 
 from service.client.address import Address, address_of
-from service.client.answers import Answer, Frame, Gradient
+from service.client.answers import Answer, Frame, Gradient, Quantity, Tangent
 from service.client.asking import Asking, Rollouts, named_alike
 from service.client.connection import AsyncTransport, Question
 from service.client.http import AsyncHttpTransport, network_options
@@ -36,6 +36,8 @@ class AsyncClient(
     Asking[
         Coroutine[Any, Any, Answer],
         Coroutine[Any, Any, Gradient],
+        Coroutine[Any, Any, Tangent],
+        Coroutine[Any, Any, list[Quantity]],
         AsyncGenerator[Frame, None],
         Coroutine[Any, Any, list[dict[str, Any]]],
     ]
@@ -74,9 +76,16 @@ class AsyncClient(
         found = await self._again(question.options, lambda: self._transport.solve(question))
         return named_alike(field, found)
 
-    async def _differentiate(self, question: Question, field: ArrayLike | Any) -> Gradient:
-        found = await self._again(question.options, lambda: self._transport.differentiate(question))
+    async def _pull_back(self, question: Question, field: ArrayLike | Any) -> Gradient:
+        found = await self._again(question.options, lambda: self._transport.pull_back(question))
         return named_alike(field, found)
+
+    async def _push_forward(self, question: Question, field: ArrayLike | Any) -> Tangent:
+        found = await self._again(question.options, lambda: self._transport.push_forward(question))
+        return named_alike(field, found)
+
+    async def _read(self, question: Question) -> list[Quantity]:
+        return await self._again(question.options, lambda: self._transport.read(question))
 
     async def _describe(self, what: str) -> list[dict[str, Any]]:
         found = await self._again({}, lambda: self._transport.describe(f"/v1/{what}"))

@@ -12,7 +12,7 @@ import httpx
 from numpy.typing import ArrayLike
 
 from service.client.address import Address, address_of
-from service.client.answers import Answer, Frame, Gradient
+from service.client.answers import Answer, Frame, Gradient, Quantity, Tangent
 from service.client.asking import Asking, Rollouts, named_alike
 from service.client.connection import Question, Transport
 from service.client.http import HttpTransport, network_options
@@ -24,7 +24,9 @@ Found = TypeVar("Found")
 
 
 @final
-class Client(Asking[Answer, Gradient, Generator[Frame, None, None], list[dict[str, Any]]]):
+class Client(
+    Asking[Answer, Gradient, Tangent, list[Quantity], Generator[Frame, None, None], list[dict[str, Any]]]
+):
     """A connection to one service. Reuse it; close it, or use it in a ``with`` block."""
 
     def __init__(
@@ -76,9 +78,16 @@ class Client(Asking[Answer, Gradient, Generator[Frame, None, None], list[dict[st
         found = self._again(question.options, lambda: self._transport.solve(question))
         return named_alike(field, found)
 
-    def _differentiate(self, question: Question, field: ArrayLike | Any) -> Gradient:
-        found = self._again(question.options, lambda: self._transport.differentiate(question))
+    def _pull_back(self, question: Question, field: ArrayLike | Any) -> Gradient:
+        found = self._again(question.options, lambda: self._transport.pull_back(question))
         return named_alike(field, found)
+
+    def _push_forward(self, question: Question, field: ArrayLike | Any) -> Tangent:
+        found = self._again(question.options, lambda: self._transport.push_forward(question))
+        return named_alike(field, found)
+
+    def _read(self, question: Question) -> list[Quantity]:
+        return self._again(question.options, lambda: self._transport.read(question))
 
     def _describe(self, what: str) -> list[dict[str, Any]]:
         found = self._again({}, lambda: self._transport.describe(f"/v1/{what}"))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, final
 
 from numpy.typing import NDArray
 
-from service.client.answers import Answer, Frame, Gradient
+from service.client.answers import Answer, Frame, Gradient, Quantity, Tangent
 
 __all__ = [
     "AsyncTransport",
@@ -50,14 +50,16 @@ class Question:
     Attributes:
         options: those that are not left out, by their names in the HTTP interface.
         parameters: uniform parameters of the problem.
-        cotangent: of the solution, for a gradient.
+        direction: a cotangent of the solution for a gradient, a tangent of the field for what it changes.
+        wanted: names of quantities.
     """
 
     problem: str
     field: NDArray[Any]
     options: Mapping[str, Any]
     parameters: Mapping[str, float]
-    cotangent: NDArray[Any] | None = None
+    direction: NDArray[Any] | None = None
+    wanted: Sequence[str] = ()
 
 
 @final
@@ -108,8 +110,16 @@ class Transport(ABC):
         """
 
     @abstractmethod
-    def differentiate(self, question: Question) -> Gradient:
+    def pull_back(self, question: Question) -> Gradient:
         """The gradient; see ``solve``."""
+
+    @abstractmethod
+    def push_forward(self, question: Question) -> Tangent:
+        """The tangent of the solution; see ``solve``."""
+
+    @abstractmethod
+    def read(self, question: Question) -> list[Quantity]:
+        """The quantities; see ``solve``."""
 
     @abstractmethod
     def describe(self, path: str) -> Any:
@@ -132,7 +142,15 @@ class AsyncTransport(ABC):
         """See ``Transport``."""
 
     @abstractmethod
-    async def differentiate(self, question: Question) -> Gradient:
+    async def pull_back(self, question: Question) -> Gradient:
+        """See ``Transport``."""
+
+    @abstractmethod
+    async def push_forward(self, question: Question) -> Tangent:
+        """See ``Transport``."""
+
+    @abstractmethod
+    async def read(self, question: Question) -> list[Quantity]:
         """See ``Transport``."""
 
     @abstractmethod

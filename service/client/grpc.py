@@ -106,6 +106,8 @@ STATUSES_BY_CODE: Final[Mapping[grpc.StatusCode, int]] = {
 }
 # what the library says by itself, without a fault of the service
 TOO_LARGE: Final = "larger than max"
+# and where a connection broke while it sent
+BROKEN: Final = "Internal error from Core"
 SLUGS_BY_CODE: Final[Mapping[grpc.StatusCode, str]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "deadline-exceeded",
     grpc.StatusCode.UNIMPLEMENTED: "not-available-yet",
@@ -545,13 +547,19 @@ def _failure(error: Any) -> Exception:
     """What a status means to the caller."""
     trailing = dict(error.trailing_metadata() or ())
     code = error.code()
-    # a service that stops cancels what it has not begun
-    if "mno-fault" not in trailing and code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+    if "mno-fault" not in trailing and _is_connection_lost(code, str(error.details())):
         return Retryable(Unreachable(f"the service cannot be reached: {error.details()}"))
     found = _service_error(code, str(error.details()), trailing)
     if found.status in RETRIED:
         return Retryable(found, seconds_of(trailing.get("retry-after")))
     return found
+
+
+def _is_connection_lost(code: grpc.StatusCode, details: str) -> bool:
+    """Whether it is gRPC that ended the call, or a service that stops and cancels what it has not begun."""
+    return code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED) or (
+        code is grpc.StatusCode.INTERNAL and details == BROKEN
+    )
 
 
 def _service_error(code: grpc.StatusCode, details: str, trailing: Mapping[str, Any]) -> ServiceError:

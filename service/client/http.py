@@ -16,7 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.client.address import Address
-from service.client.answers import Answer, CalibratedEstimate, ErrorEstimate, ErrorSummary, Frame, Gradient
+from service.client.answers import (
+    Answer,
+    CalibratedEstimate,
+    ErrorEstimate,
+    ErrorSummary,
+    Frame,
+    Gradient,
+    Quantity,
+    Tangent,
+)
 from service.client.connection import (
     AsyncStream,
     AsyncTransport,
@@ -30,6 +39,7 @@ from service.client.retrying import RETRIED, Retryable, seconds_of
 
 __all__ = ["AsyncHttpTransport", "HttpTransport", "network_options"]
 
+JSON: Final = "application/json"
 NPY: Final = "application/x-npy"
 NPY_STREAM: Final = "application/x-npy-stream"
 # how a service is lost that dies, or is not there
@@ -73,11 +83,19 @@ def _solve_post(question: Question) -> _Post:
     return _Post(f"/v1/problems/{question.problem}/solve", _npy(question.field), options)
 
 
-def _vjp_post(question: Question) -> _Post:
-    assert question.cotangent is not None
-    pair = np.stack([question.field, question.cotangent])
+def _derivative_post(operation: str, question: Question) -> _Post:
+    assert question.direction is not None
+    field, directions = question.field, question.direction
+    if directions.ndim == field.ndim:
+        directions = directions[None]
+    stack = np.concatenate([field[None], directions])
     options = {**question.options, **question.parameters}
-    return _Post(f"/v1/problems/{question.problem}/vjp", _npy(pair), options)
+    return _Post(f"/v1/problems/{question.problem}/{operation}", _npy(stack), options)
+
+
+def _quantities_post(question: Question) -> _Post:
+    options = {**question.options, **question.parameters, "quantities": ",".join(question.wanted)}
+    return _Post(f"/v1/problems/{question.problem}/quantities", _npy(question.field), options, JSON)
 
 
 def _rollout_post(leg: Leg) -> _Post:
@@ -134,9 +152,17 @@ class HttpTransport(Transport):
         """See ``Transport``."""
         return _answer(self._ask(_solve_post(question).build(self._http)))
 
-    def differentiate(self, question: Question) -> Gradient:
+    def pull_back(self, question: Question) -> Gradient:
         """See ``Transport``."""
-        return _gradient(self._ask(_vjp_post(question).build(self._http)))
+        return _gradient(self._ask(_derivative_post("vjp", question).build(self._http)))
+
+    def push_forward(self, question: Question) -> Tangent:
+        """See ``Transport``."""
+        return _tangent(self._ask(_derivative_post("jvp", question).build(self._http)))
+
+    def read(self, question: Question) -> list[Quantity]:
+        """See ``Transport``."""
+        return _quantities(self._ask(_quantities_post(question).build(self._http)))
 
     def describe(self, path: str) -> Any:
         """See ``Transport``."""
@@ -190,9 +216,17 @@ class AsyncHttpTransport(AsyncTransport):
         """See ``Transport``."""
         return _answer(await self._ask(_solve_post(question).build(self._http)))
 
-    async def differentiate(self, question: Question) -> Gradient:
+    async def pull_back(self, question: Question) -> Gradient:
         """See ``Transport``."""
-        return _gradient(await self._ask(_vjp_post(question).build(self._http)))
+        return _gradient(await self._ask(_derivative_post("vjp", question).build(self._http)))
+
+    async def push_forward(self, question: Question) -> Tangent:
+        """See ``Transport``."""
+        return _tangent(await self._ask(_derivative_post("jvp", question).build(self._http)))
+
+    async def read(self, question: Question) -> list[Quantity]:
+        """See ``Transport``."""
+        return _quantities(await self._ask(_quantities_post(question).build(self._http)))
 
     async def describe(self, path: str) -> Any:
         """See ``Transport``."""
@@ -251,20 +285,54 @@ def _answer(response: httpx.Response) -> Answer:
         certified=json.loads(headers["Mno-Certified"]),
         iterations=int(headers["Mno-Iterations"]),
         timing_ms=_timing(headers["Server-Timing"]),
+        ood_score=_flags(headers.get("Mno-Ood-Score", "null")),
     )
 
 
 def _gradient(response: httpx.Response) -> Gradient:
-    headers = response.headers
     return Gradient(
-        gradient=_loaded(response.content),
-        wrt=headers["Mno-Field"],
-        model=headers["Mno-Model"] or None,
-        method=headers["Mno-Method"],
-        operator=headers["Mno-Operator"],
-        in_distribution=_flags(headers["Mno-In-Distribution"]),
-        timing_ms=_timing(headers["Server-Timing"]),
+        gradient=_loaded(response.content), wrt=response.headers["Mno-Field"], **_derivative(response)
     )
+
+
+def _tangent(response: httpx.Response) -> Tangent:
+    return Tangent(
+        tangent=_loaded(response.content), of=response.headers["Mno-Field"], **_derivative(response)
+    )
+
+
+def _derivative(response: httpx.Response) -> dict[str, Any]:
+    """What is known of a gradient or a tangent."""
+    headers = response.headers
+    error = json.loads(headers["Mno-Error-Estimate"])
+    return {
+        "model": headers["Mno-Model"] or None,
+        "method": headers["Mno-Method"],
+        "operator": headers["Mno-Operator"],
+        "in_distribution": _flags(headers["Mno-In-Distribution"]),
+        "timing_ms": _timing(headers["Server-Timing"]),
+        "error": None if error is None else _bounds(error["upper"]),
+        "certified": json.loads(headers["Mno-Certified"]),
+    }
+
+
+def _bounds(upper: Any) -> Any:
+    """A number, or an array of them; JSON has no number for what is infinite."""
+    if not isinstance(upper, list):
+        return math.inf if upper is None else upper
+    numbers = np.array(upper, np.float64)
+    return np.where(np.isnan(numbers), np.inf, numbers)
+
+
+def _quantities(response: httpx.Response) -> list[Quantity]:
+    return [
+        Quantity(each["quantity"], each["unit"], _numbers(each["value"]), _numbers(each["half_width"]))
+        for each in response.json()["quantities"]
+    ]
+
+
+def _numbers(value: Any) -> Any:
+    return np.array(value, np.float64) if isinstance(value, list) else value
 
 
 def _flags(header: str) -> Any:
@@ -288,8 +356,8 @@ def _error(document: Any) -> ErrorEstimate | ErrorSummary | tuple[ErrorEstimate,
 
 
 def _known(kind: type[Any], document: Mapping[str, Any]) -> dict[str, Any]:
-    # a newer service may say more than this client knows
-    return {known.name: document[known.name] for known in fields(kind)}
+    # a newer service may say more than this client knows, and need not say what has a default
+    return {known.name: document[known.name] for known in fields(kind) if known.name in document}
 
 
 def _timing(header: str) -> dict[str, float]:
@@ -355,6 +423,7 @@ class _FrameReader:
             error=_estimate(known["error"]),
             in_distribution=known["in_distribution"],
             model=self._model,
+            ood_score=known.get("ood_score"),
         )
 
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from problems import EvolutionProblem, Grid
 from service.errors import InvalidField
-from service.files.staged_output import check_output
+from service.files.field_file import LOCAL
+from service.files.output import check_output
 from service.files.staging import Shape, Staging
 from service.files.state_file import StateFile, open_state_file, write_trajectories
 from service.lookup import find_evolution
@@ -68,7 +69,7 @@ def rollout_file(job: RolloutJob, settings: Settings, progress: Callable[..., An
         ServiceFault: the input, the output or an option cannot be used.
     """
     problem = find_evolution(job.problem)
-    check_output(job.output, job.input)
+    check_output(job.output, job.input, LOCAL)
     with open_state_file(job.input, problem, job.frame) as states:
         settings = _for_files(settings, job)
         models = open_models(settings)

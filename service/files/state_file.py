@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from problems import EvolutionProblem, Grid
 from service.errors import InvalidField
-from service.files.field_file import HDF5, unknown_extension
+from service.files.field_file import HDF5, LOCAL, unknown_extension
 
 __all__ = ["StateFile", "open_state_file", "write_trajectories"]
 
@@ -100,7 +100,7 @@ def _open(path: Path, problem: EvolutionProblem, frame: int, stack: ExitStack) -
         return _from_fields(path, problem, {name: archive[name] for name in archive})
     if extension in HDF5:
         return _from_trajectories(path, problem, frame, stack.enter_context(h5py.File(path, "r")))
-    raise unknown_extension(path)
+    raise unknown_extension(path, LOCAL)
 
 
 def _from_array(path: Path, problem: EvolutionProblem, array: NDArray[Any]) -> StateFile:

@@ -36,6 +36,7 @@ FAULTS: Final[Mapping[type[errors.ServiceFault], tuple[str, StatusCode]]] = {
     errors.NotAvailableYet: ("not-available-yet", StatusCode.UNIMPLEMENTED),
     errors.Overloaded: ("overloaded", StatusCode.RESOURCE_EXHAUSTED),
     errors.LoadFailed: ("load-failed", StatusCode.FAILED_PRECONDITION),
+    errors.NotCertifiable: ("not-certifiable", StatusCode.FAILED_PRECONDITION),
     errors.DeadlineExceeded: ("deadline-exceeded", StatusCode.DEADLINE_EXCEEDED),
     errors.WorkerLost: ("worker-lost", StatusCode.UNAVAILABLE),
     errors.Unauthenticated: ("unauthenticated", StatusCode.UNAUTHENTICATED),

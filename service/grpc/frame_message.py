@@ -19,6 +19,7 @@ TIME: Final = b"\x11"  # Frame.time = 2
 FIELDS: Final = b"\x1a"  # Frame.fields = 3
 INVARIANTS: Final = b"\x22"  # Frame.invariants = 4
 ERROR: Final = b"\x2a"  # Frame.error = 5
+OOD_SCORE: Final = b"\x41"  # Frame.ood_score = 8
 NUMBER: Final = b"\x11"  # the value of an entry of a map
 DOUBLE: Final = struct.Struct("<d")
 
@@ -31,7 +32,9 @@ class FrameWriter:
         self._names = rollout.names
         # a message is the concatenation of its fields, in any order: these are the same in all frames
         self._common = pb.Frame(
-            model=rollout.model or "", in_distribution=rollout.in_distribution[0]
+            model=rollout.model or "",
+            in_distribution=rollout.in_distribution[0],
+            explanation=rollout.novelty[0].explanation,
         ).SerializeToString()
 
     def __call__(self, frame: Frame) -> Parts:
@@ -47,6 +50,8 @@ class FrameWriter:
             parts += _head(name), DOUBLE.pack(numbers[0])
         if frame.error is not None:
             parts += tagged(ERROR, [_calibrated(frame.error)])
+        if frame.ood_scores:
+            parts += OOD_SCORE, DOUBLE.pack(frame.ood_scores[0])
         for name in self._names:
             parts += entry(FIELDS, name, frame.fields[name][0])
         return parts

@@ -48,7 +48,9 @@ class Layout(NamedTuple):
         return np.frombuffer(data, self.dtype).reshape(self.shape)
 
 
-def layouts(what: str, tensors: Mapping[str, pb.Tensor]) -> Sequence[Layout]:
+def layouts(
+    what: str, tensors: Mapping[str, pb.Tensor], highest_rank: int = HIGHEST_RANK
+) -> Sequence[Layout]:
     """What a message says of its arrays.
 
     Raises:
@@ -56,27 +58,30 @@ def layouts(what: str, tensors: Mapping[str, pb.Tensor]) -> Sequence[Layout]:
     """
     if not tensors:
         raise InvalidField(what, "missing", f"{what}: expected an array by name, got none")
-    return [_layout(name, tensor) for name, tensor in tensors.items()]
+    return [_layout(name, tensor, highest_rank) for name, tensor in tensors.items()]
 
 
-def arrays(what: str, tensors: Mapping[str, pb.Tensor]) -> dict[str, NDArray[Any]]:
+def arrays(
+    what: str, tensors: Mapping[str, pb.Tensor], highest_rank: int = HIGHEST_RANK
+) -> dict[str, NDArray[Any]]:
     """The arrays of a message, whose elements stay in it.
 
     Raises:
         InvalidField: there are none, or one that is no array.
     """
-    return {layout.name: layout.filled(tensors[layout.name].data) for layout in layouts(what, tensors)}
+    found = layouts(what, tensors, highest_rank)
+    return {layout.name: layout.filled(tensors[layout.name].data) for layout in found}
 
 
-def _layout(field: str, tensor: pb.Tensor) -> Layout:
+def _layout(field: str, tensor: pb.Tensor, highest_rank: int) -> Layout:
     name = field[:LONGEST_QUOTE]
     dtype = DTYPES.get(tensor.dtype)
     if dtype is None:
         got = repr(tensor.dtype[:LONGEST_QUOTE])
         raise InvalidField(name, "dtype", f"{name}: expected dtype float32 or float64, got {got}")
     # a forged shape may have any number of axes
-    shape = tuple(tensor.shape[: HIGHEST_RANK + 1])
-    if not 0 < len(shape) <= HIGHEST_RANK:
+    shape = tuple(tensor.shape[: highest_rank + 1])
+    if not 0 < len(shape) <= highest_rank:
         axes = len(tensor.shape)
         raise InvalidField(name, "rank", f"{name}: expected (y, x) or (batch, y, x), got {axes} axes")
     if min(shape) <= 0 or math.prod(shape) > MOST_ELEMENTS:

@@ -7,6 +7,14 @@ from contextlib import aclosing
 from typing import Final, final
 
 from service.grpc.call import Call, Method
+from service.grpc.derivative_wire import (
+    read_jvp,
+    read_quantities,
+    read_vjp,
+    write_jvp,
+    write_quantities,
+    write_vjp,
+)
 from service.grpc.frame_message import FrameWriter
 from service.grpc.parts import Parts
 from service.grpc.pipelined import Item, Pipeline
@@ -15,10 +23,8 @@ from service.grpc.wire import (
     SolveOrder,
     read_rollout,
     read_solve,
-    read_vjp,
     rollout_metadata,
     write_solution,
-    write_vjp,
 )
 from service.pb import solver_pb2 as pb
 from service.pb.decode import decoded
@@ -37,7 +43,9 @@ def solver_methods(solver: Solver) -> list[Method]:
         Method(f"/{SERVICE}/Solve", calls.solve),
         Method(f"/{SERVICE}/SolveStream", calls.solve_stream, kind="stream"),
         Method(f"/{SERVICE}/Rollout", calls.roll_out, kind="answers"),
-        Method(f"/{SERVICE}/VectorJacobianProduct", calls.differentiate),
+        Method(f"/{SERVICE}/VectorJacobianProduct", calls.pull_back),
+        Method(f"/{SERVICE}/JacobianVectorProduct", calls.push_forward),
+        Method(f"/{SERVICE}/Quantities", calls.read_quantities),
     ]
 
 
@@ -72,12 +80,23 @@ class _Calls:
                 # whatever ends the stream, the client knows from where to go on
                 call.trailing = (("mno-step", str(step)),)
 
-    async def differentiate(self, call: Call) -> None:
+    async def pull_back(self, call: Call) -> None:
         wanted = await decoded(pb.VjpRequest, await call.message() or b"")
-        request = read_vjp(wanted, call)
-        response = await self._solver.differentiate(request)
+        response = await self._solver.differentiate(read_vjp(wanted, call))
         call.timing = response.timing
         await call.send(write_vjp(response, wanted.request.id))
+
+    async def push_forward(self, call: Call) -> None:
+        wanted = await decoded(pb.JvpRequest, await call.message() or b"")
+        response = await self._solver.differentiate(read_jvp(wanted, call))
+        call.timing = response.timing
+        await call.send(write_jvp(response, wanted.request.id))
+
+    async def read_quantities(self, call: Call) -> None:
+        wanted = await decoded(pb.QuantitiesRequest, await call.message() or b"")
+        response = await self._solver.read(read_quantities(wanted, call))
+        call.timing = response.timing
+        await call.send(write_quantities(response, wanted.request.id))
 
 
 def _unsolved(name: str, fault: pb.Fault) -> Parts:

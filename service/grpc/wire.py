@@ -15,27 +15,31 @@ import numpy as np
 from problems import ErrorBound, FieldSpec, Problem
 from service.codec import raw_bytes
 from service.errors import LONGEST_QUOTE, InvalidField
-from service.gradient import VjpRequest, VjpResponse
 from service.grpc.call import Call
 from service.grpc.layout import Dtype, Layout, arrays, common_dtype, layouts
-from service.grpc.parts import Parts, entry, tagged, tensor_parts
+from service.grpc.parts import Parts, entry
 from service.lookup import find_steady
 from service.pb import solver_pb2 as pb
 from service.pb.usual import ELEMENTS, ID, Cuts, Form, Wanted
 from service.request import ErrorKind, Method
 from service.rollout import Rollout, RolloutRequest
 from service.solver import SolveRequest, SolveResponse
+from service.telemetry.timing import Timing
 from service.ticket import Priority, Ticket
 
 __all__ = [
     "SOLVE_FORM",
     "SolveOrder",
+    "choice",
+    "dtype_of",
     "read_rollout",
     "read_solve",
-    "read_vjp",
+    "refuse_unknown_names",
     "rollout_metadata",
+    "ticket_of",
+    "timing_of",
+    "tolerance_of",
     "write_solution",
-    "write_vjp",
 ]
 
 # metadata: requests with equal keys are answered by equal versions
@@ -53,7 +57,6 @@ PRIORITIES: Final[Mapping[int, Priority]] = {0: "interactive", 1: "interactive",
 
 # tags: a field's number and 2, that its length comes next
 SOLVE_FIELDS: Final = b"\x0a"  # SolveResponse.fields = 1
-GRADIENT: Final = b"\x0a"  # VjpResponse.gradient = 1
 
 
 # --- requests
@@ -76,19 +79,23 @@ class SolveOrder(NamedTuple):
 
 
 def _order(message: pb.SolveRequest) -> SolveOrder:
-    _refuse_unknown_names(message)
-    fields, tolerance = layouts("fields", message.fields), _tolerance(message)
-    fallback = "float64" if tolerance is not None else common_dtype(field.dtype for field in fields)
+    refuse_unknown_names(message)
+    fields, tolerance = layouts("fields", message.fields), tolerance_of(message)
+    fallback: Dtype = "float64" if tolerance is not None else common_dtype(field.dtype for field in fields)
+    dtype = dtype_of(message.dtype, fallback)
+    if tolerance is not None and dtype == "float32":
+        expected = "answers with a tolerance are float64: what is certified are the numbers that leave"
+        raise InvalidField("dtype", "tolerance", f"dtype: {expected}; leave it out")
     return SolveOrder(
         message.problem,
         fields,
         dict(message.parameters),
-        _dtype(message.dtype, fallback),
+        dtype,
         message.model or None,
-        _choice("method", METHODS, message.method),
-        _choice("error", ERRORS, message.error),
+        choice("method", METHODS, message.method),
+        choice("error", ERRORS, message.error),
         tolerance,
-        _choice("priority", PRIORITIES, message.priority),
+        choice("priority", PRIORITIES, message.priority),
         message.reproducible,
     )
 
@@ -145,7 +152,7 @@ def read_rollout(message: pb.RolloutRequest, call: Call) -> RolloutRequest:
         raise InvalidField(name, "unknown", f"{name!r}: no problem that evolves has parameters; leave it out")
     if message.error == pb.ERROR_REQUEST_CERTIFIED:
         raise InvalidField("error", "unknown", "error: frames are never certified; leave it out")
-    _choice("error", ERRORS, message.error)
+    choice("error", ERRORS, message.error)
     if not 1 <= message.steps <= LAST_STEP or message.start_step > LAST_STEP:
         got = f"got steps = {message.steps}, start_step = {message.start_step}"
         raise InvalidField("steps", "range", f"steps: expected 1 to {LAST_STEP}, {got}")
@@ -155,40 +162,18 @@ def read_rollout(message: pb.RolloutRequest, call: Call) -> RolloutRequest:
         message.steps,
         every=max(message.every, 1),
         start_step=message.start_step,
-        dtype=_dtype(message.dtype, common_dtype(values.dtype for values in state.values())),
+        dtype=dtype_of(message.dtype, common_dtype(values.dtype for values in state.values())),
         model=message.model or None,
-        method=_choice("method", METHODS, message.method),
+        method=choice("method", METHODS, message.method),
         walls=message.walls or None,
-        ticket=_ticket(message, call),
+        ticket=ticket_of(message, call),
         key=call.metadata.get(KEY_NAME, ""),
         received=call.received,
     )
 
 
-def read_vjp(message: pb.VjpRequest, call: Call) -> VjpRequest:
-    """See ``read_solve``."""
-    request = message.request
-    _refuse_unknown_names(request)
-    if _tolerance(request) is not None:
-        raise InvalidField("tolerance", "unknown", "tolerance: gradients are never certified; leave it out")
-    if request.error not in (pb.ERROR_REQUEST_UNSPECIFIED, pb.ERROR_REQUEST_NONE):
-        raise InvalidField("error", "unknown", "error: of gradients none is estimated; leave it out")
-    given = arrays("fields", request.fields)
-    return VjpRequest(
-        request.problem,
-        {**given, **request.parameters},
-        arrays("cotangents", message.cotangents),
-        wrt=message.wrt or None,
-        dtype=_dtype(request.dtype, common_dtype(values.dtype for values in given.values())),
-        model=request.model or None,
-        method=_choice("method", METHODS, request.method),
-        ticket=_ticket(request, call),
-        key=call.metadata.get(KEY_NAME, ""),
-        received=call.received,
-    )
-
-
-def _refuse_unknown_names(message: pb.SolveRequest) -> None:
+def refuse_unknown_names(message: pb.SolveRequest) -> None:
+    """Refuse fields and parameters that the problem does not have."""
     problem = find_steady(message.problem)
     _refuse_unknown(problem, "input field", message.fields, problem.inputs)
     _refuse_unknown(problem, "parameter", message.parameters, problem.parameters)
@@ -204,7 +189,8 @@ def _refuse_unknown(problem: Problem, kind: str, given: Iterable[str], specs: Se
             )
 
 
-def _dtype(wanted: str, fallback: Dtype) -> Dtype:
+def dtype_of(wanted: str, fallback: Dtype) -> Dtype:
+    """The dtype that a message names, or else ``fallback``."""
     if wanted == "":
         return fallback
     if wanted == "float32":
@@ -215,7 +201,8 @@ def _dtype(wanted: str, fallback: Dtype) -> Dtype:
     raise InvalidField("dtype", "unknown", f"dtype: expected float32 or float64, got {got}")
 
 
-def _choice(name: str, table: Mapping[int, Any], number: int) -> Any:
+def choice(name: str, table: Mapping[int, Any], number: int) -> Any:
+    """What a number of an enumeration means."""
     # a newer client may know numbers that this service does not
     if number not in table:
         known = sorted(set(table.values()))
@@ -223,7 +210,8 @@ def _choice(name: str, table: Mapping[int, Any], number: int) -> Any:
     return table[number]
 
 
-def _tolerance(message: pb.SolveRequest) -> float | str | None:
+def tolerance_of(message: pb.SolveRequest) -> float | str | None:
+    """What is said of the error that is allowed."""
     match message.tolerance.WhichOneof("kind"):
         case "relative_energy":
             return float(message.tolerance.relative_energy)
@@ -232,8 +220,9 @@ def _tolerance(message: pb.SolveRequest) -> float | str | None:
     return None
 
 
-def _ticket(message: pb.SolveRequest | pb.RolloutRequest, call: Call) -> Ticket:
-    priority = _choice("priority", PRIORITIES, message.priority)
+def ticket_of(message: pb.SolveRequest | pb.RolloutRequest, call: Call) -> Ticket:
+    """For whom, how urgently and until when."""
+    priority = choice("priority", PRIORITIES, message.priority)
     return Ticket(call.client, priority, message.reproducible, call.deadline)
 
 
@@ -248,7 +237,9 @@ def write_solution(response: SolveResponse, name: str = "") -> Parts:
     known = response.in_distribution
     return [
         *parts,
-        _said(response.model, response.method, response.operator, known, response.iterations),
+        _said(
+            response.model, response.method, response.operator, known, response.iterations, response.certified
+        ),
         _found(response, name).SerializeToString(),
     ]
 
@@ -263,7 +254,12 @@ def _before(field: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
 
 @lru_cache(maxsize=256)
 def _said(
-    model: str | None, method: str, operator: str, known: tuple[bool, ...] | None, iterations: tuple[int, ...]
+    model: str | None,
+    method: str,
+    operator: str,
+    known: tuple[bool, ...] | None,
+    iterations: tuple[int, ...],
+    certified: bool,
 ) -> bytes:
     """What is said of a solution, whatever its numbers are."""
     return pb.SolveResponse(
@@ -271,36 +267,23 @@ def _said(
         method=METHOD_NUMBERS[method],
         operator=operator,
         in_distribution=known or (),
-        certified=[False] * len(iterations),
+        certified=[certified] * len(iterations),
         iterations=iterations,
     ).SerializeToString()
 
 
 def _found(response: SolveResponse, name: str) -> pb.SolveResponse:
     """What is said of this solution."""
+    novelty = response.novelty or ()
+    scores = [each.score for each in novelty if each.score is not None]
     return pb.SolveResponse(
         errors=[_bound(error) for error in response.errors or ()],
-        timing=_timing(response),
+        timing=timing_of(response.timing),
         id=name,
         batch_size=response.batch_size,
+        ood_scores=scores if len(scores) == len(novelty) else (),
+        explanations=[each.explanation for each in novelty],
     )
-
-
-def write_vjp(response: VjpResponse, name: str = "") -> Parts:
-    """A ``VjpResponse``; of the solution it has what is known, not the numbers."""
-    rows = len(response.in_distribution)
-    solution = pb.SolveResponse(
-        model=response.model,
-        method=METHOD_NUMBERS[response.method],
-        operator=response.operator,
-        in_distribution=response.in_distribution,
-        certified=[False] * rows,
-        timing=_timing(response),
-        id=name,
-        batch_size=response.batch_size,
-    )
-    known = pb.VjpResponse(solution=solution, wrt=response.wrt).SerializeToString()
-    return [*tagged(GRADIENT, tensor_parts(response.gradient)), known]
 
 
 def rollout_metadata(rollout: Rollout) -> tuple[tuple[str, str], ...]:
@@ -318,8 +301,8 @@ def rollout_metadata(rollout: Rollout) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _timing(response: SolveResponse | VjpResponse) -> pb.Timing:
-    timing = response.timing
+def timing_of(timing: Timing) -> pb.Timing:
+    """Where the time went."""
     return pb.Timing(
         queue_ms=timing.queue, compute_ms=timing.compute, certify_ms=timing.certify, total_ms=timing.total
     )
@@ -333,4 +316,9 @@ def _bound(error: ErrorBound) -> pb.ErrorEstimate:
         upper=error.upper,
         l2_estimate=error.l2_estimate,
         steps=error.steps,
+        reference=error.reference,
+        l2_lower=error.l2_lower,
+        l2_upper=error.l2_upper,
+        max_lower=error.max_lower,
+        max_upper=error.max_upper,
     )

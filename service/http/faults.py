@@ -63,6 +63,7 @@ PROBLEMS_BY_FAULT: Mapping[type[errors.ServiceFault], tuple[str, int]] = {
     errors.Forbidden: ("forbidden", 403),
     errors.Overloaded: ("overloaded", 429),
     errors.LoadFailed: ("load-failed", 409),
+    errors.NotCertifiable: ("not-certifiable", 409),
     errors.DeadlineExceeded: ("deadline-exceeded", 504),
     errors.WorkerLost: ("worker-lost", 503),
     errors.WorkFailed: ("internal", 500),

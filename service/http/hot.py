@@ -274,17 +274,18 @@ def _is_short(length: bytes) -> bool:
 
 def _bare_lines(field: str, response: SolveResponse) -> str:
     """The header lines of an answer without any word of its error: most of them are always the same."""
-    known = _known_lines(field, response.model, response.method, response.operator)
+    said = response.model, response.method, response.operator, response.certified
+    known = _known_lines(field, *said)
     iterations, timing, size = max(response.iterations), timing_header(response.timing), response.batch_size
     return f"{known}{iterations}\r\nServer-Timing: {timing}\r\nMno-Batch-Size: {size}\r\n"
 
 
 @lru_cache(maxsize=256)
-def _known_lines(field: str, model: str | None, method: str, operator: str) -> str:
+def _known_lines(field: str, model: str | None, method: str, operator: str, certified: bool) -> str:
     return (
         f"content-type: {NPY}\r\nMno-Field: {field}\r\nMno-Model: {model or ''}\r\nMno-Method: {method}\r\n"
         f"Mno-Operator: {operator}\r\nMno-Error-Estimate: null\r\nMno-In-Distribution: null\r\n"
-        "Mno-Certified: false\r\nMno-Iterations: "
+        f"Mno-Certified: {str(certified).lower()}\r\nMno-Iterations: "
     )
 
 

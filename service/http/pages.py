@@ -11,9 +11,8 @@ import orjson
 
 from service.http.schemas import URGENCY
 
-__all__ = ["LATER", "ROLLOUT_BODY", "SOLVE_BODY", "VERSION", "VJP_BODY", "docs"]
+__all__ = ["JVP_BODY", "QUANTITIES_BODY", "ROLLOUT_BODY", "SOLVE_BODY", "VERSION", "VJP_BODY", "docs"]
 
-LATER = ("jvp",)
 QUOTE = '"'
 
 try:
@@ -25,14 +24,24 @@ _OPTIONS: dict[str, Any] = {
     "source": {"type": "number", "default": 1.0, "description": "uniform right-hand side [1/s]"},
     "model": {"type": "string", "description": "name, name@alias or name@3", "example": "darcy@production"},
     "method": {
-        "enum": ["auto", "surrogate", "solver"],
+        "enum": ["auto", "surrogate", "hybrid", "solver"],
         "default": "auto",
-        "description": "who answers; ``solver`` is the reference solver",
+        "description": "who answers; ``solver`` is the reference solver, ``hybrid`` starts it from the "
+        "surrogate's answer; ``auto`` is the surrogate, and with a tolerance the cheaper of the other two",
     },
     "error": {
-        "enum": ["bound", "none"],
+        "enum": ["bound", "certified", "none"],
         "default": "bound",
-        "description": "what is said of the answer's error; to say nothing saves a Poisson solve",
+        "description": "what is said of the answer's error: a guaranteed upper bound; bounds from both sides "
+        "within 5 %, down to what rounding leaves unknown; or nothing, which saves a Poisson solve",
+    },
+    "tolerance": {
+        "oneOf": [
+            {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+            {"enum": ["discretization"]},
+        ],
+        "description": "largest guaranteed relative error in the energy norm, or ``discretization``: as "
+        "exact as the grid resolves the equation; the answer is float64. What cannot be met is refused",
     },
     **URGENCY,
 }
@@ -47,11 +56,14 @@ _COTANGENT: dict[str, Any] = {
     "type": ["object", "array"],
     "items": {},
     "additionalProperties": {"type": "array", "items": {}},
-    "description": "in the shape of the solution, numbers of any sign; by field, or alone where there is one",
+    "description": "in the shape of the solution, numbers of any sign, or several such on a leading axis; by "
+    "field, or alone where there is one",
 }
 
 _ESTIMATE = (
-    "JSON. One field: ``kind``, ``norm``, ``lower``, ``upper``, ``l2_estimate``, ``steps``. A batch: the "
+    "JSON. One field: ``kind``, ``norm``, ``lower``, ``upper``, ``l2_estimate``, ``steps``"
+    " (and ``reference``: ``discrete``, or ``pde`` where the distance to the equation's own solution "
+    "is meant; ``l2_lower``, ``l2_upper``, ``max_lower``, ``max_upper`` where they are known). A batch: the "
     "same, with an array for each of ``lower``, ``upper`` and ``l2_estimate``, the bounds rounded "
     "outwards to four digits; where that exceeds 6 KiB only ``kind``, ``norm``, ``upper_max``, "
     "``l2_estimate_median``, ``steps`` (the most) and ``fields`` (how many)"
@@ -102,24 +114,111 @@ _VJP_OPTIONS: dict[str, Any] = {
         "description": "the input field, or ``log_`` and its name for its logarithm; default: the first",
     },
     "model": _OPTIONS["model"],
-    "method": {"enum": ["auto", "surrogate"], "default": "auto"},
+    "method": {
+        "enum": ["auto", "adjoint", "surrogate"],
+        "default": "auto",
+        "description": "``adjoint`` differentiates the discrete problem, with a guaranteed error; "
+        "``surrogate`` the network, without any; ``auto`` is the surrogate where a model is named, "
+        "else the adjoint",
+    },
+    "tolerance": {
+        "type": "number",
+        "exclusiveMinimum": 0,
+        "exclusiveMaximum": 1,
+        "description": "of the adjoint, the relative energy error of each of its solves; default: a few "
+        "steps of each, whose error is told like any other",
+    },
     **URGENCY,
 }
 
-_PAIR: dict[str, Any] = {
-    "type": "string",
-    "format": "binary",
-    "description": "(2, ny, nx) or (2, batch, ny, nx): the field, then the cotangent of the solution",
+_TANGENT: dict[str, Any] = {
+    "type": "array",
+    "items": {},
+    "description": "in the shape of the input, numbers of any sign; or several such, on a leading axis",
 }
 
-VJP_BODY: dict[str, Any] = {
+_STACK: dict[str, Any] = {
+    "type": "string",
+    "format": "binary",
+    "description": "(1 + n, ny, nx) or (1 + n, batch, ny, nx): the field, then n directions: cotangents "
+    "of the solution (``vjp``), tangents of the input (``jvp``)",
+}
+
+
+def _derivative_body(direction: str, schema: dict[str, Any], answer: str) -> dict[str, Any]:
+    return {
+        "responses": {
+            "200": {
+                "description": f"JSON, or .npy with everything but the {answer} in headers",
+                "content": {
+                    "application/json": {"schema": {"type": "object", "required": [answer]}},
+                    "application/x-npy": {"schema": {"type": "string", "format": "binary"}},
+                },
+            }
+        },
+        "parameters": [
+            {
+                "name": name,
+                "in": "query",
+                "required": False,
+                "schema": option,
+                "description": "for application/x-npy",
+            }
+            for name, option in _VJP_OPTIONS.items()
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["permeability", direction],
+                        "properties": {"permeability": _FIELD, direction: schema, **_VJP_OPTIONS},
+                        "additionalProperties": False,
+                    }
+                },
+                "application/x-npy": {"schema": _STACK},
+            },
+        },
+    }
+
+
+VJP_BODY: dict[str, Any] = _derivative_body("cotangent", _COTANGENT, "gradient")
+JVP_BODY: dict[str, Any] = _derivative_body("tangent", _TANGENT, "tangent")
+
+_QUANTITY_OPTIONS: dict[str, Any] = {
+    "source": _OPTIONS["source"],
+    "model": {**_OPTIONS["model"], "description": "whose answer the solves start from; default: none's"},
+    "tolerance": {
+        "type": "number",
+        "exclusiveMinimum": 0,
+        "exclusiveMaximum": 1,
+        "description": "each half-width is to be no more than this part of its value; default: what a few "
+        "steps of the solver give",
+    },
+    **URGENCY,
+}
+
+_QUANTITY_NAMES = (
+    "``mean`` of the pressure; ``outflow`` through all walls, or ``outflow.left``, ``outflow.left+top`` "
+    "(left, right, bottom, top); ``reading(y, x)``, the pressure at a point [m]"
+)
+
+_QUANTITIES: dict[str, Any] = {
+    "type": "array",
+    "items": {"type": "string"},
+    "minItems": 1,
+    "maxItems": 64,
+    "description": _QUANTITY_NAMES,
+    "example": ["mean", "outflow.left", "reading(0.5, 0.25)"],
+}
+
+QUANTITIES_BODY: dict[str, Any] = {
     "responses": {
         "200": {
-            "description": "JSON, or .npy with everything but the gradient in headers",
-            "content": {
-                "application/json": {"schema": {"type": "object", "required": ["gradient"]}},
-                "application/x-npy": {"schema": {"type": "string", "format": "binary"}},
-            },
+            "description": "``quantities``, a list in the order asked for: ``quantity``, ``unit``, ``value`` "
+            "and ``half_width``, numbers of one field, lists of a batch; the exact value is within it",
+            "content": {"application/json": {"schema": {"type": "object", "required": ["quantities"]}}},
         }
     },
     "parameters": [
@@ -130,7 +229,10 @@ VJP_BODY: dict[str, Any] = {
             "schema": schema,
             "description": "for application/x-npy",
         }
-        for name, schema in _VJP_OPTIONS.items()
+        for name, schema in {
+            "quantities": {"type": "string", "description": "comma-separated"},
+            **_QUANTITY_OPTIONS,
+        }.items()
     ],
     "requestBody": {
         "required": True,
@@ -138,12 +240,16 @@ VJP_BODY: dict[str, Any] = {
             "application/json": {
                 "schema": {
                     "type": "object",
-                    "required": ["permeability", "cotangent"],
-                    "properties": {"permeability": _FIELD, "cotangent": _COTANGENT, **_VJP_OPTIONS},
+                    "required": ["permeability", "quantities"],
+                    "properties": {
+                        "permeability": _FIELD,
+                        "quantities": _QUANTITIES,
+                        **_QUANTITY_OPTIONS,
+                    },
                     "additionalProperties": False,
                 }
             },
-            "application/x-npy": {"schema": _PAIR},
+            "application/x-npy": {"schema": {"type": "string", "format": "binary"}},
         },
     },
 }
@@ -191,11 +297,14 @@ _CHANNELS: dict[str, Any] = {
 
 _FRAMES = (
     "``application/x-ndjson``: a line for each frame with ``step``, ``time``, ``fields``, ``invariants``, "
-    "``error`` and ``in_distribution``; of the invariants, ``mass_defect`` counts from the state that was "
+    "``error``, ``in_distribution`` and ``ood_score`` (the share of the calibration data that resembles the "
+    "training data more than the state before the frame's block, or null); of the "
+    "invariants, ``mass_defect`` counts from the state that was "
     "sent, and ``error`` is null where nothing is known. ``application/x-npy-stream``: records, each of "
     "eight bytes with a length (little-endian) and as many bytes; a frame is a record of JSON (``step``, "
-    "``time``, ``invariants``, ``error``, ``in_distribution``) and one of ``.npy`` (channel, y, x); the "
-    "stream ends with a record of length 0. A failure after the stream began is a last line or record "
+    "``time``, ``invariants``, ``error``, ``in_distribution``, ``ood_score``) and one of ``.npy`` "
+    "(channel, y, x); the stream ends with a record of length 0. A failure after the stream began is a last "
+    "line or record "
     '``{"error": problem document}`` without a step, and no record of length 0'
 )
 
@@ -205,6 +314,7 @@ _ROLLOUT_HEADERS: dict[str, str] = {
     "Mno-Operator": "the discrete operator that the frames approximate",
     "Mno-Walls": "the boundary conditions",
     "Mno-In-Distribution": "whether the state resembles the training data: true or false",
+    "Mno-Explanation": "what is unusual about the state; empty where it resembles the training data",
     "Mno-Frame-Interval": "time between two steps [s]",
     "Mno-Fields": "the channels of a frame, comma-separated",
     "Mno-Steps": "the last step",
@@ -258,7 +368,8 @@ pre{{background:#f2f2f2;padding:1rem;white-space:pre-wrap;overflow-wrap:anywhere
 details{{margin-top:1rem}}summary{{cursor:pointer}}</style>
 <h1>mno {version}</h1>
 <p>A served solver for partial differential equations: <a href="#solve">solutions</a>,
-<a href="#vjp">gradients</a>, <a href="#rollout">rollouts</a>, and <a href="#endpoints">all endpoints</a>. The
+<a href="#vjp">gradients</a>, <a href="#quantities">quantities</a>,
+<a href="#rollout">rollouts</a>, and <a href="#endpoints">all endpoints</a>. The
 machine-readable form of this page is <a href="/openapi.json">/openapi.json</a>;
 <a href="/v1/problems">/v1/problems</a> has the problems with their fields and units,
 <a href="/v1/models">/v1/models</a> the models.</p>
@@ -277,9 +388,19 @@ curl -H 'Content-Type: application/x-npy' --data-binary @permeability.npy \\
 <code>detail</code> says what was expected, what was found, and the way out.</p>
 <h2 id="vjp">Gradients</h2>
 <p>The gradient of the sum of <code>cotangent</code> times solution with respect to the input field
-(<code>vjp</code>) is asked for in the same ways, and answered as <code>gradient</code>. As
-<code>application/x-npy</code> the body is {pair}. A request has:</p>
+(<code>vjp</code>) is asked for in the same ways, and answered as <code>gradient</code>; what a change of the
+input (<code>tangent</code>) does to the solution (<code>jvp</code>), as <code>tangent</code>. As
+<code>application/x-npy</code> the body is {pair}. <code>error</code> is guaranteed, or <code>null</code>: of
+a gradient <code>norm</code> is <code>directional</code>, and it differs from the exact one by no more than
+<code>upper</code> in any direction along which the logarithm of the input changes by no more than 1; of a
+tangent it is the relative energy error. A request has:</p>
 <table>{vjp_options}</table>
+<h2 id="quantities">Quantities</h2>
+<pre>curl -H 'Content-Type: application/x-npy' --data-binary @permeability.npy \\
+     '{address}/v1/problems/darcy/quantities?quantities=mean,outflow.left,reading(0.5,0.25)'</pre>
+<p>Numbers that are read off the discrete solution, each with a half-width that is guaranteed. A request has,
+in JSON or as query parameters of an <code>application/x-npy</code> body:</p>
+<table>{quantity_options}</table>
 <h2 id="rollout">Roll out</h2>
 <pre>python -c "import numpy as np
 h = np.ones((1, 128, 128)); h[:, :64] = 2
@@ -320,8 +441,11 @@ def docs(openapi: dict[str, Any], address: str) -> str:
         tagged_rows=rows[True],
         options=_table({"permeability": _FIELD, **_OPTIONS}),
         estimate=_text(_ESTIMATE),
-        pair=_text(_PAIR["description"]),
-        vjp_options=_table({"permeability": _FIELD, "cotangent": _COTANGENT, **_VJP_OPTIONS}),
+        pair=_text(_STACK["description"]),
+        vjp_options=_table(
+            {"permeability": _FIELD, "cotangent": _COTANGENT, "tangent": _TANGENT, **_VJP_OPTIONS}
+        ),
+        quantity_options=_table({"permeability": _FIELD, "quantities": _QUANTITIES, **_QUANTITY_OPTIONS}),
         rollout_options=_table({"state": _STATE, "fields": _CHANNELS, **_ROLLOUT_OPTIONS}),
         frames=_text(_FRAMES),
         rollout_headers=_table({name: {"description": text} for name, text in _ROLLOUT_HEADERS.items()}),

@@ -133,6 +133,7 @@ def _numbers(frame: Frame, rollout: Rollout) -> dict[str, Any]:
         "invariants": {name: values[0] for name, values in frame.invariants.items()},
         "error": None if frame.error is None else vars(frame.error),
         "in_distribution": rollout.in_distribution[0],
+        "ood_score": frame.ood_scores[0] if frame.ood_scores else None,
     }
 
 
@@ -155,6 +156,8 @@ def rollout_headers(rollout: Rollout) -> dict[str, str]:
         "Mno-Operator": rollout.operator,
         "Mno-Walls": rollout.walls,
         "Mno-In-Distribution": orjson.dumps(rollout.in_distribution[0]).decode(),
+        # ASCII, in a line, as headers have to be
+        "Mno-Explanation": rollout.novelty[0].explanation,
         "Mno-Frame-Interval": repr(rollout.frame_interval),
         "Mno-Fields": ",".join(rollout.names),
         "Mno-Steps": str(rollout.steps),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar, final
+from typing import Any, Literal, TypeVar, final
 
 import numpy as np
 from fastapi import FastAPI, Request
@@ -21,7 +21,7 @@ from service.access.gate import Guard, Passage, principal_of, visit_of
 from service.codec import encode_npy
 from service.deadline import Deadline
 from service.errors import InvalidField, NotAvailableYet, Overloaded, ServiceFault
-from service.http import pages, rollout_wire, schemas, vjp_wire, wire
+from service.http import derivative_wire, pages, quantities_wire, rollout_wire, schemas, wire
 from service.http.body import read_body, unless_client_leaves
 from service.http.faults import (
     RequestScope,
@@ -98,7 +98,6 @@ def create_app(
     desk = _Desk(solver, limits, pictures or Pictures())
     _add_solving(app, desk)
     _add_rollouts(app, desk)
-    _add_operations_to_come(app)
     _add_catalog(app, models, repository, limits)
     _add_health(app, guard, repository, draining)
     oip_routes.add_open_inference(app, inference, repository, limits, guard, draining)
@@ -154,23 +153,44 @@ class _Desk:
                 response = await self.solver.solve(wanted)
                 return response, await self._pictures.draw(_subject(problem, response))
 
-    async def differentiate(self, problem: str, request: Request) -> Response:
+    async def differentiate(
+        self,
+        problem: str,
+        request: Request,
+        read: derivative_wire.Reads,
+        key: Literal["gradient", "tangent"],
+    ) -> Response:
         received = time.perf_counter()
         form = wire.choose_form(request.headers)
         if form == wire.PNG:
-            raise NotAvailableYet(f"a gradient has no picture; accept {wire.JSON} or {wire.NPY}")
+            raise NotAvailableYet(f"a {key} has no picture; accept {wire.JSON} or {wire.NPY}")
         found = find_steady(problem)
         body = await read_body(request, self.limits)
         given = (found, request.headers, request.url.query, body, self.limits, asker_of(request, received))
-        wanted = await computed(len(body) > SMALL_BODY, vjp_wire.read_vjp, *given)
+        wanted = await computed(len(body) > SMALL_BODY, read, *given)
         response = await unless_client_leaves(request, self.solver.differentiate(wanted))
         visit_of(request.scope).note(response.timing, response.model, response.batch_size)
-        headers = vjp_wire.vjp_headers(response, form)
+        headers = derivative_wire.derivative_headers(response, form)
         if form == wire.NPY:
-            return Response(encode_npy(response.gradient), headers=headers, media_type=form)
-        body = await computed(response.gradient.size > SMALL_ANSWER, vjp_wire.json_gradient, response)
+            return Response(encode_npy(response.values), headers=headers, media_type=form)
+        long = response.values.size > SMALL_ANSWER
+        body = await computed(long, derivative_wire.json_derivative, response, key)
         named, written = await packed(body, headers, gzip=wire.accepts_gzip(request.headers))
         return Response(written, headers=named, media_type=wire.JSON)
+
+    async def read(self, problem: str, request: Request) -> Response:
+        received = time.perf_counter()
+        found = find_steady(problem)
+        body = await read_body(request, self.limits)
+        given = (found, request.headers, request.url.query, body, self.limits, asker_of(request, received))
+        wanted = await computed(len(body) > SMALL_BODY, quantities_wire.read_quantities, *given)
+        response = await unless_client_leaves(request, self.solver.read(wanted))
+        visit_of(request.scope).note(response.timing, response.model, response.batch_size)
+        return Response(
+            quantities_wire.json_quantities(response),
+            headers=quantities_wire.quantities_headers(response),
+            media_type=wire.JSON,
+        )
 
 
 def asker_of(request: Request, received: float) -> Asker:
@@ -198,7 +218,19 @@ def _add_solving(app: FastAPI, desk: _Desk) -> None:
     @app.post("/v1/problems/{problem}/vjp", openapi_extra=pages.VJP_BODY, response_class=Response)
     async def vjp(problem: str, request: Request) -> Response:
         """The gradient of ``sum(cotangent * solution)`` with respect to the input field."""
-        return await desk.differentiate(problem, request)
+        return await desk.differentiate(problem, request, derivative_wire.read_vjp, "gradient")
+
+    @app.post("/v1/problems/{problem}/jvp", openapi_extra=pages.JVP_BODY, response_class=Response)
+    async def jvp(problem: str, request: Request) -> Response:
+        """What a small change of the input field changes in the solution, per change."""
+        return await desk.differentiate(problem, request, derivative_wire.read_jvp, "tangent")
+
+    @app.post(
+        "/v1/problems/{problem}/quantities", openapi_extra=pages.QUANTITIES_BODY, response_class=Response
+    )
+    async def quantities(problem: str, request: Request) -> Response:
+        """Numbers that are read off the discrete solution, each with a guaranteed half-width."""
+        return await desk.read(problem, request)
 
 
 def _add_rollouts(app: FastAPI, desk: _Desk) -> None:
@@ -221,16 +253,6 @@ def _add_rollouts(app: FastAPI, desk: _Desk) -> None:
             await found.close()
             raise
         return FrameStream(found, form, limits.stall_seconds)
-
-
-def _add_operations_to_come(app: FastAPI) -> None:
-    @app.post("/v1/problems/{problem}/{operation}", response_model=None, openapi_extra=schemas.LATER_BODY)
-    async def operate(problem: str, operation: str) -> NoReturn:
-        """``jvp`` comes with a later release."""
-        find_problem(problem)
-        if operation not in pages.LATER:
-            raise HTTPException(404)
-        raise NotAvailableYet(f"{operation} comes with a later release; this one has solve, vjp and rollout")
 
 
 def _add_catalog(app: FastAPI, models: Models, repository: Repository, limits: Limits) -> None:
@@ -321,7 +343,9 @@ def _describe(problem: Problem, models: Models, limits: Limits) -> dict[str, Any
             "solver": f"up to {limits.grid_side} cells a side",
         },
         "models": models.of_problem(problem.name),
-        "operations": ["rollout"] if isinstance(problem, EvolutionProblem) else ["solve", "vjp"],
+        "operations": ["rollout"]
+        if isinstance(problem, EvolutionProblem)
+        else ["solve", "vjp", "jvp", "quantities"],
         **(_describe_evolution(problem, limits) if isinstance(problem, EvolutionProblem) else {}),
     }
 

@@ -8,7 +8,6 @@ __all__ = [
     "CONTROL_BODY",
     "INDEX_BODY",
     "INFER_BODY",
-    "LATER_BODY",
     "LISTS_OF_A_REQUEST",
     "METRICS",
     "OIP_ERROR",
@@ -88,10 +87,6 @@ METRICS: Final[dict[str, Any]] = {
             "content": {"text/plain": {"schema": {"type": "string"}}},
         }
     }
-}
-
-LATER_BODY: Final[dict[str, Any]] = {
-    "requestBody": {"content": {"application/json": {"schema": _ANY_OBJECT}}}
 }
 
 _PARAMETERS: Final[dict[str, Any]] = {

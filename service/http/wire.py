@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -34,6 +35,7 @@ __all__ = [
     "body_weight",
     "choose_form",
     "encoding",
+    "four_digits",
     "json_answer",
     "media_type",
     "names_of",
@@ -255,15 +257,26 @@ def json_answer(response: SolveResponse) -> bytes:
 
 
 def _trust(response: SolveResponse) -> dict[str, Any]:
-    errors = None if response.errors is None else [vars(error) for error in response.errors]
-    known = None if response.in_distribution is None else list(response.in_distribution)
+    errors = None if response.errors is None else [_error(error) for error in response.errors]
+    novelty = response.novelty
+    known, scores, explanations = (
+        (None, None, None)
+        if novelty is None
+        else (
+            [each.in_distribution for each in novelty],
+            [each.score for each in novelty],
+            [each.explanation for each in novelty],
+        )
+    )
     return {
         "model": response.model,
         "method": response.method,
         "operator": response.operator,
         "error": errors[0] if errors and response.single else errors,
         "in_distribution": known[0] if known and response.single else known,
-        "certified": False,
+        "ood_score": scores[0] if scores and response.single else scores,
+        "explanation": explanations[0] if explanations and response.single else explanations,
+        "certified": response.certified,
         "iterations": max(response.iterations),
     }
 
@@ -288,7 +301,8 @@ def answer_headers(response: SolveResponse, form: Form) -> dict[str, str]:
         "Mno-Operator": response.operator,
         "Mno-Error-Estimate": _estimate(response).decode(),
         "Mno-In-Distribution": _flags(known, single=response.single),
-        "Mno-Certified": "false",
+        **_scores(response),
+        "Mno-Certified": str(response.certified).lower(),
         "Mno-Iterations": str(max(response.iterations)),
         **timing,
     }
@@ -298,6 +312,15 @@ def _flags(known: tuple[bool, ...] | None, *, single: bool) -> str:
     if known is None:
         return "null"
     return orjson.dumps(known[0] if single else known).decode()
+
+
+def _scores(response: SolveResponse) -> dict[str, str]:
+    """How unusual the inputs are, where that is known."""
+    scores = [each.score for each in response.novelty or ()]
+    if not scores or all(score is None for score in scores):
+        return {}
+    short = [None if score is None else round(score, 4) for score in scores]
+    return {"Mno-Ood-Score": orjson.dumps(short[0] if response.single else short).decode()}
 
 
 def timing_header(timing: Timing) -> str:
@@ -311,7 +334,25 @@ def timing_header(timing: Timing) -> str:
 def _estimate(response: SolveResponse) -> bytes:
     if response.errors is None:
         return b"null"
-    return orjson.dumps(response.errors[0]) if response.single else _short_estimate(response.errors)
+    return orjson.dumps(_error(response.errors[0])) if response.single else _short_estimate(response.errors)
+
+
+def _error(bound: ErrorBound) -> dict[str, Any]:
+    """What is known of an error; bounds in L2 and at the worst point only where there are some."""
+    known = {
+        "kind": bound.kind,
+        "norm": bound.norm,
+        "lower": bound.lower,
+        "upper": bound.upper,
+        "l2_estimate": bound.l2_estimate,
+        "steps": bound.steps,
+        "reference": bound.reference,
+    }
+    if math.isfinite(bound.l2_upper):
+        known |= {"l2_lower": bound.l2_lower, "l2_upper": bound.l2_upper}
+    if math.isfinite(bound.max_upper):
+        known |= {"max_lower": bound.max_lower, "max_upper": bound.max_upper}
+    return known
 
 
 def _short_estimate(errors: Sequence[ErrorBound]) -> bytes:
@@ -320,11 +361,12 @@ def _short_estimate(errors: Sequence[ErrorBound]) -> bytes:
         "kind": errors[0].kind,
         "norm": errors[0].norm,
         "steps": max(error.steps for error in errors),
+        "reference": errors[0].reference,
     }
     arrays = {
-        "lower": [_four_digits(error.lower, decimal.ROUND_FLOOR) for error in errors],
-        "upper": [_four_digits(error.upper, decimal.ROUND_CEILING) for error in errors],
-        "l2_estimate": [_four_digits(error.l2_estimate, decimal.ROUND_HALF_EVEN) for error in errors],
+        "lower": [four_digits(error.lower, decimal.ROUND_FLOOR) for error in errors],
+        "upper": [four_digits(error.upper, decimal.ROUND_CEILING) for error in errors],
+        "l2_estimate": [four_digits(error.l2_estimate, decimal.ROUND_HALF_EVEN) for error in errors],
     }
     estimate = orjson.dumps(common | arrays)
     if len(estimate) <= LONGEST_ESTIMATE:
@@ -337,5 +379,6 @@ def _short_estimate(errors: Sequence[ErrorBound]) -> bytes:
     return orjson.dumps(common | summary)
 
 
-def _four_digits(value: float, rounding: str) -> float:
+def four_digits(value: float, rounding: str) -> float:
+    """A number with four digits, rounded as ``decimal`` calls it."""
     return float(decimal.Context(prec=4, rounding=rounding).create_decimal_from_float(value))

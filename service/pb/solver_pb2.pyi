@@ -17,6 +17,7 @@ class Method(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     METHOD_SURROGATE: _ClassVar[Method]
     METHOD_HYBRID: _ClassVar[Method]
     METHOD_SOLVER: _ClassVar[Method]
+    METHOD_ADJOINT: _ClassVar[Method]
 
 class ErrorRequest(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -35,6 +36,7 @@ METHOD_AUTO: Method
 METHOD_SURROGATE: Method
 METHOD_HYBRID: Method
 METHOD_SOLVER: Method
+METHOD_ADJOINT: Method
 ERROR_REQUEST_UNSPECIFIED: ErrorRequest
 ERROR_REQUEST_NONE: ErrorRequest
 ERROR_REQUEST_BOUND: ErrorRequest
@@ -62,7 +64,7 @@ class Tolerance(_message.Message):
     def __init__(self, relative_energy: _Optional[float] = ..., discretization: _Optional[bool] = ...) -> None: ...
 
 class ErrorEstimate(_message.Message):
-    __slots__ = ("kind", "norm", "lower", "upper", "l2_estimate", "steps", "coverage")
+    __slots__ = ("kind", "norm", "lower", "upper", "l2_estimate", "steps", "coverage", "reference", "l2_lower", "l2_upper", "max_lower", "max_upper")
     KIND_FIELD_NUMBER: _ClassVar[int]
     NORM_FIELD_NUMBER: _ClassVar[int]
     LOWER_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +72,11 @@ class ErrorEstimate(_message.Message):
     L2_ESTIMATE_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     COVERAGE_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    L2_LOWER_FIELD_NUMBER: _ClassVar[int]
+    L2_UPPER_FIELD_NUMBER: _ClassVar[int]
+    MAX_LOWER_FIELD_NUMBER: _ClassVar[int]
+    MAX_UPPER_FIELD_NUMBER: _ClassVar[int]
     kind: str
     norm: str
     lower: float
@@ -77,7 +84,12 @@ class ErrorEstimate(_message.Message):
     l2_estimate: float
     steps: int
     coverage: float
-    def __init__(self, kind: _Optional[str] = ..., norm: _Optional[str] = ..., lower: _Optional[float] = ..., upper: _Optional[float] = ..., l2_estimate: _Optional[float] = ..., steps: _Optional[int] = ..., coverage: _Optional[float] = ...) -> None: ...
+    reference: str
+    l2_lower: float
+    l2_upper: float
+    max_lower: float
+    max_upper: float
+    def __init__(self, kind: _Optional[str] = ..., norm: _Optional[str] = ..., lower: _Optional[float] = ..., upper: _Optional[float] = ..., l2_estimate: _Optional[float] = ..., steps: _Optional[int] = ..., coverage: _Optional[float] = ..., reference: _Optional[str] = ..., l2_lower: _Optional[float] = ..., l2_upper: _Optional[float] = ..., max_lower: _Optional[float] = ..., max_upper: _Optional[float] = ...) -> None: ...
 
 class Timing(_message.Message):
     __slots__ = ("queue_ms", "compute_ms", "certify_ms", "total_ms")
@@ -132,7 +144,7 @@ class SolveRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ..., problem: _Optional[str] = ..., fields: _Optional[_Mapping[str, Tensor]] = ..., parameters: _Optional[_Mapping[str, float]] = ..., model: _Optional[str] = ..., method: _Optional[_Union[Method, str]] = ..., error: _Optional[_Union[ErrorRequest, str]] = ..., tolerance: _Optional[_Union[Tolerance, _Mapping]] = ..., dtype: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., reproducible: _Optional[bool] = ...) -> None: ...
 
 class SolveResponse(_message.Message):
-    __slots__ = ("fields", "model", "method", "operator", "errors", "in_distribution", "certified", "iterations", "timing", "id", "fault", "batch_size")
+    __slots__ = ("fields", "model", "method", "operator", "errors", "in_distribution", "certified", "iterations", "timing", "id", "fault", "batch_size", "ood_scores", "explanations")
     class FieldsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -152,6 +164,8 @@ class SolveResponse(_message.Message):
     ID_FIELD_NUMBER: _ClassVar[int]
     FAULT_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    OOD_SCORES_FIELD_NUMBER: _ClassVar[int]
+    EXPLANATIONS_FIELD_NUMBER: _ClassVar[int]
     fields: _containers.MessageMap[str, Tensor]
     model: str
     method: Method
@@ -164,7 +178,9 @@ class SolveResponse(_message.Message):
     id: str
     fault: Fault
     batch_size: int
-    def __init__(self, fields: _Optional[_Mapping[str, Tensor]] = ..., model: _Optional[str] = ..., method: _Optional[_Union[Method, str]] = ..., operator: _Optional[str] = ..., errors: _Optional[_Iterable[_Union[ErrorEstimate, _Mapping]]] = ..., in_distribution: _Optional[_Iterable[bool]] = ..., certified: _Optional[_Iterable[bool]] = ..., iterations: _Optional[_Iterable[int]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., id: _Optional[str] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., batch_size: _Optional[int] = ...) -> None: ...
+    ood_scores: _containers.RepeatedScalarFieldContainer[float]
+    explanations: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, fields: _Optional[_Mapping[str, Tensor]] = ..., model: _Optional[str] = ..., method: _Optional[_Union[Method, str]] = ..., operator: _Optional[str] = ..., errors: _Optional[_Iterable[_Union[ErrorEstimate, _Mapping]]] = ..., in_distribution: _Optional[_Iterable[bool]] = ..., certified: _Optional[_Iterable[bool]] = ..., iterations: _Optional[_Iterable[int]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., id: _Optional[str] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., batch_size: _Optional[int] = ..., ood_scores: _Optional[_Iterable[float]] = ..., explanations: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Fault(_message.Message):
     __slots__ = ("type", "message", "field", "index", "rule", "retry_after")
@@ -227,7 +243,7 @@ class RolloutRequest(_message.Message):
     def __init__(self, problem: _Optional[str] = ..., state: _Optional[_Mapping[str, Tensor]] = ..., parameters: _Optional[_Mapping[str, float]] = ..., model: _Optional[str] = ..., method: _Optional[_Union[Method, str]] = ..., steps: _Optional[int] = ..., every: _Optional[int] = ..., start_step: _Optional[int] = ..., error: _Optional[_Union[ErrorRequest, str]] = ..., dtype: _Optional[str] = ..., walls: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., reproducible: _Optional[bool] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("step", "time", "fields", "invariants", "error", "model", "in_distribution")
+    __slots__ = ("step", "time", "fields", "invariants", "error", "model", "in_distribution", "ood_score", "explanation")
     class FieldsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -249,6 +265,8 @@ class Frame(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     IN_DISTRIBUTION_FIELD_NUMBER: _ClassVar[int]
+    OOD_SCORE_FIELD_NUMBER: _ClassVar[int]
+    EXPLANATION_FIELD_NUMBER: _ClassVar[int]
     step: int
     time: float
     fields: _containers.MessageMap[str, Tensor]
@@ -256,7 +274,9 @@ class Frame(_message.Message):
     error: ErrorEstimate
     model: str
     in_distribution: bool
-    def __init__(self, step: _Optional[int] = ..., time: _Optional[float] = ..., fields: _Optional[_Mapping[str, Tensor]] = ..., invariants: _Optional[_Mapping[str, float]] = ..., error: _Optional[_Union[ErrorEstimate, _Mapping]] = ..., model: _Optional[str] = ..., in_distribution: _Optional[bool] = ...) -> None: ...
+    ood_score: float
+    explanation: str
+    def __init__(self, step: _Optional[int] = ..., time: _Optional[float] = ..., fields: _Optional[_Mapping[str, Tensor]] = ..., invariants: _Optional[_Mapping[str, float]] = ..., error: _Optional[_Union[ErrorEstimate, _Mapping]] = ..., model: _Optional[str] = ..., in_distribution: _Optional[bool] = ..., ood_score: _Optional[float] = ..., explanation: _Optional[str] = ...) -> None: ...
 
 class VjpRequest(_message.Message):
     __slots__ = ("request", "cotangents", "wrt")
@@ -276,11 +296,73 @@ class VjpRequest(_message.Message):
     def __init__(self, request: _Optional[_Union[SolveRequest, _Mapping]] = ..., cotangents: _Optional[_Mapping[str, Tensor]] = ..., wrt: _Optional[str] = ...) -> None: ...
 
 class VjpResponse(_message.Message):
-    __slots__ = ("gradient", "solution", "wrt")
+    __slots__ = ("gradient", "solution", "wrt", "errors")
     GRADIENT_FIELD_NUMBER: _ClassVar[int]
     SOLUTION_FIELD_NUMBER: _ClassVar[int]
     WRT_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
     gradient: Tensor
     solution: SolveResponse
     wrt: str
-    def __init__(self, gradient: _Optional[_Union[Tensor, _Mapping]] = ..., solution: _Optional[_Union[SolveResponse, _Mapping]] = ..., wrt: _Optional[str] = ...) -> None: ...
+    errors: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, gradient: _Optional[_Union[Tensor, _Mapping]] = ..., solution: _Optional[_Union[SolveResponse, _Mapping]] = ..., wrt: _Optional[str] = ..., errors: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class JvpRequest(_message.Message):
+    __slots__ = ("request", "tangents")
+    class TangentsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Tensor
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    TANGENTS_FIELD_NUMBER: _ClassVar[int]
+    request: SolveRequest
+    tangents: _containers.MessageMap[str, Tensor]
+    def __init__(self, request: _Optional[_Union[SolveRequest, _Mapping]] = ..., tangents: _Optional[_Mapping[str, Tensor]] = ...) -> None: ...
+
+class JvpResponse(_message.Message):
+    __slots__ = ("tangents", "solution", "errors")
+    class TangentsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Tensor
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+    TANGENTS_FIELD_NUMBER: _ClassVar[int]
+    SOLUTION_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    tangents: _containers.MessageMap[str, Tensor]
+    solution: SolveResponse
+    errors: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, tangents: _Optional[_Mapping[str, Tensor]] = ..., solution: _Optional[_Union[SolveResponse, _Mapping]] = ..., errors: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class QuantitiesRequest(_message.Message):
+    __slots__ = ("request", "quantities")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    QUANTITIES_FIELD_NUMBER: _ClassVar[int]
+    request: SolveRequest
+    quantities: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, request: _Optional[_Union[SolveRequest, _Mapping]] = ..., quantities: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Quantity(_message.Message):
+    __slots__ = ("quantity", "unit", "values", "half_widths")
+    QUANTITY_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    HALF_WIDTHS_FIELD_NUMBER: _ClassVar[int]
+    quantity: str
+    unit: str
+    values: _containers.RepeatedScalarFieldContainer[float]
+    half_widths: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, quantity: _Optional[str] = ..., unit: _Optional[str] = ..., values: _Optional[_Iterable[float]] = ..., half_widths: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class QuantitiesResponse(_message.Message):
+    __slots__ = ("quantities", "solution")
+    QUANTITIES_FIELD_NUMBER: _ClassVar[int]
+    SOLUTION_FIELD_NUMBER: _ClassVar[int]
+    quantities: _containers.RepeatedCompositeFieldContainer[Quantity]
+    solution: SolveResponse
+    def __init__(self, quantities: _Optional[_Iterable[_Union[Quantity, _Mapping]]] = ..., solution: _Optional[_Union[SolveResponse, _Mapping]] = ...) -> None: ...

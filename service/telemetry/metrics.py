@@ -416,6 +416,9 @@ class Metrics(Collector):
             "mno_refused", "Requests refused, by the type of the fault.", "protocol", "reason"
         )
         self._limited = families.counter("mno_rate_limited", "Requests over a token's limits.", "client")
+        self._certified = families.counter(
+            "mno_certified_fields", "Fields solved within the tolerance asked for.", "problem", "method"
+        )
 
     def _add_versions(self, families: _Families) -> None:
         self._loads = families.counter("mno_model_loads", "Versions loaded: ok, failed.", "model", "outcome")
@@ -481,6 +484,10 @@ class Metrics(Collector):
         self._limited.child(client).add()
 
     # --- queues and rollouts
+
+    def certified(self, problem: str, method: str, fields: int) -> None:
+        """So many fields were solved within their tolerances, guaranteed."""
+        self._certified.child(problem, method).add(fields)
 
     def queue(self, model: str, version: str) -> QueueMetrics:
         """The observer of one queue; the reference solvers are ``("references", "")`` and so on."""

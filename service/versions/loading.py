@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from model_store import Catalog, LoadedVersion, Reference
+from typing import Final
+
+from model_store import Calibration, Catalog, LoadedVersion, Reference
 from operators import EvolutionSurrogate, evolves
 from problems import EVOLUTION_PROBLEMS, PROBLEMS
 from service.settings import InvalidSettings
 from service.versions.served import ServedVersion
 
 __all__ = ["load_version", "served_version"]
+
+
+# of the errors that a service states, and of the estimates by which it tells a bad answer
+COVERAGE: Final = 0.9
+USUAL: Final = 0.95
 
 
 def load_version(catalog: Catalog, reference: Reference) -> LoadedVersion:
@@ -41,7 +48,8 @@ def served_version(loaded: LoadedVersion) -> ServedVersion:
         grids=card.grids,
         extent=card.extent,
         training_hull=dict(card.training_hull),
-        calibration=dict(card.calibration),
+        hard_range=card.hard_range,
+        calibration={**card.calibration, **_quantiles(loaded.calibration)},
         frame_interval=card.frame_interval,
         walls=card.walls,
         first_frame=card.first_frame,
@@ -50,3 +58,18 @@ def served_version(loaded: LoadedVersion) -> ServedVersion:
         digests={name: record.sha256 for name, record in card.files.items()},
         weights_bytes=sum(each.numel() * each.element_size() for each in surrogate.parameters()),
     )
+
+
+def _quantiles(found: Calibration | None) -> dict[str, float]:
+    """``<score>_q90.frame_<horizon>`` of every score, and ``l2_estimate_q95`` where errors are estimated."""
+    if found is None:
+        return {}
+    quantiles = {
+        f"{name}_q{round(100 * COVERAGE)}.frame_{horizon}": value
+        for name in found.scores
+        for horizon, value in found.quantiles(name, COVERAGE).items()
+    }
+    if "l2_estimate" in found.scores:
+        usual = found.quantiles("l2_estimate", USUAL)
+        quantiles |= {f"l2_estimate_q{round(100 * USUAL)}": value for value in usual.values()}
+    return quantiles

@@ -6,7 +6,7 @@ Processes that import no torch hold a version as this; whoever loads the version
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import final
+from typing import Literal, final
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
@@ -27,7 +27,8 @@ class ServedVersion(BaseModel):
         grids: the grids (ny, nx) it was tested on.
         extent: side lengths (Ly, Lx) [m].
         training_hull: bounds of the training inputs.
-        calibration: constants of the error estimate of rollouts.
+        hard_range: what is done with an input outside of them: it is answered with a flag, or refused.
+        calibration: quantiles of errors, and of their estimates, on data that nothing was learnt from.
         frame_interval: time between two frames [s]; None: steady.
         walls: boundary conditions, where the problem has several.
         first_frame: the earliest frame from which its rollouts were trained.
@@ -46,6 +47,7 @@ class ServedVersion(BaseModel):
     grids: tuple[tuple[PositiveInt, PositiveInt], ...]
     extent: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
     training_hull: Mapping[str, float] = {}
+    hard_range: Literal["flag", "refuse"] = "flag"
     calibration: Mapping[str, float] = {}
     frame_interval: float | None = None
     walls: str | None = None

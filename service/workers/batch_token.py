@@ -7,8 +7,8 @@ A request is JSON such as::
             "source": ["<f4", [], "AACAPwAAgD8AAIA/"]},                or the numbers themselves in base64
      "out": {"pressure": ["<f4", [3, 64, 64], 131072]}}                dtype, shape, offset
 
-and its answer ``{"id": 7, "seconds": 0.01}``, with ``iterations`` where some are not 0 and ``unsolved`` where
-there are such rows; or ``{"id": 7, "error": "why"}``.
+and its answer ``{"id": 7, "seconds": 0.01}``, with ``iterations`` where some are not 0, ``novelty`` where it
+is known and ``unsolved`` where there are such rows; or ``{"id": 7, "error": "why"}``.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ import orjson
 from numpy.typing import NDArray
 
 from model_store.reference import Reference
-from problems import EVOLUTION_PROBLEMS, PROBLEMS, Grid
+from problems import Grid
 from service.workers.arena import ALIGNMENT, Arena
-from service.workers.worker import BOUND_FIELDS, GRADIENT, INVARIANTS, Batch, Bucket, Solutions
+from service.workers.outputs import outputs_of
+from service.workers.worker import INVARIANTS, Batch, Bucket, Solutions
 
 __all__ = [
     "ComputationFailed",
@@ -222,6 +223,8 @@ def write_answer(solutions: Solutions, outputs: Arrays, seconds: float) -> dict[
     answer: dict[str, Any] = {"seconds": seconds}
     if any(solutions.iterations):
         answer["iterations"] = [int(number) for number in solutions.iterations]
+    if solutions.novelty:
+        answer["novelty"] = list(solutions.novelty)
     if solutions.unsolved:
         answer["unsolved"] = {str(row): why[:LONGEST_TEXT] for row, why in solutions.unsolved.items()}
     return answer
@@ -240,33 +243,8 @@ def read_answer(answer: Mapping[str, Any], placed: Placed) -> Solutions:
         tuple(answer.get("iterations") or (0,) * placed.rows),
         {int(row): why for row, why in answer.get("unsolved", {}).items()},
         answer["seconds"],
+        tuple(answer.get("novelty", ())),
     )
-
-
-def outputs_of(bucket: Bucket) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-    """Shape of a row and dtype of everything that a batch gives, by name.
-
-    ======== =====================================================================================
-    solve    the problem's outputs [y x], in the bucket's dtype
-    advance  the problem's outputs [frame y x], in the bucket's dtype; of a version the ``invariants`` of the
-             frames [frame invariant], float64
-    bound    ``lower upper l2_estimate steps contrast jump roughness`` [], float64
-    vjp      the problem's outputs and ``gradient.<input>`` [y x], ``gradient.<parameter>`` []
-    ======== =====================================================================================
-    """
-    problem, dtype = PROBLEMS[bucket.problem], np.dtype(bucket.dtype)
-    if bucket.task == "bound":
-        return dict.fromkeys(BOUND_FIELDS, ((), np.dtype(np.float64)))
-    frames = (bucket.frames,) if bucket.task == "advance" else ()
-    field = ((*frames, *bucket.grid.shape), dtype)
-    outputs = {spec.name: field for spec in problem.outputs}
-    if bucket.task == "advance" and bucket.version is not None:
-        names = EVOLUTION_PROBLEMS[bucket.problem].invariant_names
-        outputs[INVARIANTS] = ((bucket.frames, len(names)), np.dtype(np.float64))
-    if bucket.task == "vjp":
-        outputs |= {f"{GRADIENT}{spec.name}": field for spec in problem.inputs}
-        outputs |= {f"{GRADIENT}{spec.name}": ((), dtype) for spec in problem.parameters}
-    return outputs
 
 
 @final

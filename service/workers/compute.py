@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, final
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
@@ -12,11 +12,13 @@ from torch import Tensor
 
 from model_store import LoadedVersion, Reference
 from operators import AnySurrogate
+from operators.features import FeatureReader
 from problems import EVOLUTION_PROBLEMS, PROBLEMS, STEADY_PROBLEMS, FieldSpec
 from service.errors import InvalidSettings
+from service.workers.tangent import push_forward
 from service.workers.worker import COTANGENT, GRADIENT, Batch, Bucket, Solutions
 
-__all__ = ["Surrogates", "by_name", "choose_device"]
+__all__ = ["Answer", "Surrogates", "by_name", "choose_device"]
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -34,40 +36,78 @@ def choose_device(wanted: str) -> torch.device:
 
 
 @final
+class Answer(NamedTuple):
+    """What a forward pass gives, on the device.
+
+    Attributes:
+        values: solutions [batch channel y x] or frames [batch frame channel y x].
+        features: what the version makes of each input [batch feature]; None: nobody would know what it means.
+    """
+
+    values: Tensor
+    features: Tensor | None
+
+
+@final
 class Surrogates:
     """Loaded versions on their device; call it with a float32 batch."""
 
-    def __init__(self, versions: Iterable[LoadedVersion], device: torch.device) -> None:
+    def __init__(self, versions: Collection[LoadedVersion], device: torch.device) -> None:
         self._device = device
         self._surrogates: dict[Reference, AnySurrogate] = {
             version.reference: version.surrogate.to(device).eval().requires_grad_(False)
             for version in versions
         }
+        # features mean nothing without those of a calibration
+        self._spaces = {
+            version.reference: version.calibration.features
+            for version in versions
+            if version.calibration is not None
+        }
+        self._readers = {reference: FeatureReader(self._surrogates[reference]) for reference in self._spaces}
 
     def __call__(self, batch: Batch) -> Solutions:
         """Answer all rows with one forward pass: solutions, the next block of frames, or gradients."""
         if batch.bucket.task == "vjp":
             return self._differentiate(batch)
+        if batch.bucket.task == "jvp":
+            return push_forward(self._of(batch.bucket), batch, self._device)
         answer = self.answer(
             batch.bucket, {name: self._tensor(values) for name, values in batch.fields.items()}
         )
-        return Solutions(by_name(PROBLEMS[batch.bucket.problem].outputs, answer), (0,) * batch.rows)
+        return self.solutions(batch.bucket, answer)
 
-    def answer(self, bucket: Bucket, fields: Mapping[str, Tensor]) -> Tensor:
-        """Solutions [batch channel y x] or frames [batch frame channel y x] of fields on the device."""
+    def solutions(self, bucket: Bucket, answer: Answer) -> Solutions:
+        """An answer, by then on the host or not, as arrays of this process."""
+        fields = by_name(PROBLEMS[bucket.problem].outputs, answer.values)
+        return Solutions(fields, (0,) * len(answer.values), novelty=self._novelty(bucket, answer.features))
+
+    def _novelty(self, bucket: Bucket, features: Tensor | None) -> tuple[float, ...]:
+        if features is None:
+            return ()
+        return self._spaces[self._reference(bucket)].score(features.cpu().numpy())
+
+    def answer(self, bucket: Bucket, fields: Mapping[str, Tensor]) -> Answer:
+        """The forward pass for fields on the device."""
         problem = PROBLEMS[bucket.problem]
         parameters = [fields[spec.name] for spec in problem.parameters]
         with torch.inference_mode():
             inputs = torch.stack([fields[spec.name] for spec in problem.inputs], dim=1)
             if problem.name in EVOLUTION_PROBLEMS:
                 inputs = inputs[:, None]  # [batch time channel y x]
-            answer: Tensor = self._of(bucket)(inputs, *parameters, bucket.grid.extent)
-        return answer
+            surrogate, reader = self._of(bucket), self._readers.get(self._reference(bucket))
+            if reader is None:
+                return Answer(surrogate(inputs, *parameters, bucket.grid.extent), None)
+            with reader:
+                return Answer(surrogate(inputs, *parameters, bucket.grid.extent), reader.take())
 
     def _of(self, bucket: Bucket) -> AnySurrogate:
+        return self._surrogates[self._reference(bucket)]
+
+    def _reference(self, bucket: Bucket) -> Reference:
         if bucket.version is None:
             raise ValueError("a batch for the reference solver came to the surrogates")
-        return self._surrogates[bucket.version]
+        return bucket.version
 
     def _differentiate(self, batch: Batch) -> Solutions:
         """The answers, and the gradients of the sum of answers times cotangents."""

@@ -22,7 +22,7 @@ import torch
 
 from problems import PROBLEMS
 from service.workers.batch_token import Job
-from service.workers.compute import Surrogates, by_name
+from service.workers.compute import Answer, Surrogates
 from service.workers.lane_server import HostRunner, Runner, filled
 from service.workers.sample import batch_sizes, sample
 from service.workers.worker import Bucket, Solutions
@@ -57,7 +57,7 @@ class GraphRunner(Runner):
 
     def run(self, job: Job) -> Solutions:
         size = size_for(max(job.rows, job.pad_to or 0), self._max_batch)
-        graph = None if size is None or job.bucket.task == "vjp" else self._graph(job.bucket, size)
+        graph = None if size is None or job.bucket.task in ("vjp", "jvp") else self._graph(job.bucket, size)
         return self._eager.run(job) if graph is None else graph.run(job).head(job.rows)
 
     def usable(self) -> bool:
@@ -105,9 +105,8 @@ class _Graph:
     def __init__(
         self, surrogates: Surrogates, bucket: Bucket, size: int, streams: _Streams, pool: Any
     ) -> None:
-        self._streams = streams
-        self._problem = PROBLEMS[bucket.problem]
-        fields = sample(self._problem, bucket.grid.shape, bucket.dtype, size)
+        self._surrogates, self._bucket, self._streams = surrogates, bucket, streams
+        fields = sample(PROBLEMS[bucket.problem], bucket.grid.shape, bucket.dtype, size)
         self._pinned = {name: torch.from_numpy(values).pin_memory() for name, values in fields.items()}
         device = streams.compute.device
         self._inputs = {name: values.to(device) for name, values in self._pinned.items()}
@@ -119,7 +118,8 @@ class _Graph:
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph, pool=pool, stream=streams.compute):
             self._answer = surrogates.answer(bucket, self._inputs)
-        self._output = torch.empty(self._answer.shape, dtype=self._answer.dtype, pin_memory=True)
+        values, features = self._answer
+        self._output = Answer(_pinned(values), None if features is None else _pinned(features))
         # waiting for it leaves the processor to others
         self._done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
 
@@ -136,7 +136,13 @@ class _Graph:
             self._graph.replay()
         copy.wait_stream(compute)
         with torch.cuda.stream(copy):
-            self._output.copy_(self._answer, non_blocking=True)
+            self._output.values.copy_(self._answer.values, non_blocking=True)
+            if self._output.features is not None and self._answer.features is not None:
+                self._output.features.copy_(self._answer.features, non_blocking=True)
             self._done.record(copy)
         self._done.synchronize()
-        return Solutions(by_name(self._problem.outputs, self._output), (0,) * len(self._output))
+        return self._surrogates.solutions(self._bucket, self._output)
+
+
+def _pinned(like: torch.Tensor) -> torch.Tensor:
+    return torch.empty(like.shape, dtype=like.dtype, pin_memory=True)

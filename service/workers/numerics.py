@@ -25,10 +25,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from problems import EVOLUTION_PROBLEMS, STEADY_PROBLEMS, Grid
 from service.processes.signals import ignore_stops
@@ -37,7 +39,19 @@ from service.workers.lane import BlockingLane, LaneClosed
 from service.workers.lane_server import HostRunner, LaneServer, Watch, obey
 from service.workers.reference import advance_reference, bound_errors, solve_reference
 from service.workers.sample import sample
-from service.workers.worker import ANSWER, STEP, Batch, Bucket, Compute
+from service.workers.worker import (
+    ANSWER,
+    AS_THE_GRID_RESOLVES,
+    COTANGENT,
+    DEADLINE,
+    QUANTITIES,
+    STEP,
+    TANGENT,
+    TOLERANCE,
+    Batch,
+    Bucket,
+    Compute,
+)
 
 __all__ = ["LANES", "main", "warm_up"]
 
@@ -91,15 +105,30 @@ def warm_up() -> None:
         bucket = Bucket(problem.name, None, problem.schemes[0], Grid(WARM_UP_GRID), "float64")
         inputs = sample(problem, WARM_UP_GRID, "float64")
         answer = solve_reference(Batch(bucket, inputs)).fields
-        bound_errors(
-            Batch(bucket, {**inputs, **{f"{ANSWER}{name}": values for name, values in answer.items()}})
-        )
+        start = {f"{ANSWER}{name}": values for name, values in answer.items()}
+        bound_errors(Batch(bucket, {**inputs, **start}))
+        for batch in _certified_samples(bucket, {**inputs, **start}):
+            solve_reference(batch)
     for evolution in EVOLUTION_PROBLEMS.values():
         grid = Grid(WARM_UP_GRID, evolution.grid.extent, evolution.grid.origin)
         bucket = Bucket(
             evolution.name, None, evolution.schemes[0], grid, "float64", evolution.walls[0], "advance"
         )
         advance_reference(Batch(bucket, {**sample(evolution, WARM_UP_GRID, "float64"), STEP: np.zeros(1)}))
+
+
+def _certified_samples(bucket: Bucket, fields: Mapping[str, NDArray[Any]]) -> Iterator[Batch]:
+    """A batch of each task whose answers have guaranteed errors."""
+    problem = STEADY_PROBLEMS[bucket.problem]
+    asked = {TOLERANCE: np.full(1, 1e-6), DEADLINE: np.full(1, np.inf)}
+    some = {**fields, **asked}
+    one = np.ones((1, 1, *bucket.grid.shape))
+    yield Batch(replace(bucket, task="certify"), fields)
+    yield Batch(replace(bucket, task="refine"), some)
+    yield Batch(replace(bucket, task="refine"), {**some, TOLERANCE: np.full(1, AS_THE_GRID_RESOLVES)})
+    yield Batch(replace(bucket, task="adjoint"), {**some, f"{COTANGENT}{problem.outputs[0].name}": one})
+    yield Batch(replace(bucket, task="tangent"), {**some, f"{TANGENT}{problem.inputs[0].name}": one})
+    yield Batch(replace(bucket, task="quantities"), {**some, QUANTITIES: np.zeros((1, 1, 3))})
 
 
 if __name__ == "__main__":

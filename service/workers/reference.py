@@ -18,18 +18,22 @@ from problems import (
     Solution,
     variation,
 )
-from service.workers.worker import ANSWER, BOUND_FIELDS, STEP, Batch, Bucket, Solutions
+from service.workers.certified import FLOAT32_ROUNDING, certify_answers, refine_answers
+from service.workers.sensitivities import find_quantities, pull_back, push_forward
+from service.workers.worker import ANSWER, BOUND_FIELDS, STEP, Batch, Bucket, Compute, Solutions, Task
 
 __all__ = ["REFERENCE_TOLERANCE", "advance_reference", "bound_errors", "solve_reference"]
 
 # relative residual asked of the reference solver; what it reached, at high contrast, the error bound says
 REFERENCE_TOLERANCE: Final = 1e-10
-# unit roundoff: what turning a float64 into the nearest float32 may change, relatively
-FLOAT32_ROUNDING: Final = 2.0**-24
 
 
 def solve_reference(batch: Batch) -> Solutions:
-    """Answer each row with the problem's reference solver, in float64; one it cannot solve is told apart."""
+    """What the problem's reference solver finds for each row, in float64; what it cannot, is told apart."""
+    return _OF_TASK[batch.bucket.task](batch)
+
+
+def _solve(batch: Batch) -> Solutions:
     shape = (batch.rows, *batch.bucket.grid.shape)
     outputs = {spec.name: np.full(shape, np.nan) for spec in STEADY_PROBLEMS[batch.bucket.problem].outputs}
     iterations, unsolved = [0] * batch.rows, {}
@@ -109,3 +113,14 @@ def _bound_row(
         scheme=bucket.scheme,
         rounding=FLOAT32_ROUNDING if leaves_as_float32 else 0.0,
     )
+
+
+# what is computed for the references' queue
+_OF_TASK: Final[Mapping[Task, Compute]] = {
+    "solve": _solve,
+    "certify": certify_answers,
+    "refine": refine_answers,
+    "adjoint": pull_back,
+    "tangent": push_forward,
+    "quantities": find_quantities,
+}

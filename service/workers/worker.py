@@ -19,11 +19,19 @@ from problems import Grid
 
 __all__ = [
     "ANSWER",
+    "ANY",
+    "AS_THE_GRID_RESOLVES",
     "BOUND_FIELDS",
+    "CERTIFIED_FIELDS",
     "COTANGENT",
+    "DEADLINE",
     "GRADIENT",
+    "GRADIENT_ERROR",
     "INVARIANTS",
+    "QUANTITIES",
     "STEP",
+    "TANGENT",
+    "TOLERANCE",
     "Batch",
     "Bucket",
     "Compute",
@@ -36,20 +44,41 @@ __all__ = [
 ]
 
 # among the fields of a batch: the number of the frame that a reference solver starts from, and before the
-# name of an output field the answer whose error is to be bounded, or the cotangent of a gradient
+# name of an output field the answer whose error is to be bounded or that a solver starts from, or the
+# cotangent of a gradient; before the name of an input its tangent
 STEP: Final = "step"
 ANSWER: Final = "answer."
 COTANGENT: Final = "cotangent."
+TANGENT: Final = "tangent."
+# among the numbers of a row: what its answer has to meet, and when nobody waits for it any more, on the clock
+# of ``time.perf_counter``, which all processes of a machine share [s]; infinite: never
+TOLERANCE: Final = "tolerance"
+DEADLINE: Final = "deadline"
+# tolerances that are none: an answer is to be as exact as the grid resolves the equation; any will do
+AS_THE_GRID_RESOLVES: Final = 0.0
+ANY: Final = -1.0
 # before the name of an input, among what a vjp gives
 GRADIENT: Final = "gradient."
+# of gradients and tangents, their guaranteed errors [batch direction]
+GRADIENT_ERROR: Final = "error"
+# what is wanted of a solution [batch quantity 3], and what is found [batch quantity 2]; see ``quantities.py``
+QUANTITIES: Final = "quantities"
 # among what an advance by a surrogate gives: the invariants of the frames [batch frame invariant]
 INVARIANTS: Final = "invariants"
 # what a bound gives for each row: the bound, and how the coefficient varies
 BOUND_FIELDS: Final = ("lower", "upper", "l2_estimate", "steps", "contrast", "jump", "roughness")
+# what a certificate gives beside: bounds of the relative error in L2 and at the worst point, and what
+# rounding leaves unknown of the others
+CERTIFIED_FIELDS: Final = (*BOUND_FIELDS, "l2_lower", "l2_upper", "max_lower", "max_upper", "floor")
 
 # solve: inputs -> solutions; advance: states -> the next frames; bound: inputs and answers -> numbers about
-# the error of each row; vjp: inputs and cotangents -> gradients
-Task = Literal["solve", "advance", "bound", "vjp"]
+# the error of each row; certify: the same, from both sides; refine: inputs, perhaps answers to start from,
+# and tolerances -> solutions that meet them, and numbers about their errors; vjp and jvp: inputs and
+# cotangents or tangents -> gradients or tangents of a surrogate; adjoint and tangent: the same of the
+# discrete problem, several of each row, with their errors; quantities: inputs -> numbers of the solution
+Task = Literal[
+    "solve", "advance", "bound", "vjp", "jvp", "certify", "refine", "adjoint", "tangent", "quantities"
+]
 
 
 @final
@@ -63,6 +92,7 @@ class Bucket:
         walls: boundary conditions, where a problem has several.
         task: what is to be computed.
         frames: of an ``advance``, the frames that one call gives.
+        directions: of an ``adjoint`` or a ``tangent``, how many each row has; of ``quantities``, how many.
         reproducible: computed in batches of one fixed size, so that no answer depends on its company.
     """
 
@@ -75,6 +105,7 @@ class Bucket:
     task: Task = "solve"
     frames: int = 1
     reproducible: bool = False
+    directions: int = 1
 
 
 @final
@@ -104,12 +135,15 @@ class Solutions(NamedTuple):
     Attributes:
         unsolved: why a row has no solution, by row; its numbers mean nothing.
         seconds: what the computation took, without the way to the worker and back [s].
+        novelty: of each row, how many of the version's calibration samples are more like its training data,
+            as a share of all [0, 1); empty: nothing is known. Of an ``advance``, of the given state.
     """
 
     fields: Mapping[str, NDArray[Any]]
     iterations: tuple[int, ...]
     unsolved: Mapping[int, str] = MappingProxyType({})
     seconds: float = 0.0
+    novelty: tuple[float, ...] = ()
 
     def head(self, rows: int) -> Solutions:
         """The first rows."""
@@ -120,6 +154,7 @@ class Solutions(NamedTuple):
             self.iterations[:rows],
             {row: why for row, why in self.unsolved.items() if row < rows},
             self.seconds,
+            self.novelty[:rows],
         )
 
 

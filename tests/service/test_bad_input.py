@@ -196,15 +196,39 @@ def test_a_bad_query_is_refused(http: httpx.Client, query: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"tolerance": 1e-6}, {"tolerance": "discretization"}, {"error": "certified"}, {"method": "hybrid"}],
+    ("options", "name"),
+    [
+        ({"tolerance": 0}, "tolerance"),
+        ({"tolerance": 2}, "tolerance"),
+        ({"tolerance": "exact"}, "tolerance"),
+        ({"tolerance": True}, "tolerance"),
+        ({"tolerance": [1e-6]}, "tolerance"),
+        ({"error": "exact"}, "error"),
+        ({"method": "adjoint"}, "method"),
+    ],
 )
-def test_what_comes_later_says_so(http: httpx.Client, options: dict[str, Any]) -> None:
-    problem(http.post(SOLVE, json={"permeability": field(), **options}), 501, "not-available-yet")
+def test_what_no_answer_can_be_is_refused(http: httpx.Client, options: dict[str, Any], name: str) -> None:
+    document = problem(http.post(SOLVE, json={"permeability": field(), **options}), 422, "invalid-field")
+    assert document["field"] == name
 
 
-def test_other_operations_come_later(http: httpx.Client) -> None:
-    problem(http.post("/v1/problems/darcy/jvp"), 501, "not-available-yet")
+@pytest.mark.parametrize("operation", ["jvp", "vjp", "quantities"])
+def test_operations_on_nothing_are_refused(http: httpx.Client, operation: str) -> None:
+    path = f"/v1/problems/darcy/{operation}"
+    problem(http.post(path), 415, "unsupported-media-type")
+    problem(http.post(path, json={}), 422, "invalid-field")
+    problem(http.post(path, json={"permeability": field()}), 422, "invalid-field")
+    problem(http.post("/v1/problems/darcy/nothing", json={}), 404, "not-found")
+
+
+@pytest.mark.parametrize("key", ["tangent", "cotangent"])
+def test_directions_of_different_shapes_are_refused(http: httpx.Client, key: str) -> None:
+    path = f"/v1/problems/darcy/{'jvp' if key == 'tangent' else 'vjp'}"
+    one, other = [[[1.0] * 32] * 32] * 2, [[[1.0] * 32] * 31] * 2
+    body = {"permeability": [field()] * 2, key: [one, other]}
+    assert problem(http.post(path, json=body), 422, "invalid-field")["rule"] == "shape"
+    body = {"permeability": field(), key: [[[[1.0]]]]}
+    problem(http.post(path, json=body), 422, "invalid-field")
 
 
 ROLLOUT = "/v1/problems/shallow_water/rollout"

@@ -35,8 +35,9 @@ def test_solve_writes_the_output(
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        (["--tolerance", "1e-6"], "not available yet"),
-        (["--engine", "ray"], "not available yet"),
+        (["--tolerance", "-1"], "positive number or discretization"),
+        (["--tolerance", "grid"], "positive number or discretization"),
+        (["--engine", "rye"], "rye"),
         (["--method", "hybrid"], "later release"),
         (["--model", "navier"], "navier"),
         (["--method", "magic"], "magic"),

@@ -81,14 +81,16 @@ def test_json_answers_what_the_contract_says(
     answer = response.json()
     assert set(answer) == {
         *("pressure", "model", "method", "operator", "error", "in_distribution", "certified", "iterations"),
-        "timing_ms",
+        *("ood_score", "explanation", "timing_ms"),
     }
     assert (answer["model"], answer["method"], answer["operator"]) == (
         "darcy@1",
         "surrogate",
         "tpfa-harmonic-v1",
     )
-    assert set(answer["error"]) == {"kind", "norm", "lower", "upper", "l2_estimate", "steps"}
+    assert set(answer["error"]) == {
+        *("kind", "norm", "lower", "upper", "l2_estimate", "steps", "reference"),
+    }
     assert (answer["error"]["kind"], answer["error"]["norm"]) == ("guaranteed", "energy")
     assert answer["in_distribution"] is True
     assert answer["certified"] is False

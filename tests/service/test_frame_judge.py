@@ -19,7 +19,10 @@ ROWS, FRAMES = 2, 4
 def judge(dtype: Literal["float32", "float64"] = "float32", start: int = 0) -> FrameJudge:
     judged = Judged(PROBLEM, GRID, 0.5, CARD, 0, surrogate=True, single=False, dtype=dtype)
     still = np.zeros((ROWS, *GRID.shape))
-    return FrameJudge(judged, start, {"h": still + 2.0, "hu": still, "hv": still})
+    depth = still + 2.0
+    # like no image of itself, of the same mass
+    depth[:, 0, :2] += 0.5, -0.5
+    return FrameJudge(judged, start, {"h": depth, "hu": still, "hv": still})
 
 
 def fields() -> dict[str, NDArray[Any]]:
@@ -123,3 +126,34 @@ def test_an_energy_that_overflows_is_a_number_of_the_answer() -> None:
     assert block.fault is None
     assert block.frames[1].invariants["energy"] == [np.inf, np.inf]
     assert all(np.isfinite(block.frames[2].invariants["energy"]))
+
+
+def test_a_symmetric_state_and_closed_walls_bound_errors_from_below() -> None:
+    judged = Judged(PROBLEM, GRID, 0.5, CARD, 0, surrogate=True, single=False, dtype="float32", closed=True)
+    still = np.zeros((ROWS, *GRID.shape))
+    judge = FrameJudge(judged, 10, {"h": still + 2.0, "hu": still, "hv": still})
+    assert not judge.quick
+    frames = {name: np.repeat(field[:, None], FRAMES, 1) for name, field in (("hu", still), ("hv", still))}
+    frames["h"] = frames["hu"] + 2.25
+    frames["h"][:, 1, 0, 0] += 1.0
+    even, lopsided = judge.block(Computed.of(frames, PROBLEM), range(11, 15), every=1).frames[:2]
+    # a quarter of a meter too much, everywhere
+    assert even.invariants["least_mean_error"] == pytest.approx([0.25] * ROWS)
+    assert even.invariants["least_rms_error"] == [0.0] * ROWS
+    # one cell of four that mirror it: it is 3/4 off their mean, the others 1/4
+    cells = GRID.shape[0] * GRID.shape[1]
+    expected = np.sqrt((0.75**2 + 3 * 0.25**2) / (3 * cells))
+    assert lopsided.invariants["least_rms_error"] == pytest.approx([expected] * ROWS)
+    assert lopsided.invariants["least_mean_error"] == pytest.approx([0.25 + 1.0 / cells] * ROWS)
+
+
+def test_open_walls_and_a_lopsided_state_bound_nothing() -> None:
+    block = judge().block(Computed.of(fields(), PROBLEM), range(11, 15), every=1)
+    assert not {"least_mean_error", "least_rms_error"} & block.frames[0].invariants.keys()
+
+
+def test_the_scores_of_a_block_go_with_its_frames() -> None:
+    scores = (0.25, 0.995)
+    block = judge().block(Computed.of(fields(), PROBLEM, scores), range(11, 15), every=2)
+    assert [frame.ood_scores for frame in block.frames] == [scores, scores]
+    assert judge().block(Computed.of(fields(), PROBLEM), range(11, 15), every=1).frames[0].ood_scores == ()

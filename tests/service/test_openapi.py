@@ -7,14 +7,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-# no schema says which fields a solver takes, so that good ones may be refused; what comes later is 501
+# no schema says which fields a solver takes, so that good ones may be refused
 BY_NAME = """
 [parameters]
 problem = "{problem}"
 name = "darcy"
 model = "{model}"
 version = "1"
-operation = "jvp"
 
 [checks]
 positive_data_acceptance.enabled = false
@@ -54,7 +53,9 @@ def test_nothing_breaks_behind_names_that_exist(address: str, tmp_path: Path, pr
 
 def test_every_route_is_described_with_its_answers(http: httpx.Client) -> None:
     paths = http.get("/openapi.json").json()["paths"]
-    some = {"/v1/problems/{problem}/solve", "/v1/problems/{problem}/vjp", "/v2/models/{model}/infer"}
+    problem = "/v1/problems/{problem}"
+    some = {f"{problem}/{each}" for each in ("solve", "vjp", "jvp", "quantities", "rollout")}
+    some |= {"/v2/models/{model}/infer"}
     assert some <= set(paths)
     for path, methods in paths.items():
         for method, operation in methods.items():

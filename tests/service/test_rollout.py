@@ -81,7 +81,9 @@ def test_lines_are_the_published_rollout(
     assert [frame["step"] for frame in frames] == list(range(1, 12))
     assert frames[6]["time"] == pytest.approx(0.07)
     assert np.array_equal(stacked(frames), published(drift, water, 11))
-    assert set(frames[0]) == {"step", "time", "fields", "invariants", "error", "in_distribution"}
+    assert set(frames[0]) == {
+        *("step", "time", "fields", "invariants", "error", "in_distribution", "ood_score")
+    }
     known = {name: response.headers[f"Mno-{name}"] for name in ("Model", "Method", "Operator", "Walls")}
     assert known == {
         "Model": "shallow_water@1",
@@ -110,7 +112,7 @@ def test_records_hold_the_same_frames(
     numbers = [json.loads(record) for record in found[::2]]
     arrays = np.stack([np.load(io.BytesIO(record), allow_pickle=False) for record in found[1::2]])
     assert [number["step"] for number in numbers] == [3, 6, 9]
-    assert set(numbers[0]) == {"step", "time", "invariants", "error", "in_distribution"}
+    assert set(numbers[0]) == {*("step", "time", "invariants", "error", "in_distribution", "ood_score")}
     assert arrays.dtype == np.float32
     assert np.array_equal(arrays, published(drift, water, 9)[2::3])
 
@@ -291,6 +293,6 @@ def test_the_catalog_tells_what_evolves(http: httpx.Client) -> None:
     assert water["domain"]["extent"] == [5.0, 5.0]
     assert water["grids"]["surrogate"] == [[16, 16], [16, 24], [512, 512]]
     assert water["models"] == ["shallow_water@1", "short@1"]
-    assert described["darcy"]["operations"] == ["solve", "vjp"]
+    assert described["darcy"]["operations"] == ["solve", "vjp", "jvp", "quantities"]
     assert "walls" not in described["darcy"]
     assert ROLLOUT.replace("shallow_water", "{problem}") in http.get("/openapi.json").json()["paths"]

@@ -15,12 +15,21 @@ from numpy.typing import DTypeLike, NDArray
 from model_store import Card, FieldRecord, LoadedVersion, Reference
 from operators import Surrogate
 from operators.axial_mno import AxialMnoConfig
+from problems import STEADY_PROBLEMS
 from service.batching.batcher import Batcher, BatchRules
-from service.errors import DeadlineExceeded, InvalidField, NotAvailableYet, Overloaded, UnsupportedGrid
+from service.errors import (
+    DeadlineExceeded,
+    InvalidField,
+    NotCertifiable,
+    Overloaded,
+    TooLarge,
+    UnsupportedGrid,
+)
 from service.gradient import VjpRequest
+from service.route import Router
 from service.settings import Limits
 from service.solver import Queues, Solver, SolveRequest
-from service.ticket import Ticket
+from service.ticket import ANYBODY, Ticket
 from service.versions.models import Models
 from service.versions.routing import Route
 from service.versions.served import ServedVersion
@@ -92,6 +101,9 @@ class Told:
 
     def rollouts(self, problem: str) -> Any:
         raise AssertionError(f"nobody rolls out {problem}")
+
+    def certified(self, problem: str, method: str, fields: int) -> None:
+        raise AssertionError(f"nobody asked {method} for {fields} certified fields of {problem}")
 
     def shadow_failed(self, model: str, shadow: str) -> None:
         self.failed.append(f"{model} {shadow}")
@@ -349,27 +361,28 @@ def test_a_slow_shadow_holds_a_bounded_number_of_requests() -> None:
 
 
 def vjp(**options: Any) -> VjpRequest:
-    fields = {"problem": "darcy", "given": {"permeability": field_of(4.0)}}
+    fields = {"problem": "darcy", "given": {"permeability": field_of(4.0)}, "method": "surrogate"}
     return VjpRequest(**(fields | {"cotangents": {"pressure": field_of(8.0)}} | options))
 
 
 def test_a_gradient_is_the_worker_s_and_that_of_the_logarithm_follows() -> None:
     async def story(solver: Solver) -> None:
         plain = await solver.differentiate(vjp())
-        assert (plain.wrt, plain.model, plain.method, plain.in_distribution) == (
+        assert (plain.name, plain.model, plain.method, plain.in_distribution) == (
             "permeability",
             "darcy@1",
             "surrogate",
             (True,),
         )
-        assert plain.gradient.shape == (SIDE, SIDE)
-        np.testing.assert_array_equal(plain.gradient, field_of(2.0))
+        assert plain.values.shape == (SIDE, SIDE)
+        assert (plain.errors, plain.certified) == (None, False)
+        np.testing.assert_array_equal(plain.values, field_of(2.0))
         logarithm = await solver.differentiate(vjp(wrt="log_permeability", dtype="float64"))
-        assert (logarithm.wrt, logarithm.gradient.dtype.name) == ("log_permeability", "float64")
-        np.testing.assert_array_equal(logarithm.gradient, field_of(8.0))
+        assert (logarithm.name, logarithm.values.dtype.name) == ("log_permeability", "float64")
+        np.testing.assert_array_equal(logarithm.values, field_of(8.0))
         batch = {"permeability": np.stack([field_of(1.0), field_of(2.0)])}
         many = await solver.differentiate(vjp(given=batch, cotangents={"pressure": batch["permeability"]}))
-        np.testing.assert_array_equal(many.gradient, np.ones((2, SIDE, SIDE)))
+        np.testing.assert_array_equal(many.values, np.ones((2, SIDE, SIDE)))
 
     with_solver(story, {1: Doubling()})
 
@@ -401,12 +414,126 @@ def test_gradients_of_what_makes_no_sense_are_refused(options: dict[str, Any], f
     assert worker.batches == []
 
 
-def test_gradients_of_the_reference_solver_come_later() -> None:
+@pytest.mark.parametrize("method", ["auto", "adjoint", "solver"])
+def test_gradients_of_the_discrete_problem_need_no_model(method: str) -> None:
+    worker = Doubling()
+
     async def story(solver: Solver) -> None:
-        with pytest.raises(NotAvailableYet):
-            await solver.differentiate(vjp(method="solver"))
+        found = await solver.differentiate(vjp(method=method))
+        assert (found.model, found.method, found.certified) == (None, "adjoint", True)
+        # the pressure is proportional to 1 / permeability, so that the sum of its changes is minus itself
+        answer = await solver.solve(request(4.0, method="solver", dtype="float64"))
+        product = float(np.sum(answer.fields["pressure"] * field_of(8.0)))
+        assert float(np.sum(found.values * field_of(4.0))) == pytest.approx(-product, rel=1e-4)
+
+    with_solver(story, {1: worker})
+    assert worker.batches == []
+
+
+def test_several_cotangents_are_those_of_each_field() -> None:
+    worker = Doubling()
+
+    async def story(solver: Solver) -> None:
+        several = np.stack([field_of(8.0), field_of(16.0), field_of(-4.0)])
+        found = await solver.differentiate(vjp(cotangents={"pressure": several}))
+        np.testing.assert_array_equal(found.values, several / 4)
+        fields = np.stack([field_of(1.0), field_of(2.0)])
+        of_each = np.stack([several[:2], several[1:]])
+        given = {"given": {"permeability": fields}, "cotangents": {"pressure": of_each}}
+        found = await solver.differentiate(vjp(**given))
+        np.testing.assert_array_equal(found.values, of_each / fields)
+        with pytest.raises(TooLarge, match="at most 32"):
+            await solver.differentiate(vjp(cotangents={"pressure": np.ones((33, SIDE, SIDE))}))
+
+    with_solver(story, {1: worker})
+
+
+def test_a_surrogate_s_gradient_meets_no_tolerance() -> None:
+    async def story(solver: Solver) -> None:
+        with pytest.raises(NotCertifiable, match="ask for adjoint"):
+            await solver.differentiate(vjp(tolerance=1e-6))
 
     with_solver(story, {1: Doubling()})
+
+
+# --- which method meets a tolerance
+
+
+class Timed(Doubling):
+    """Is a good surrogate of a constant permeability of 1, and says that it takes so long."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    async def run(self, parts: Sequence[Batch], *, pad_to: int | None = None) -> Solutions:
+        found = await super().run(parts, pad_to=pad_to)
+        exact = solve_reference(replace_bucket(joined(parts)))
+        return found._replace(fields=exact.fields, seconds=self._seconds)
+
+
+def replace_bucket(batch: Batch) -> Batch:
+    """The same for the reference solver, whose answers are rounded."""
+    solved = replace(batch.bucket, version=None)
+    return Batch(solved, {name: np.asarray(values, np.float64) for name, values in batch.fields.items()})
+
+
+def test_auto_starts_from_a_surrogate_only_where_that_is_known_to_cost_less() -> None:
+    async def story(solver: Solver) -> None:
+        first = await solver.solve(request(tolerance=1e-6))
+        # nothing is known yet
+        assert (first.method, first.certified) == ("solver", True)
+        second = await solver.solve(request(tolerance=1e-6))
+        assert second.method == "solver"
+        hybrid = await solver.solve(request(tolerance=1e-6, method="hybrid"))
+        assert (hybrid.method, hybrid.model, hybrid.certified) == ("hybrid", "darcy@1", True)
+        assert hybrid.errors is not None
+        assert hybrid.errors[0].upper <= 1e-6
+        assert hybrid.fields["pressure"].dtype == np.float64
+
+    with_solver(story, {1: Timed(1.0)})
+
+
+def test_what_is_measured_decides() -> None:
+    """The solver's batches take ten seconds, as its clock has it, and the surrogate's a microsecond."""
+
+    async def story() -> None:
+        models = Models()
+        surrogate = Batcher(Timed(0.0), RULES)
+        models.add(version(1), surrogate)
+        models.route({"darcy": Route(name="darcy", main=1)})
+        queues = Queues(
+            *(
+                Batcher(ThreadWorker(each), RULES)
+                for each in (solve_reference, advance_reference, bound_errors)
+            )
+        )
+        async with Solver(models, queues, Limits(batch=32, grid_side=64)) as solver:
+            chosen = Router(models, queues.references)
+            grid = (SIDE, SIDE)
+            alone = chosen.reference(STEADY_PROBLEMS["darcy"], None, "", grid).bucket
+            learnt = chosen.surrogate(STEADY_PROBLEMS["darcy"], None, "", grid, ANYBODY).bucket
+            surrogate.learn(learnt, 1, 1e-6)
+            queues.references.learn(replace(alone, task="refine"), 1, 10.0)
+            assert (await solver.solve(request(tolerance=1e-6))).method == "hybrid"
+            # a model that does not know the grid is no start
+            other = SolveRequest("darcy", {"permeability": field_of(1.0, 16)}, tolerance=1e-6)
+            assert (await solver.solve(other)).method == "solver"
+
+    asyncio.run(story())
+
+
+def test_an_unknown_problem_or_tolerance_is_refused_before_anything_is_computed() -> None:
+    worker = Doubling()
+
+    async def story(solver: Solver) -> None:
+        for tolerance in (0.0, -1.0, 1.0, float("nan"), "exact"):
+            with pytest.raises(InvalidField) as refusal:
+                await solver.solve(request(tolerance=tolerance))
+            assert refusal.value.field == "tolerance"
+
+    with_solver(story, {1: worker})
+    assert worker.batches == []
 
 
 # --- a real surrogate
@@ -467,8 +594,9 @@ def test_reproducible_answers_have_the_same_bits_whatever_the_load(surrogate: Su
 def test_a_gradient_agrees_with_differences(surrogate: Surrogate) -> None:
     async def story(solver: Solver) -> None:
         (given,), (cotangent,) = random_fields(1, 1), random_fields(1, 2)
-        wanted = VjpRequest("darcy", {"permeability": given}, {"pressure": cotangent}, "log_permeability")
-        gradient = (await solver.differentiate(wanted)).gradient
+        fields = {"permeability": given}, {"pressure": cotangent}
+        wanted = VjpRequest("darcy", *fields, wrt="log_permeability", method="surrogate")
+        gradient = (await solver.differentiate(wanted)).values
         direction = np.random.default_rng(3).standard_normal(given.shape)
         step = 1e-2
 

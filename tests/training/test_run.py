@@ -14,9 +14,10 @@ from training.cli import publish as publish_command
 from training.dataset import read_dataset
 from training.evaluate import evaluate, predict
 from training.evaluate_cli import evaluate as evaluate_command
+from training.hashes import hash_files
 from training.learner import averaged_surrogate
 from training.provenance import provenance
-from training.publish import LimitsMissed, check_limits, hash_files
+from training.publish import LimitsMissed, check_limits
 from training.run import evaluate_tests, make_version
 from training.splits import split_files
 

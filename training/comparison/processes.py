@@ -11,8 +11,8 @@ from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from typing import TypeVar, final
 
+from bulk.start import start_worker
 from training.trainer import Interrupted
-from training.worker import start_worker
 
 Task = TypeVar("Task")
 

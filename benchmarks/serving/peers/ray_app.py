@@ -1,5 +1,6 @@
 """Ray Serve: a deployment per model, one forward for all requests of its window."""
 
+import logging
 import os
 import signal
 import threading
@@ -34,7 +35,9 @@ class Field:
 
 if __name__ == "__main__":
     deployment = serve.deployment(num_replicas=1, max_ongoing_requests=256, ray_actor_options={"num_cpus": 0})
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="warning", object_store_memory=256 * 2**20)
+    ray.init(
+        num_cpus=2, include_dashboard=False, logging_level=logging.WARNING, object_store_memory=256 * 2**20
+    )
     serve.start(http_options={"host": "127.0.0.1", "port": int(os.environ["BENCH_HTTP_PORT"])})
     for model in os.environ["BENCH_MODELS"].split(","):
         serve.run(deployment(Field).bind(model), name=model, route_prefix=f"/{model}")

@@ -8,13 +8,16 @@ from typing import Any, Self
 import h5py
 import numpy as np
 import pytest
+import zarr
 from numpy.typing import NDArray
 
+from bulk.objects import Place, RemotePlace
+from bulk.options import Where
 from model_store import open_store
 from operators import Surrogate
 from problems import PROBLEMS, Grid
-from service.errors import InvalidField, NotAvailableYet, ServiceFault, UnsupportedMedia
-from service.files.solve_file import FileJob, solve_file
+from service.errors import InvalidField, ServiceFault, UnsupportedMedia
+from service.files.solve_file import HERE, FileJob, solve_file
 from service.settings import Settings
 
 
@@ -51,7 +54,9 @@ def fields() -> NDArray[np.float32]:
 
 @pytest.fixture
 def solve(tmp_path: Path, settings: Settings) -> Callable[..., Bar]:
-    def run(input_name: str, output_name: str, bar: Bar | None = None, **changes: Any) -> Bar:
+    def run(
+        input_name: str, output_name: str, bar: Bar | None = None, where: Where = HERE, **changes: Any
+    ) -> Bar:
         options = {
             "model": None,
             "method": "surrogate",
@@ -61,10 +66,15 @@ def solve(tmp_path: Path, settings: Settings) -> Callable[..., Bar]:
             **changes,
         }
         bar = bar or Bar()
-        solve_file(FileJob("darcy", tmp_path / input_name, tmp_path / output_name, **options), settings, bar)
+        job = FileJob("darcy", _place(tmp_path, input_name), _place(tmp_path, output_name), **options)
+        solve_file(job, settings, bar, where)
         return bar
 
     return run
+
+
+def _place(folder: Path, name: str) -> Place:
+    return RemotePlace(name) if "://" in name else folder / name
 
 
 def reference(field: NDArray[Any], source: float) -> NDArray[np.float64]:
@@ -79,6 +89,11 @@ def write_pdebench(path: Path, fields: NDArray[Any], beta: float | None) -> None
         file["y-coordinate"] = (np.arange(fields.shape[1]) + 0.5) / fields.shape[1]
         if beta is not None:
             file.attrs["beta"] = beta
+
+
+def write_zarr(path: Path, fields: NDArray[Any], source: float) -> None:
+    group = zarr.create_group(str(path), attributes={"source": source})
+    group.create_array("permeability", data=fields, chunks=(3, *fields.shape[1:]))
 
 
 @pytest.mark.parametrize("beta", [None, 2.5])
@@ -101,13 +116,14 @@ def test_pdebench_s_layout_in_and_out(
     assert {path.name for path in tmp_path.iterdir()} == {"in.hdf5", "out.h5"}
 
 
-@pytest.mark.parametrize("target", ["out.npy", "out.npz", "out.h5"])
-@pytest.mark.parametrize("source", ["in.npy", "in.npz"])
+@pytest.mark.parametrize("target", ["out.npy", "out.npz", "out.h5", "out.zarr"])
+@pytest.mark.parametrize("source", ["in.npy", "in.npz", "in.zarr"])
 def test_every_format_holds_the_same_answers(
     tmp_path: Path, solve: Callable[..., Bar], fields: NDArray[np.float32], source: str, target: str
 ) -> None:
     np.save(tmp_path / "in.npy", fields)
     np.savez(tmp_path / "in.npz", permeability=fields, source=3.0)
+    write_zarr(tmp_path / "in.zarr", fields, 3.0)
     solve(source, target, source=1.5)
     solve("in.npy", "expected.npy", source=1.5)
     expected = np.load(tmp_path / "expected.npy")
@@ -115,6 +131,12 @@ def test_every_format_holds_the_same_answers(
         with h5py.File(tmp_path / target) as file:
             answers = file["tensor"][:, 0].transpose(0, 2, 1)
             assert file.attrs["model"] == "darcy@1"
+    elif target == "out.zarr":
+        group = zarr.open_group(str(tmp_path / target), mode="r")
+        assert dict(group.attrs) == {"source": 1.5, "model": "darcy@1", "scheme": "tpfa-harmonic-v1"}
+        assert group["pressure"].metadata.dimension_names == ("sample", "y", "x")
+        assert np.isfinite(group["error_upper"][:]).all()
+        answers = group["pressure"][:]
     else:
         loaded = np.load(tmp_path / target)
         answers = loaded if target == "out.npy" else loaded["pressure"]
@@ -131,6 +153,45 @@ def test_an_archive_s_own_source_is_used(
     assert np.array_equal(np.load(tmp_path / "two.npy"), 2 * np.load(tmp_path / "one.npy"))
 
 
+def test_a_zarr_array_alone_will_do_and_an_output_is_replaced_whole(
+    tmp_path: Path, solve: Callable[..., Bar], fields: NDArray[np.float32]
+) -> None:
+    zarr.create_array(str(tmp_path / "in.zarr"), data=fields)
+    np.save(tmp_path / "in.npy", fields[:3])
+    solve("in.zarr", "out.zarr", source=2.0)
+    before = zarr.open_group(str(tmp_path / "out.zarr"), mode="r")["pressure"][:3]
+    solve("in.npy", "out.zarr", source=4.0)
+    assert np.array_equal(zarr.open_group(str(tmp_path / "out.zarr"), mode="r")["pressure"][:], 2 * before)
+    assert {path.name for path in tmp_path.iterdir()} == {"in.zarr", "in.npy", "out.zarr"}
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 7, 100])
+def test_an_answer_depends_on_no_company(
+    tmp_path: Path, solve: Callable[..., Bar], fields: NDArray[np.float32], chunk_size: int
+) -> None:
+    np.save(tmp_path / "in.npy", fields)
+    np.save(tmp_path / "one.npy", fields[4:5])
+    solve("in.npy", "out.npy", chunk_size=chunk_size, batch_size=3)
+    solve("one.npy", "alone.npy", batch_size=3)
+    assert np.array_equal(np.load(tmp_path / "out.npy")[4:5], np.load(tmp_path / "alone.npy"))
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_bytes_and_name_a_bad_sample(
+    tmp_path: Path, solve: Callable[..., Bar], fields: NDArray[np.float32]
+) -> None:
+    np.save(tmp_path / "in.npy", fields)
+    solve("in.npy", "here.h5")
+    bar = solve("in.npy", "there.h5", where=Where(workers=2))
+    assert sorted(bar.updates) == [0, 1, 2, 2, 2]
+    assert (tmp_path / "here.h5").read_bytes() == (tmp_path / "there.h5").read_bytes()
+    fields[5, 3, 4] = -1.0
+    np.save(tmp_path / "in.npy", fields)
+    with pytest.raises(InvalidField, match="sample 5") as fault:
+        solve("in.npy", "there.h5", where=Where(workers=2))
+    assert fault.value.index == (5, 3, 4)
+
+
 def test_interrupted_work_continues_and_gives_the_same(
     tmp_path: Path, solve: Callable[..., Bar], fields: NDArray[np.float32]
 ) -> None:
@@ -140,7 +201,7 @@ def test_interrupted_work_continues_and_gives_the_same(
         solve("in.npy", "out.npy", Bar(stop_after=4))
     assert not (tmp_path / "out.npy").exists()
     assert solve("in.npy", "out.npy").updates == [4, 2, 1]
-    assert np.array_equal(np.load(tmp_path / "out.npy"), np.load(tmp_path / "whole.npy"))
+    assert (tmp_path / "out.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
 
 
 def test_other_work_is_not_continued(
@@ -177,11 +238,14 @@ def test_without_bounds_none_are_written(
 @pytest.mark.parametrize(
     ("source", "target", "fault"),
     [
-        ("in.npy", "out.zarr", NotAvailableYet),
         ("in.npy", "out.txt", UnsupportedMedia),
+        ("in.npy", "folder.npy", InvalidField),
+        ("in.npy", "folder.zarr", InvalidField),
         ("in.npy", "nowhere/out.npy", InvalidField),
         ("in.txt", "out.npy", UnsupportedMedia),
-        ("in.zarr", "out.npy", NotAvailableYet),
+        ("torn.zarr", "out.npy", InvalidField),
+        ("other.zarr", "out.npy", InvalidField),
+        ("rank.zarr", "out.npy", InvalidField),
         ("torn.h5", "out.npy", InvalidField),
         ("torn.npy", "out.npy", InvalidField),
         ("torn.npz", "out.npy", InvalidField),
@@ -204,8 +268,12 @@ def test_files_that_cannot_be_used_are_refused_in_one_line(
     fault: type,
 ) -> None:
     np.save(tmp_path / "in.npy", fields)
-    for name in ("in.txt", "in.zarr", "torn.h5", "torn.npy"):
+    for name in ("in.txt", "torn.h5", "torn.npy", "torn.zarr"):
         (tmp_path / name).write_bytes(b"\x93NUMPY")
+    for name in ("folder.npy", "folder.zarr"):
+        (tmp_path / name).mkdir()
+    zarr.create_group(str(tmp_path / "other.zarr"))
+    zarr.create_array(str(tmp_path / "rank.zarr"), shape=(3,), dtype="float32")
     (tmp_path / "torn.npz").write_bytes(b"PK\x03\x04")
     np.save(tmp_path / "objects.npy", np.array([None]), allow_pickle=True)
     np.save(tmp_path / "rank.npy", np.ones(3))
@@ -222,7 +290,7 @@ def test_files_that_cannot_be_used_are_refused_in_one_line(
         solve(source, target)
     assert isinstance(refusal.value, fault)
     assert "\n" not in str(refusal.value)
-    assert not (tmp_path / target).exists()
+    assert not (tmp_path / target).exists() or (tmp_path / target).is_dir()
 
 
 def test_the_input_is_never_replaced(

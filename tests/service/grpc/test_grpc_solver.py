@@ -131,6 +131,17 @@ BROKEN = {
     "output-dtype": (broken(method=0), "unknown", "dtype"),
     "method": (broken(method=77), "unknown", "method"),
     "priority": (broken(priority=9), "unknown", "priority"),
+    "adjoint": (broken(method=pb.METHOD_ADJOINT), "unknown", "method"),
+    "rounded": (
+        request(np.ones((32, 32), np.float32), tolerance=pb.Tolerance(relative_energy=1e-6), dtype="float32"),
+        "tolerance",
+        "dtype",
+    ),
+    "tolerance": (
+        request(np.ones((32, 32), np.float32), tolerance=pb.Tolerance(relative_energy=2.0)),
+        "range",
+        "tolerance",
+    ),
 }
 BROKEN["output-dtype"][0].dtype = "float16"
 
@@ -153,7 +164,9 @@ def test_faults_have_their_status(channel: grpc.Channel) -> None:
             (request(field, model="darcy@7"), "unknown-model"),
         ],
         grpc.StatusCode.INVALID_ARGUMENT: [(request(big), "payload-too-large")],
-        grpc.StatusCode.UNIMPLEMENTED: [(request(field, method=pb.METHOD_HYBRID), "not-available-yet")],
+        grpc.StatusCode.FAILED_PRECONDITION: [
+            (request(field, tolerance=pb.Tolerance(relative_energy=1e-300)), "not-certifiable")
+        ],
     }
     for status, cases in expected.items():
         for wanted, slug in cases:
@@ -242,13 +255,16 @@ def test_a_gradient_agrees_with_a_difference(
         return float((array(got.fields["pressure"]) * cotangent).sum())
 
     wanted = pb.VjpRequest(
-        request=request(field), cotangents={"pressure": tensor(cotangent)}, wrt="permeability"
+        request=request(field, method=pb.METHOD_SURROGATE),
+        cotangents={"pressure": tensor(cotangent)},
+        wrt="permeability",
     )
     got = call(channel, "VectorJacobianProduct", wanted, pb.VjpResponse)
     gradient = array(got.gradient)
     assert gradient.shape == field.shape
     assert gradient.dtype == np.float64
-    assert got.solution.model == "darcy@1"
+    assert (got.solution.model, got.solution.method) == ("darcy@1", pb.METHOD_SURROGATE)
+    assert (list(got.solution.certified), list(got.errors)) == ([False], [])
     step = 1e-2
     difference = (product(field + step * direction) - product(field - step * direction)) / (2 * step)
     assert (gradient * direction).sum() == pytest.approx(difference, rel=2e-2)
@@ -264,17 +280,54 @@ def test_a_gradient_says_for_which_request_it_is(
     assert call(channel, "VectorJacobianProduct", wanted, pb.VjpResponse).solution.id == "mine"
 
 
+def test_several_directions_of_a_batch_are_certified(
+    channel: grpc.Channel, permeability: NDArray[np.float32]
+) -> None:
+    rng = np.random.default_rng(5)
+    cotangents, tangents = rng.standard_normal((2, 2, *permeability.shape))
+    asked = request(permeability.astype(np.float64), tolerance=pb.Tolerance(relative_energy=1e-9))
+    wanted = pb.VjpRequest(request=asked, cotangents={"pressure": tensor(cotangents)})
+    got = call(channel, "VectorJacobianProduct", wanted, pb.VjpResponse)
+    gradients = array(got.gradient)
+    assert gradients.shape == cotangents.shape
+    assert (len(got.errors), got.solution.method) == (6, pb.METHOD_ADJOINT)
+    forward = pb.JvpRequest(request=asked, tangents={"permeability": tensor(tangents)})
+    pushed = call(channel, "JacobianVectorProduct", forward, pb.JvpResponse)
+    moved = array(pushed.tangents["pressure"])
+    assert (moved.shape, len(pushed.errors)) == (tangents.shape, 6)
+    assert max(pushed.errors) < 1e-6
+    products = (gradients * tangents).sum(axis=(-2, -1)), (cotangents * moved).sum(axis=(-2, -1))
+    np.testing.assert_allclose(*products, rtol=1e-6, atol=1e-8)
+    both = {name: tensor(tangents) for name in ("permeability", "log_permeability")}
+    with pytest.raises(grpc.RpcError, match="expected one") as refused:
+        call(channel, "JacobianVectorProduct", pb.JvpRequest(request=asked, tangents=both), pb.JvpResponse)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_quantities_are_those_of_each_field(channel: grpc.Channel, permeability: NDArray[np.float32]) -> None:
+    asked = request(permeability, id="mine", parameters={"source": 2.0})
+    wanted = pb.QuantitiesRequest(request=asked, quantities=["mean", "outflow"])
+    got = call(channel, "Quantities", wanted, pb.QuantitiesResponse)
+    assert got.solution.id == "mine"
+    mean, outflow = got.quantities
+    assert [mean.quantity, mean.unit, outflow.quantity, outflow.unit] == ["mean", "Pa", "outflow", "m^2/s"]
+    # all that is produced flows out
+    for value, half_width in zip(outflow.values, outflow.half_widths, strict=True):
+        assert abs(value - 2.0) <= half_width + 1e-12
+    assert (len(mean.values), len(mean.half_widths)) == (3, 3)
+
+
 @pytest.mark.parametrize(
-    ("options", "field"),
+    ("options", "field", "rule"),
     [
-        ({"tolerance": pb.Tolerance(relative_energy=1e-3)}, "tolerance"),
-        ({"tolerance": pb.Tolerance(discretization=True)}, "tolerance"),
-        ({"error": pb.ERROR_REQUEST_BOUND}, "error"),
-        ({"error": pb.ERROR_REQUEST_CERTIFIED}, "error"),
+        ({"tolerance": pb.Tolerance(relative_energy=-1e-3)}, "tolerance", "range"),
+        ({"tolerance": pb.Tolerance(discretization=True)}, "tolerance", "range"),
+        ({"error": pb.ERROR_REQUEST_BOUND}, "error", "unknown"),
+        ({"error": pb.ERROR_REQUEST_CERTIFIED}, "error", "unknown"),
     ],
 )
 def test_what_a_gradient_cannot_have_is_refused(
-    channel: grpc.Channel, permeability: NDArray[np.float32], options: dict[str, Any], field: str
+    channel: grpc.Channel, permeability: NDArray[np.float32], options: dict[str, Any], field: str, rule: str
 ) -> None:
     wanted = pb.VjpRequest(
         request=request(permeability, **options),
@@ -284,7 +337,7 @@ def test_what_a_gradient_cannot_have_is_refused(
         call(channel, "VectorJacobianProduct", wanted, pb.VjpResponse)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     fault = pb.Fault.FromString(dict(refused.value.trailing_metadata())["mno-fault-bin"])
-    assert (fault.field, fault.rule) == (field, "unknown")
+    assert (fault.field, fault.rule) == (field, rule)
 
 
 def test_a_gradient_needs_a_cotangent(channel: grpc.Channel, permeability: NDArray[np.float32]) -> None:

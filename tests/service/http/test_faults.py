@@ -32,6 +32,7 @@ def test_slugs_are_stable() -> None:
         "overloaded": 429,
         "deadline-exceeded": 504,
         "not-available-yet": 501,
+        "not-certifiable": 409,
         "unauthenticated": 401,
         "forbidden": 403,
         "internal": 500,

@@ -35,11 +35,13 @@ def test_page_names_every_option_of_a_request() -> None:
     assert [name for name in properties if f"<code>{name}</code>" not in page] == []
 
 
-def test_page_says_how_a_gradient_is_asked_for() -> None:
+def test_page_says_how_derivatives_and_quantities_are_asked_for() -> None:
     page = pages.docs(OPENAPI, "")
-    properties = pages.VJP_BODY["requestBody"]["content"]["application/json"]["schema"]["properties"]
-    assert [name for name in properties if f"<code>{name}</code>" not in page] == []
-    assert "(2, ny, nx)" in page
+    for body in (pages.VJP_BODY, pages.JVP_BODY, pages.QUANTITIES_BODY):
+        properties = body["requestBody"]["content"]["application/json"]["schema"]["properties"]
+        assert [name for name in properties if f"<code>{name}</code>" not in page] == []
+    assert "(1 + n, ny, nx)" in page
+    assert "<code>reading(y, x)</code>" in page
 
 
 def test_page_says_how_a_rollout_is_asked_for_and_read() -> None:

@@ -19,7 +19,16 @@ from service.workers.lane import Lane, lane_pair
 from service.workers.process_worker import ProcessWorker
 from service.workers.reference import advance_reference, bound_errors, solve_reference
 from service.workers.sample import sample
-from service.workers.worker import ANSWER, STEP, Batch, Bucket, Solutions
+from service.workers.worker import (
+    ANSWER,
+    AS_THE_GRID_RESOLVES,
+    DEADLINE,
+    STEP,
+    TOLERANCE,
+    Batch,
+    Bucket,
+    Solutions,
+)
 
 LANES = ("references", "marches", "bounds")
 DARCY = Bucket("darcy", None, "tpfa-harmonic-v1", Grid((16, 16)), "float64")
@@ -142,3 +151,20 @@ def test_it_imports_neither_torch_nor_the_web() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
     )
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("tolerance", [1e-6, AS_THE_GRID_RESOLVES])
+def test_refined_answers_come_over_the_lane(
+    runner: asyncio.Runner, numerics: Numerics, tolerance: float
+) -> None:
+    numbers = {TOLERANCE: np.full(3, tolerance), DEADLINE: np.array([np.inf, 0.0, np.inf])}
+    start = np.ones_like(PERMEABILITY, np.float32)
+    fields = {"permeability": PERMEABILITY, "source": SOURCE, f"{ANSWER}pressure": start, **numbers}
+    batch = Batch(replace(DARCY, task="refine"), fields)
+    found = runner.run(numerics.run("references", batch))
+    same(found, solve_reference(batch))
+    # nobody waits for the second one any more
+    assert list(found.unsolved) == [1]
+    assert min(found.iterations[0], found.iterations[2]) > 0
+    if tolerance:
+        assert found.fields["upper"][[0, 2]].max() <= tolerance

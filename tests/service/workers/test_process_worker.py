@@ -23,7 +23,16 @@ from service.workers.batch_token import ComputationFailed, outputs_of
 from service.workers.lane import BlockingLane, lane_pair
 from service.workers.lane_server import HostRunner, LaneServer, Watch
 from service.workers.process_worker import Patience, ProcessWorker
-from service.workers.worker import BOUND_FIELDS, Batch, Bucket, Compute, Solutions, ThreadWorker, WorkerLost
+from service.workers.worker import (
+    BOUND_FIELDS,
+    CERTIFIED_FIELDS,
+    Batch,
+    Bucket,
+    Compute,
+    Solutions,
+    ThreadWorker,
+    WorkerLost,
+)
 
 BUCKET = Bucket("darcy", Reference("darcy", 1), "tpfa-harmonic-v1", Grid((4, 6), (1.0, 1.5)), "float32")
 POISON = -666.0
@@ -544,6 +553,20 @@ def test_every_task_says_what_it_gives() -> None:
         "gradient.permeability": field,
         "gradient.source": number,
     }
+    double, doubles = ((), np.dtype("f8")), ((4, 6), np.dtype("f8"))
+    certified = dict.fromkeys(CERTIFIED_FIELDS, double)
+    assert outputs_of(replace(darcy, task="certify")) == certified
+    assert outputs_of(replace(darcy, task="refine", dtype="float64")) == {"pressure": doubles, **certified}
+    three = replace(darcy, directions=3)
+    of_each, error = ((3, 4, 6), np.dtype("f8")), ((3,), np.dtype("f8"))
+    assert outputs_of(replace(three, task="adjoint")) == {
+        "gradient.permeability": of_each,
+        "gradient.source": error,
+        "error": error,
+    }
+    assert outputs_of(replace(three, task="tangent")) == {"tangent.pressure": of_each, "error": error}
+    assert outputs_of(replace(darcy, task="jvp")) == {"pressure": field, "tangent.pressure": field}
+    assert outputs_of(replace(three, task="quantities")) == {"quantities": ((3, 2), np.dtype("f8"))}
     assert outputs_of(replace(darcy, task="bound")) == dict.fromkeys(BOUND_FIELDS, ((), np.dtype("f8")))
     water = replace(darcy, problem="shallow_water", task="advance", frames=5)
     frames = dict.fromkeys(("h", "hu", "hv"), ((5, 4, 6), np.dtype("f4")))
