@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import socket
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ log = logging.getLogger("mno.bulk")
 
 # how often is said that nobody has come yet [s]
 PATIENCE: Final = 60.0
+# to reach a cluster [s]
+CONNECT_SECONDS: Final = 10.0
 
 
 @final
@@ -72,6 +75,8 @@ class RayActors(Engine):
             return
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
         own = {} if self._address else self._own_cluster()
+        if self._address:
+            _require_listener(self._address)
         try:
             ray.init(address=self._address or "local", **own, **quiet)
         except Exception as error:  # Ray raises plain ones too
@@ -183,6 +188,22 @@ def _import_ray() -> Any:
         raise EngineUnavailable(
             '--engine ray needs the package ray: `pip install "mno[ray]"`, or use --engine local'
         ) from error
+
+
+def _require_listener(address: str) -> None:
+    """Refuse an address that nobody listens at: Ray itself would try for minutes.
+
+    Raises:
+        EngineUnavailable: so it is.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        # a word of Ray's, such as "auto"
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise EngineUnavailable(f"no Ray cluster can be had at {address}: {_line(error)}") from error
 
 
 def _line(error: Exception) -> str:

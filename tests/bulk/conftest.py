@@ -1,10 +1,12 @@
 """Every engine there is; Ray's on a cluster of two nodes, each with a process tree of its own."""
 
 import importlib.util
+import os
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +64,8 @@ def cluster(token: str) -> Iterator[Any]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(TOKEN, token)
+        # an actor takes up what a crew is made of, as it does from an installed package
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         cluster = Cluster()
         try:
             for options in ({"include_dashboard": False}, {}):
