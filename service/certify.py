@@ -5,21 +5,17 @@ The numbers behind them are computed elsewhere (``reference.bound_errors``): the
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from problems import ErrorBound, Variation
 from service.workers.worker import Solutions
 
-__all__ = ["bounds", "in_hull", "variations"]
+__all__ = ["bounds", "variations"]
 
 _OF_A_BOUND = (
     *("lower", "upper", "l2_estimate", "steps"),
     *("l2_lower", "l2_upper", "max_lower", "max_upper", "floor"),
 )
-# a contrast of 10 stays one after both ends were rounded to float32
-HULL_SLACK = 1e-6
 
 
 def bounds(numbers: Solutions, against: Literal["discrete", "pde"] = "discrete") -> tuple[ErrorBound, ...]:
@@ -37,22 +33,3 @@ def variations(numbers: Solutions) -> tuple[Variation, ...]:
     """How the coefficient of each row varies."""
     columns = [numbers.fields[name].tolist() for name in ("contrast", "jump", "roughness")]
     return tuple(Variation(*row) for row in zip(*columns, strict=True))
-
-
-def in_hull(hull: Mapping[str, float], found: Iterable[Variation]) -> tuple[bool, ...]:
-    """Whether each coefficient varies as those do that the version was trained on.
-
-    A version without a range of contrasts in its hull vouches for nothing. One whose hull lacks ``jump_max``
-    or ``roughness_max``, as older cards do, vouches for what it names and no more: those are not compared.
-    """
-    return tuple(_within(hull, each) for each in found)
-
-
-def _within(hull: Mapping[str, float], found: Variation) -> bool:
-    low, high = 1 - HULL_SLACK, 1 + HULL_SLACK
-    return (
-        hull.get("contrast_min", math.inf) * low <= found.contrast
-        and found.contrast <= hull.get("contrast_max", -math.inf) * high
-        and found.jump <= hull.get("jump_max", math.inf) * high
-        and found.roughness <= hull.get("roughness_max", math.inf) * high
-    )

@@ -17,7 +17,16 @@ from problems import ErrorBound, Variation
 from service.errors import InvalidField
 from service.versions.served import ServedVersion
 
-__all__ = ["FAMILIAR", "UNUSUAL", "Novelty", "outside", "require_in_range", "state_novelty", "steady_novelty"]
+__all__ = [
+    "FAMILIAR",
+    "UNUSUAL",
+    "Novelty",
+    "outside",
+    "outside_variation",
+    "require_in_range",
+    "state_novelty",
+    "steady_novelty",
+]
 
 # a share of at least this much of the calibration data being nearer to the training data is a flag: in
 # distribution one input in a hundred has it
@@ -65,7 +74,7 @@ def steady_novelty(
     rows = zip_longest(found, bounds, scores)
     return tuple(
         _told(
-            _outside_of_variations(version.training_hull, variation),
+            outside_variation(version.training_hull, variation),
             score,
             None if usual is None or bound is None else _unusual_error(bound.l2_estimate, usual),
         )
@@ -125,8 +134,12 @@ def outside(hull: Mapping[str, float], features: Mapping[str, float]) -> tuple[s
 _UNKNOWN_HULL: Final = "the version does not say what its training data were like"
 
 
-def _outside_of_variations(hull: Mapping[str, float], found: Variation) -> tuple[str, ...]:
-    # older cards know no other numbers, but every hull has the range of contrasts
+def outside_variation(hull: Mapping[str, float], found: Variation) -> tuple[str, ...]:
+    """What of a coefficient varies as none did that the version was trained on.
+
+    A version without a range of contrasts in its hull vouches for nothing. One whose hull lacks ``jump_max``
+    or ``roughness_max``, as older cards do, vouches for what it names and no more.
+    """
     if not {"contrast_min", "contrast_max"} <= hull.keys():
         return (_UNKNOWN_HULL,)
     return outside(hull, vars(found))

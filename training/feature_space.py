@@ -24,7 +24,9 @@ def fit(training: Features, held_out: Features) -> FeatureSpace:
         ValueError: features that are not finite, or all alike.
     """
     known = training.astype(np.float64)
-    if not (np.isfinite(known).all() and np.isfinite(held_out).all()):
+    # a rollout that diverged says nothing about distances; its infinite error is among the scores
+    held_out = held_out[np.isfinite(held_out).all(axis=1)]
+    if not (np.isfinite(known).all() and len(held_out)):
         raise ValueError("expected finite features: the weights are not fit to be calibrated")
     space = FeatureSpace(known.mean(axis=0), _factor(known), np.empty(0, np.float32))
     distances = np.sort(space.distance(held_out)).astype(np.float32)

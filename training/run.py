@@ -63,9 +63,10 @@ def make_data(run: Run, progress: Progress, engine: Engine | None = None) -> Non
     """Generate the files that are missing, on this machine or by an engine."""
     files, workers = all_files(run), worker_count(run)
     with exclusive(run.data.directory):
-        expected = estimate(files, workers)
+        expected = estimate(files, workers if engine is None else 1)
         if expected.samples:
-            click.echo(f"{expected} on {workers} processes, into {run.data.directory}")
+            where = f"on {workers} processes" if engine is None else "on one core, less on several"
+            click.echo(f"{expected} {where}, into {run.data.directory}")
         generate(files, workers, progress, engine)
 
 

@@ -1,10 +1,12 @@
 """Which fields a version vouches for."""
 
+from collections.abc import Iterable, Mapping
+
 import numpy as np
 import pytest
 
-from problems import STEADY_PROBLEMS, Grid, variation
-from service.certify import in_hull
+from problems import STEADY_PROBLEMS, Grid, Variation, variation
+from service.novelty import outside_variation
 
 GRID = Grid((128, 128))
 DARCY = STEADY_PROBLEMS["darcy"]
@@ -34,6 +36,10 @@ OUTSIDE = {
     "white noise of two values": _noise(0.1, 1.0),
     "smooth of contrast 1e4": _sample("log_normal", correlation_length=0.3, contrast=1e4),
 }
+
+
+def in_hull(hull: Mapping[str, float], found: Iterable[Variation]) -> tuple[bool, ...]:
+    return tuple(not outside_variation(hull, each) for each in found)
 
 
 @pytest.mark.parametrize("name", INSIDE)

@@ -56,6 +56,7 @@ def test_features_that_say_nothing_are_refused(known: Any, held_out: Any) -> Non
 def test_the_splits_of_older_runs_keep_their_seeds() -> None:
     assert SPLITS.index("calibration") == 3
     # computed before there was a fourth split
+    assert split_seed(2026, "train", "pdebench") == 55391223014367367
     assert split_seed(2026, "train", "pdebench") != split_seed(2026, "calibration", "pdebench")
 
 

@@ -102,9 +102,9 @@ def make_data(comparison: Comparison, problems: Sequence[ProblemSection], progre
         expected = estimate(files, workers)
         if expected.samples:
             click.echo(f"{problem.name}: {expected} on {workers} processes")
-            # another comparison, or a run, may have the same data
-            with exclusive(problem.data.directory):
-                generate(files, workers, progress)
+        # another comparison, or a run, may have the same data
+        with exclusive(problem.data.directory):
+            generate(files, workers, progress)
 
 
 def search(comparison: Comparison, wanted: Sequence[Entry], progress: Progress) -> list[str]:
