@@ -260,7 +260,8 @@ def _cost_hash(comparison: Comparison, problem: ProblemSection) -> str:
 
 
 def _data_hash(run: Run) -> str:
-    return _hash(run.data.model_dump_json(exclude={"directory", "workers"}))
+    # what a later version adds to the section, and the file leaves out, changes no data
+    return _hash(run.data.model_dump_json(exclude={"directory", "workers"}, exclude_defaults=True))
 
 
 def _hash(text: str) -> str:
