@@ -2,7 +2,7 @@
 #   make serve [ARGS="--http-port 9000"]    the service on the built-in models
 #   make test  [ARGS="-k scan"]             the whole test suite
 .DEFAULT_GOAL := help
-.PHONY: help serve test quick lint deploy-lint format setup smoke clean
+.PHONY: help serve test quick long lint deploy-lint format setup smoke clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,8 +16,9 @@ INPUTS := pyproject.toml constraints.txt setup.py $(wildcard operators/scan/kern
 
 help:
 	@echo 'make serve   install what serving needs, then start the service (ARGS="--http-port 9000")'
-	@echo 'make test    install everything, then run the whole test suite (ARGS="-k scan")'
+	@echo 'make test    install everything, then run the test suite (ARGS="-k scan")'
 	@echo 'make quick   the tests that take no more than some seconds each'
+	@echo 'make long    the tests that take minutes each, for which CI has no time'
 	@echo 'make lint    formatting, lint, types, import contracts'
 	@echo 'make deploy-lint  hadolint and checkov on the image and the manifests of deploy/'
 	@echo 'make format  mend formatting and what lint can mend'
@@ -29,11 +30,14 @@ serve: $(VENV)/.serving
 	$(BIN)/mno serve $(ARGS)
 
 # the tests start threads and processes of their own on few cores: thread pools of libraries would get in the way
-test quick: export OMP_NUM_THREADS ?= 1
+test quick long: export OMP_NUM_THREADS ?= 1
 
 # the last -m counts: it takes the slow tests back in
 test: $(VENV)/.everything
-	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+long: $(VENV)/.everything
+	$(BIN)/python -m pytest -m long $(ARGS)
 
 quick: $(VENV)/.everything
 	$(BIN)/python -m pytest $(ARGS)

@@ -5,7 +5,8 @@ They wait beside the output, in the folder ``OUTPUT.partial`` or under that name
     recipe.json                    what the results depend on, and nothing else
     0123456789abcdef-00000017.npz  the result of chunk 17 of the job with this hash
 
-Two processes on one machine cannot work on one folder. In a bucket they can, and write the same bytes twice.
+Only one command may work on an output at a time. On one machine a lock on the folder sees to that. In a
+bucket nothing does: two with one recipe write the same bytes twice, and the first to end removes them.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Chunks(ABC):
 
     @abstractmethod
     def remove(self) -> None:
-        """Remove all results, when the output is in its place."""
+        """Remove all results of this job, when the output is in its place."""
 
     def _name(self, number: int) -> str:
         return f"{self._prefix}{number:08d}.npz"
@@ -124,16 +125,19 @@ class BucketChunks(Chunks):
         return self._numbers(Path(name).name for name, _, _ in self._place.identify())
 
     def put(self, number: int, arrays: Arrays) -> None:
+        store = self._place.open_store()
+        # after the store was opened, which says what to do where the package is missing
         import obstore
 
         with foreign_errors(self._place.url):
-            obstore.put(self._place.open_store(), self._name(number), _packed(arrays))
+            obstore.put(store, self._name(number), _packed(arrays))
 
     def get(self, number: int) -> Arrays:
+        store = self._place.open_store()
         import obstore
 
         with foreign_errors(self._place.url):
-            found = obstore.get(self._place.open_store(), self._name(number))
+            found = obstore.get(store, self._name(number))
             return _unpacked(bytes(found.bytes()))
 
     @contextmanager
@@ -142,20 +146,25 @@ class BucketChunks(Chunks):
             yield Path(folder)
 
     def remove(self) -> None:
+        names = [Path(name).name for name, _, _ in self._place.identify()]
+        own = [name for name in names if name.startswith(self._prefix) or name == RECIPE]
+        store = self._place.open_store()
         import obstore
 
-        names = [Path(name).name for name, _, _ in self._place.identify()]
         with foreign_errors(self._place.url):
             # the recipe last: as long as it is there the rest is known to be this job's
-            for name in sorted(names, key=lambda name: name == RECIPE):
-                obstore.delete(self._place.open_store(), name)
+            for name in sorted(own, key=lambda name: name == RECIPE):
+                obstore.delete(store, name)
 
 
 @contextmanager
 def open_chunks(output: Place, recipe: Mapping[str, Any]) -> Iterator[Chunks]:
     """Continue with the results of a job, or begin.
 
+    Only one command may work on an output at a time; in a bucket nothing sees to that.
+
     Raises:
+        EngineUnavailable: they are in an object store, and the package for it is missing.
         OtherJob: those of a job with another recipe wait there, or another process works there.
     """
     text = json.dumps(recipe, sort_keys=True)
@@ -175,16 +184,19 @@ def open_chunks(output: Place, recipe: Mapping[str, Any]) -> Iterator[Chunks]:
 
 
 def publish(whole: Path, output: Place) -> None:
-    """Put the whole output into its place."""
+    """Put the whole output into its place; when it is there no crash of the machine takes it away."""
     if isinstance(output, RemotePlace):
         output.put(whole)
         return
+    for path in (whole, *whole.rglob("*")):
+        _sync(path)
     if output.is_dir():
         # a folder cannot be replaced by one rename; what is there goes with the workspace
         replaced = whole.with_name("replaced")
         shutil.rmtree(replaced, ignore_errors=True)
         output.rename(replaced)
     whole.replace(output)
+    _sync(output.parent)
 
 
 def _begin_in_folder(folder: Path, recipe: str) -> None:
@@ -196,10 +208,10 @@ def _begin_in_folder(folder: Path, recipe: str) -> None:
 
 
 def _begin_in_bucket(place: RemotePlace, recipe: str) -> None:
+    store = place.open_store()
     import obstore
     from obstore.exceptions import AlreadyExistsError
 
-    store = place.open_store()
     try:
         with foreign_errors(place.url):
             obstore.put(store, RECIPE, recipe.encode(), mode="create")
@@ -250,8 +262,13 @@ def _write_whole(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold the content of a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)

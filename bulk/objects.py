@@ -19,11 +19,14 @@ from bulk.engine import EngineUnavailable
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-__all__ = ["ObjectStoreFailed", "Place", "RemotePlace", "parse_place"]
+__all__ = ["ObjectStoreFailed", "Place", "RemotePlace", "foreign_errors", "parse_place", "part_bytes"]
 
 SCHEMES: Final = ("s3", "gs", "az")
 # read at once, whatever was asked for: HDF5 asks for many small pieces that lie beside each other [B]
 PIECE: Final = 2**20
+# of an upload: as obstore has it, and so many that S3's limit of 10,000 is not reached [B]
+LEAST_PART: Final = 5 * 2**20
+MOST_PARTS: Final = 9000
 
 
 class ObjectStoreFailed(OSError):
@@ -64,9 +67,10 @@ class RemotePlace:
 
     def identify(self) -> list[tuple[str, int, str]]:
         """Name, size and version of the object, or of all objects below; empty where there is none."""
+        folder, name = self._object()
+        # after the store was opened, which says what to do where the package is missing
         import obstore
 
-        folder, name = self._object()
         with foreign_errors(self.url):
             found = [meta for page in obstore.list(folder, f"{name}/") for meta in page]
             with suppress(FileNotFoundError):
@@ -75,17 +79,15 @@ class RemotePlace:
 
     def put(self, whole: Path) -> None:
         """Store a file, or a folder, of which ``zarr.json`` comes last: readers need it first."""
-        import obstore
-
         folder, name = self._object()
         with foreign_errors(self.url):
             if whole.is_file():
-                obstore.put(folder, name, whole)
+                _put_file(folder, name, whole)
                 return
             files = sorted(path for path in whole.rglob("*") if path.is_file())
             files.sort(key=lambda path: path == whole / "zarr.json")
             for path in files:
-                obstore.put(folder, f"{name}/{path.relative_to(whole).as_posix()}", path)
+                _put_file(folder, f"{name}/{path.relative_to(whole).as_posix()}", path)
 
     def _object(self) -> tuple[ObjectStore, str]:
         return _open(self.url.removesuffix(self.name)), self.name
@@ -111,6 +113,17 @@ def parse_place(text: str) -> Place:
     if not place.name:
         raise ValueError(f"expected a key in the bucket, as in {place.url}/fields.h5, got {text!r}")
     return place
+
+
+def part_bytes(size: int) -> int:
+    """In what parts an object of this size is uploaded [B]."""
+    return max(LEAST_PART, -(-size // MOST_PARTS))
+
+
+def _put_file(folder: ObjectStore, name: str, path: Path) -> None:
+    import obstore
+
+    obstore.put(folder, name, path, chunk_size=part_bytes(path.stat().st_size))
 
 
 def _open(url: str) -> ObjectStore:

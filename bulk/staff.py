@@ -1,4 +1,4 @@
-"""Workers elsewhere: who is ready gets a task, who dies is replaced. What they are, an engine says."""
+"""Workers elsewhere: who is ready gets a task, who dies or fails is replaced. Engines say what they are."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Staff(ABC):
 
     @abstractmethod
     def replace(self, worker: Worker) -> Worker:
-        """Another one in the place of one that died."""
+        """Another one in the place of one that died or failed."""
 
     @abstractmethod
     def wait(self, workers: Iterable[Worker]) -> list[Worker]:
@@ -82,7 +82,14 @@ def supervise(staff: Staff, tries: Tries) -> Generator[tuple[Task, Any]]:
                     tries.lose(task, f"its worker {death}" if task else str(death))
                     workers.add(staff.replace(worker))
                     continue
-                done = None if task is None or outcome is READY else tries.settle(task, outcome)
+                done = None
+                if task is not None and outcome is not READY:
+                    done = tries.settle(task, outcome)
+                    if done is None:
+                        # what failed may be its process, such as a CUDA context that is lost for good
+                        dismiss(worker)
+                        workers.add(staff.replace(worker))
+                        continue
                 if (following := tries.next()) is None:
                     dismiss(worker)
                 else:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bulk.chunks import Arrays, Chunks
 from bulk.objects import RemotePlace
-from service.errors import InvalidField, InvalidSettings
+from service.errors import InvalidField, InvalidSettings, NotCertifiable
 from service.files.field_file import FieldFile, open_field_file
 from service.files.file_job import FileJob
 from service.lookup import find_steady
@@ -154,6 +154,11 @@ class ChunkSolver:
             sample, *place = error.index
             message = f"{job.input}: sample {first + sample}, cell {tuple(place)}: {error}"
             raise InvalidField(error.field, error.rule, message, (first + sample, *place)) from error
+        except NotCertifiable as error:
+            # its numbers are those within the batch
+            last = first + len(batch) - 1
+            where = f"{job.input}: in the batch of samples {first} to {last}, counted from 0"
+            raise NotCertifiable(f"{where}: {error}") from error
 
 
 def identify_version(job: FileJob, models: Models) -> dict[str, Any] | None:

@@ -35,7 +35,7 @@ from service.errors import (
 )
 from service.files.answers import Answers, Part, write_answers
 from service.files.chunk_solver import ChunkSolver, Piece, answer_dtype, identify_version
-from service.files.field_file import EVERY, FieldFile, identify, open_field_file
+from service.files.field_file import EVERY, HDF5, FieldFile, identify, open_field_file
 from service.files.file_job import FileJob
 from service.files.output import check_output
 from service.processes.cores import model_threads
@@ -75,20 +75,21 @@ def solve_file(job: FileJob, settings: Settings, progress: Callable[..., Any], w
     Raises:
         ServiceFault: the input, the output or an option cannot be used.
     """
-    check_output(job.output, job.input, EVERY)
-    settings = _for_files(settings, job.batch_size)
-    with _bulk_faults(), open_field_file(job.input) as fields:
-        recipe = _recipe(job, fields, settings)
-        with open_chunks(job.output, recipe.text) as chunks:
-            _require_space(job, fields)
-            _solve_missing(job, settings, fields, recipe, chunks, progress, where)
-            answers = _answers(job, fields, recipe, chunks)
-            with chunks.workspace() as folder:
+    with _bulk_faults():
+        check_output(job.output, job.input, EVERY)
+        settings = _for_files(settings, job.batch_size)
+        with open_field_file(job.input) as fields:
+            recipe = _recipe(job, fields, settings, where)
+            with open_chunks(job.output, recipe.text) as chunks, chunks.workspace() as folder:
                 whole = folder / f"whole{job.output.suffix.lower()}"
+                # before the room is counted: it takes some
                 _forget(whole)
+                _require_space(folder, _needed(job, fields, recipe.chunk, chunks))
+                _solve_missing(job, settings, fields, recipe, chunks, progress, where)
+                answers = _answers(job, fields, recipe, chunks)
                 write_answers(answers, whole)
                 publish(whole, job.output)
-            chunks.remove()
+                chunks.remove()
     return f"{job.output}: {answers}"
 
 
@@ -102,7 +103,7 @@ def _for_files(settings: Settings, batch_size: int) -> Settings:
     return settings.model_copy(update={"limits": limits, "batching": batching, "threads": threads})
 
 
-def _recipe(job: FileJob, fields: FieldFile, settings: Settings) -> Recipe:
+def _recipe(job: FileJob, fields: FieldFile, settings: Settings, where: Where) -> Recipe:
     source = fields.source if job.source is None else job.source
     version = identify_version(job, open_models(settings))
     chunk = job.chunk_size or _chunk_size(fields, job.batch_size)
@@ -118,8 +119,16 @@ def _recipe(job: FileJob, fields: FieldFile, settings: Settings) -> Recipe:
         "batch": job.batch_size,
         "chunk": chunk,
         "threads": settings.threads,
+        "device": _device(settings.device, where),
     }
     return Recipe(text, source, version, chunk)
+
+
+def _device(device: str, where: Where) -> str:
+    """What the workers will compute on; of a cluster nobody here knows what ``auto`` is."""
+    if device != "auto" or where.kind != "local":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _chunk_size(fields: FieldFile, batch: int) -> int:
@@ -201,17 +210,23 @@ def _forget(whole: Path) -> None:
     whole.unlink(missing_ok=True)
 
 
-def _require_space(job: FileJob, fields: FieldFile) -> None:
-    """Room for the chunks and the output that is made of them."""
-    if isinstance(job.output, RemotePlace):
-        return
-    needed = 2 * fields.count * math.prod(fields.grid) * answer_dtype(job, fields.dtype).itemsize
-    free = shutil.disk_usage(job.output.parent).free
+def _needed(job: FileJob, fields: FieldFile, chunk: int, chunks: Chunks) -> int:
+    """What is still to be written on this machine: chunks, unless a bucket has them, and the output [B]."""
+    kept = fields.count if chunks.shared else min(len(chunks.done()) * chunk, fields.count)
+    cells = math.prod(fields.grid)
+    # HDF5 holds the input too
+    given = fields.count if job.output.suffix.lower() in HDF5 else 0
+    answers = (2 * fields.count - kept) * answer_dtype(job, fields.dtype).itemsize
+    return cells * (answers + given * fields.dtype.itemsize)
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    """Refuse to begin what the disk of a folder has no room for [B]."""
+    free = shutil.disk_usage(folder).free
     if needed > free:
-        message = (
-            f"{job.output.parent}: expected {needed / 1e9:.1f} GB of free space, got {free / 1e9:.1f} GB"
-        )
-        raise InvalidField("OUTPUT", "space", f"{message}; choose another place, or ask for less")
+        message = f"{folder}: expected {needed / 1e9:.1f} GB of free space, got {free / 1e9:.1f} GB"
+        way_out = "choose another place (for an output in a bucket with TMPDIR), or ask for less"
+        raise InvalidField("OUTPUT", "space", f"{message}; {way_out}")
 
 
 @contextmanager

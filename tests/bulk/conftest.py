@@ -62,18 +62,19 @@ def cluster(token: str) -> Iterator[Any]:
         pytest.skip("needs Linux and the package ray")
     from ray.cluster_utils import Cluster
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(TOKEN, token)
-        # an actor takes up what a crew is made of, as it does from an installed package
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-        cluster = Cluster()
-        try:
+    cluster = Cluster()
+    try:
+        # the nodes inherit it, and the actors from them; the tests that follow do not
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(TOKEN, token)
+            # an actor takes up what a crew is made of, as it does from an installed package
+            patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
             for options in ({"include_dashboard": False}, {}):
                 _add_node(cluster, options)
             cluster.wait_for_nodes(timeout=300)
-            yield cluster
-        finally:
-            cluster.shutdown()
+        yield cluster
+    finally:
+        cluster.shutdown()
 
 
 def _add_node(cluster: Any, options: Mapping[str, Any], tries: int = 10) -> None:

@@ -48,6 +48,23 @@ def hopeless() -> Iterator[Callable[[object], int]]:
     yield refuse
 
 
+@contextmanager
+def sulking() -> Iterator[Callable[[Path], int]]:
+    """Where something went wrong all else does, as in a process whose CUDA context is lost; the first is."""
+    broken = False
+
+    def sulk(marks: Path) -> int:
+        nonlocal broken
+        before = len(list(marks.iterdir()))
+        (marks / f"{before}").touch()
+        broken = broken or before == 0
+        if broken:
+            raise OSError("the device is away")
+        return before
+
+    yield sulk
+
+
 class Unimportable:
     """Nothing that a worker could import."""
 

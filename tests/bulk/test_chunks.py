@@ -1,11 +1,14 @@
 """Results that wait for the last: whole or absent, one job's alone, one process' at a time."""
 
+import os
 from pathlib import Path
 
+import folder_buckets
 import numpy as np
 import pytest
 
-from bulk.chunks import OtherJob, open_chunks, publish
+from bulk.chunks import BucketChunks, OtherJob, open_chunks, publish
+from bulk.objects import RemotePlace
 
 RECIPE = {"input": "fields.h5", "chunk": 4}
 
@@ -79,3 +82,41 @@ def test_an_output_is_replaced_by_the_whole_one(tmp_path: Path, is_folder: bool)
     publish(workspace / "whole", output)
     assert (output / "file" if is_folder else output).read_text() == "new"
     assert not (workspace / "whole").exists()
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_an_output_is_on_the_disk_before_it_is_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_folder: bool
+) -> None:
+    output, whole = tmp_path / "out", tmp_path / "workspace" / "whole"
+    whole.parent.mkdir()
+    if is_folder:
+        (whole / "array").mkdir(parents=True)
+        (whole / "array" / "chunk").write_text("new")
+    else:
+        whole.write_text("new")
+    parts = {path.stat().st_ino for path in (whole, *whole.rglob("*"))}
+    synced: list[tuple[int, bool]] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append((os.fstat(file).st_ino, output.exists())))
+    publish(whole, output)
+    *before, last = synced
+    assert {part for part, _ in before} == parts
+    assert not any(in_place for _, in_place in before)
+    assert last == (tmp_path.stat().st_ino, True)
+
+
+def test_in_a_bucket_only_a_job_s_own_results_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder_buckets.keep_in(tmp_path, monkeypatch)
+    output = RemotePlace("s3://bucket/out.h5")
+    other = BucketChunks(output.beside("out.h5.partial"), "another recipe")
+    with open_chunks(output, RECIPE) as chunks:
+        chunks.put(3, {"answers": np.ones(2)})
+        other.put(4, {"answers": np.zeros(2)})
+        assert chunks.done() == {3}
+        chunks.remove()
+        assert chunks.done() == frozenset()
+    assert other.done() == {4}
+    (left,) = output.beside("out.h5.partial").identify()
+    assert left[0].endswith("-00000004.npz")

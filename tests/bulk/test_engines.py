@@ -62,6 +62,10 @@ def test_what_another_try_would_raise_again_comes_as_it_was(engine: Engine) -> N
     assert fault.value.field == "permeability"
 
 
+def test_what_failed_is_tried_again_by_another_worker(mortal: Engine, tmp_path: Path) -> None:
+    assert results(mortal, Crew(crews.sulking), iter([Task(0, "task 0", tmp_path)])) == {0: 1}
+
+
 def test_a_task_whose_worker_died_is_done_again(mortal: Engine, tmp_path: Path) -> None:
     marks = tmp_path / "marks"
     marks.mkdir()

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime
@@ -202,11 +203,19 @@ OTHERS: dict[str, tuple[OperatorConfig, str]] = {
 }
 
 
-@pytest.mark.slow
+def in_turn(*case: str, quick: bool) -> Any:
+    """A case that CI runs, or one that takes too long for it."""
+    return pytest.param(*case, marks=pytest.mark.slow if quick else pytest.mark.long)
+
+
+# each part is in one of those that CI runs
+IN_CI = {("axial", "onnx"), ("shallow_water", "onnx"), ("generic", "pt2"), ("history", "onnx")}
+
+
 @pytest.mark.parametrize(
     ("name", "suffix"),
     [
-        (name, suffix)
+        in_turn(name, suffix, quick=(name, suffix) in IN_CI)
         for name, (config, _) in OTHERS.items()
         for suffix in ("onnx", "pt2")
         if suffix == "onnx" or config.kind not in NOT_SAVABLE
@@ -226,16 +235,22 @@ def test_a_program_that_cannot_be_saved_is_refused_at_once(
     assert not (tmp_path / "out.pt2").exists()
 
 
-@pytest.mark.slow
 # an ablation has the parts of others
-@pytest.mark.parametrize("name", [name for name in PRESETS if not name.endswith(("_softmax", "_c4"))])
+@pytest.mark.parametrize(
+    "name",
+    [
+        in_turn(name, quick=name in ("mamba_gnot", "galerkin", "unet"))
+        for name in PRESETS
+        if not name.endswith(("_softmax", "_c4"))
+    ],
+)
 def test_presets(
     name: str, publish: Publish, small_preset: Callable[[str, Task], OperatorConfig], tmp_path: Path
 ) -> None:
     assert "differs" in write(publish(small_preset(name, Task()), "darcy"), tmp_path / f"{name}.onnx")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["darcy", "shallow_water", "diffusion_reaction"])
 def test_built_in_models(name: str, tmp_path: Path) -> None:
     assert "differs" in write(builtin_store().load(name, 1), tmp_path / f"{name}.onnx")

@@ -1,12 +1,16 @@
 """``mno solve``: the answers of the service, in the file's own layout, whole or absent, resumable."""
 
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
+import folder_buckets
 import h5py
 import numpy as np
+import obstore
 import pytest
 import zarr
 from numpy.typing import NDArray
@@ -16,9 +20,10 @@ from bulk.options import Where
 from model_store import open_store
 from operators import Surrogate
 from problems import PROBLEMS, Grid
-from service.errors import InvalidField, ServiceFault, UnsupportedMedia
+from service.errors import InvalidField, NotCertifiable, ServiceFault, UnsupportedMedia
 from service.files.solve_file import HERE, FileJob, solve_file
 from service.settings import Settings
+from service.workers.compute import choose_device
 
 
 class Bar:
@@ -224,6 +229,17 @@ def test_a_bad_sample_is_named_by_its_number_in_the_file(
     assert fault.value.index == (5, 3, 4)
 
 
+def test_what_cannot_be_certified_is_named_by_its_numbers_in_the_file(
+    tmp_path: Path, solve: Callable[..., Bar], fields: NDArray[np.float32]
+) -> None:
+    # float64 carries the tolerance for all but one
+    fields[:] = 1.0
+    fields[4] = 10.0 ** np.random.default_rng(0).uniform(-8.0, 8.0, fields[4].shape)
+    np.save(tmp_path / "in.npy", fields)
+    with pytest.raises(NotCertifiable, match=r"in\.npy: in the batch of samples 4 to 5, counted from 0: "):
+        solve("in.npy", "out.npy", method="solver", error="certified", tolerance=1e-11)
+
+
 def test_without_bounds_none_are_written(
     tmp_path: Path, solve: Callable[..., Bar], fields: NDArray[np.float32]
 ) -> None:
@@ -363,3 +379,99 @@ def test_two_cannot_write_one_output_at_a_time(
     solve("in.npy", "out.npy", Intruder())
     assert refused
     assert np.load(tmp_path / "out.npy").shape == (7, 32, 48)
+
+
+@pytest.mark.parametrize(("output", "written"), [("out.npy", 2), ("out.h5", 3)])
+def test_work_continues_where_the_disk_has_room_for_the_rest_alone(
+    tmp_path: Path,
+    solve: Callable[..., Bar],
+    fields: NDArray[np.float32],
+    monkeypatch: pytest.MonkeyPatch,
+    output: str,
+    written: int,
+) -> None:
+    np.save(tmp_path / "in.npy", fields)
+    partial = tmp_path / f"{output}.partial"
+
+    def usage(_: Path) -> SimpleNamespace:
+        # what lies beside the answers in chunks needs a little
+        return SimpleNamespace(free=written * fields.nbytes + 10_000 - _bytes_in(partial))
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    with pytest.raises(KeyboardInterrupt):
+        solve("in.npy", output, Bar(stop_after=4))
+    # an assembly that was killed
+    (partial / f"whole{Path(output).suffix}").write_bytes(bytes(20_000))
+    assert solve("in.npy", output).updates == [4, 2, 1]
+    written -= 1
+    with pytest.raises(InvalidField, match="of free space"):
+        solve("in.npy", output)
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_work_is_not_continued_on_another_device(
+    tmp_path: Path, settings: Settings, fields: NDArray[np.float32]
+) -> None:
+    np.save(tmp_path / "in.npy", fields)
+
+    def run(device: str, bar: Bar, where: Where = HERE) -> Bar:
+        job = FileJob("darcy", tmp_path / "in.npy", tmp_path / "out.npy", None, "surrogate", "bound", None, 2)
+        solve_file(job, settings.model_copy(update={"device": device}), bar, where)
+        return bar
+
+    with pytest.raises(KeyboardInterrupt):
+        run("auto", Bar(stop_after=4))
+    # nobody here knows what its nodes have
+    with pytest.raises(InvalidField, match="version or option"):
+        run("auto", Bar(), Where("ray"))
+    assert run(choose_device("auto").type, Bar()).updates == [4, 2, 1]
+
+
+def test_a_file_is_no_zarr_to_be_replaced(
+    tmp_path: Path, solve: Callable[..., Bar], fields: NDArray[np.float32]
+) -> None:
+    np.save(tmp_path / "in.npy", fields)
+    (tmp_path / "out.zarr").write_text("mine")
+    with pytest.raises(InvalidField, match="remove it, or choose another output"):
+        solve("in.npy", "out.zarr")
+    assert (tmp_path / "out.zarr").read_text() == "mine"
+
+
+def test_an_upload_that_was_killed_is_continued_and_a_whole_one_not_replaced(
+    tmp_path: Path,
+    solve: Callable[..., Bar],
+    fields: NDArray[np.float32],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder_buckets.keep_in(tmp_path / "buckets", monkeypatch)
+    output = RemotePlace("s3://bucket/out.zarr")
+    np.save(tmp_path / "in.npy", fields)
+    with pytest.raises(KeyboardInterrupt):
+        solve("in.npy", output.url, Bar(stop_after=7))
+    obstore.put(output.open_store(), "pressure/zarr.json", b"{")
+    assert solve("in.npy", output.url).updates == [7]
+    solve("in.npy", "expected.npy")
+    group = zarr.open_group(str(tmp_path / "buckets" / "bucket" / "out.zarr"), mode="r")
+    assert np.array_equal(group["pressure"][:], np.load(tmp_path / "expected.npy"))
+    assert output.beside("out.zarr.partial").identify() == []
+    with pytest.raises(InvalidField, match="nothing there yet"):
+        solve("in.npy", output.url)
+
+
+def test_what_goes_into_a_bucket_needs_room_here_too(
+    tmp_path: Path,
+    solve: Callable[..., Bar],
+    fields: NDArray[np.float32],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder_buckets.keep_in(tmp_path / "buckets", monkeypatch)
+    np.save(tmp_path / "in.npy", fields)
+    free = fields.nbytes
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    solve("in.npy", "s3://bucket/enough.npy")
+    free -= 1
+    with pytest.raises(InvalidField, match="TMPDIR"):
+        solve("in.npy", "s3://bucket/out.npy")

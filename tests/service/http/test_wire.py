@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from problems import ErrorBound
 from service.http.wire import NPY, answer_headers
+from service.novelty import FAMILIAR
 from service.solver import SolveResponse, Timing
 
 NUMBERS = st.floats(0, 1e300)
@@ -22,7 +23,7 @@ def estimate(errors: tuple[ErrorBound, ...]) -> dict[str, object]:
         method="surrogate",
         operator="tpfa-harmonic-v1",
         errors=errors,
-        in_distribution=(True,) * len(errors),
+        novelty=(FAMILIAR,) * len(errors),
         iterations=(0,) * len(errors),
         timing=Timing(0, 0, 0, 0),
     )
@@ -51,7 +52,10 @@ def test_the_bounds_of_a_batch_are_rounded_outwards(numbers: list[tuple[float, f
 def test_a_batch_too_long_for_a_header_is_summarised() -> None:
     random = np.random.default_rng(0).random((256, 3)) / 100
     document = estimate(tuple(bound(*row, steps=n) for n, row in enumerate(random.tolist())))
-    assert set(document) == {"kind", "norm", "upper_max", "l2_estimate_median", "steps", "fields"}
+    assert set(document) == {
+        *("kind", "norm", "reference", "upper_max", "l2_estimate_median", "steps", "fields"),
+    }
+    assert document["reference"] == "discrete"
     assert (document["fields"], document["steps"]) == (256, 255)
     assert document["upper_max"] >= random[:, 1].max()  # type: ignore[operator]
     assert document["l2_estimate_median"] == pytest.approx(np.median(random[:, 2]), rel=1e-3)
