@@ -25,13 +25,13 @@ from service.directions import Directions, check_directions
 from service.errors import LONGEST_QUOTE, InvalidField, NotCertifiable
 from service.lookup import find_steady
 from service.passage import batch_of, leaving, off_loop, placed, size_of
-from service.refine import check_tolerance
 from service.route import Chosen, Router
 from service.settings import Limits
 from service.start import Start, answered
 from service.telemetry.timing import Timing
 from service.ticket import ANYBODY, Ticket
-from service.trust import Judge, too_much_contrast
+from service.tolerance import check_tolerance, met_in_time, refuse_unsolved
+from service.trust import Judge
 from service.validate import Inputs, validate_inputs
 from service.workers.worker import (
     ANY,
@@ -143,8 +143,18 @@ class Derivative:
 
     @property
     def certified(self) -> bool:
-        """Whether its error is guaranteed."""
-        return self.errors is not None
+        """Whether its error is guaranteed; a bound that is infinite guarantees nothing."""
+        return all(self.certified_rows)
+
+    @property
+    def certified_rows(self) -> tuple[bool, ...]:
+        """Of each field of the batch, whether the errors of all its directions are guaranteed."""
+        rows = len(self.in_distribution)
+        if self.errors is None:
+            return (False,) * rows
+        # several directions are on the leading axis
+        known = np.isfinite(self.errors).reshape(-1, rows)
+        return tuple(bool(each.all()) for each in known.T)
 
 
 @final
@@ -192,20 +202,19 @@ class Differentiator:
         """
         problem = find_steady(request.problem)
         check_tolerance(request.tolerance)
-        async with Deadline(request.ticket.deadline, request.received, WAY_OUT).kept():
-            asked = await self._checked(problem, request)
-            if _method(request) == "surrogate":
-                return await self._learned(asked)
-            return await self._discrete(asked)
+        with met_in_time(request.tolerance):
+            async with Deadline(request.ticket.deadline, request.received, WAY_OUT).kept():
+                asked = await self._checked(problem, request)
+                if _method(request) == "surrogate":
+                    return await self._learned(asked)
+                return await self._discrete(asked)
 
     async def _checked(self, problem: SteadyProblem, request: VjpRequest | JvpRequest) -> _Asked:
         name, logarithmic = _chosen_input(problem, request.wrt)
         size = size_of(request.given)
         inputs = await off_loop(size, validate_inputs, problem, request.given, self._limits)
+        size += size_of(_given_directions(request))
         directions = await off_loop(size, _directions, problem, request, inputs, self._limits)
-        if isinstance(request, JvpRequest) and logarithmic:
-            values = directions.values * inputs.fields[name].astype(np.float64)[:, None]
-            directions = directions._replace(values=values)
         return _Asked(problem, request, inputs, name, logarithmic, directions)
 
     # --- the surrogate's own
@@ -220,13 +229,15 @@ class Differentiator:
         ticket = request.ticket
         chosen = self._router.surrogate(problem, request.model, request.key, inputs.grid, ticket, task)
         # a row for each direction
-        many = _repeated(inputs, asked.directions.number)
-        chosen.queue.require_room(chosen.bucket, many.rows, 2 * many.nbytes, ticket)
+        number = asked.directions.number
+        size = number * inputs.nbytes
+        chosen.queue.require_room(chosen.bucket, number * inputs.rows, 2 * size, ticket)
         self._judge.require_look(chosen, inputs, ticket)
-        batch = await off_loop(inputs.nbytes, _row_for_each, asked, chosen, many)
+        size += asked.directions.values.nbytes
+        batch = await off_loop(size, _row_for_each, asked, chosen)
         outcome, known = await self._together(chosen, batch, inputs, ticket)
         found = outcome.solutions.fields[_result(asked)]
-        values = found.reshape(inputs.rows, asked.directions.number, *inputs.grid)
+        values = found.reshape(inputs.rows, number, *inputs.grid)
         return await self._answer(asked, chosen, "surrogate", _Found(values, None, outcome, known))
 
     async def _together(
@@ -252,13 +263,12 @@ class Differentiator:
         bucket = _differentiating(chosen.bucket, isinstance(request, VjpRequest), asked.directions.number)
         size = inputs.nbytes + asked.directions.values.nbytes
         self._references.require_room(bucket, inputs.rows, size, request.ticket)
+        if chosen.served is not None:
+            self._judge.require_look(chosen, inputs, request.ticket)
         start = await answered(problem, chosen, inputs, request.ticket)
         batch = await off_loop(size, self._batch, asked, bucket, start)
         outcome = await self._references.submit(batch, request.ticket, admitted=bool(start.fields))
-        for row, why in outcome.solutions.unsolved.items():
-            if request.tolerance is None:
-                raise too_much_contrast(problem, inputs, row, why)
-            raise NotCertifiable(f"the tolerance {request.tolerance} cannot be met: {why}")
+        refuse_unsolved(problem, inputs, outcome.solutions.unsolved, request.tolerance)
         known = (True,) * inputs.rows
         if chosen.served is not None:
             known = await self._judge.resembles_training(chosen, inputs, request.ticket)
@@ -292,7 +302,7 @@ class Differentiator:
         values, errors = await off_loop(found.values.nbytes, _leaving, asked, name, found)
         total = time.perf_counter() - request.received
         return Derivative(
-            values=asked.directions.as_given(values, single=inputs.single),
+            values=values,
             name=name,
             single=inputs.single,
             model=None if chosen.served is None else str(chosen.bucket.version),
@@ -300,7 +310,7 @@ class Differentiator:
             operator=chosen.bucket.scheme,
             in_distribution=found.known,
             norm="directional" if backward else "energy",
-            errors=None if errors is None else asked.directions.as_given(errors, single=inputs.single),
+            errors=errors,
             batch_size=found.outcome.batch_size,
             timing=Timing.of_seconds(found.outcome.queue, found.outcome.compute, 0.0, total),
         )
@@ -315,9 +325,25 @@ def _method(request: VjpRequest | JvpRequest) -> Literal["adjoint", "surrogate"]
 def _directions(
     problem: SteadyProblem, request: VjpRequest | JvpRequest, inputs: Inputs, limits: Limits
 ) -> Directions:
-    if isinstance(request, JvpRequest):
-        return check_directions(inputs, "tangent", request.tangents, limits)
-    return _cotangents(problem, request.cotangents, inputs, limits)
+    """The cotangents of the output, or the tangents of the input itself.
+
+    Raises:
+        InvalidField: there is none, or one that does not fit the inputs.
+        TooLarge: they are too many.
+    """
+    if isinstance(request, VjpRequest):
+        return _cotangents(problem, request.cotangents, inputs, limits)
+    directions = check_directions(inputs, "tangent", request.tangents, limits)
+    name, logarithmic = _chosen_input(problem, request.wrt)
+    if not logarithmic:
+        return directions
+    values = directions.values * inputs.fields[name].astype(np.float64)[:, None]
+    return directions._replace(values=values)
+
+
+def _given_directions(request: VjpRequest | JvpRequest) -> Mapping[str, Any]:
+    """What came beside the inputs."""
+    return request.cotangents if isinstance(request, VjpRequest) else {TANGENT: request.tangents}
 
 
 def _cotangents(
@@ -391,7 +417,8 @@ def _repeated(inputs: Inputs, times: int) -> Inputs:
     return inputs._replace(fields=fields, rows=inputs.rows * times)
 
 
-def _row_for_each(asked: _Asked, chosen: Chosen, many: Inputs) -> Batch:
+def _row_for_each(asked: _Asked, chosen: Chosen) -> Batch:
+    many = _repeated(asked.inputs, asked.directions.number)
     batch = batch_of(asked.problem, many, chosen.queue, chosen.bucket)
     flat = asked.directions.values.reshape(many.rows, *many.grid)
     return Batch(
@@ -400,7 +427,16 @@ def _row_for_each(asked: _Asked, chosen: Chosen, many: Inputs) -> Batch:
 
 
 def _leaving(asked: _Asked, name: str, found: _Found) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
-    """The numbers that leave [batch direction y x], and what is wrong with them, their rounding included."""
+    """The numbers that leave with the caller's axes, and what is wrong with them, their rounding included."""
+    values, errors = _rounded(asked, name, found)
+    single = asked.inputs.single
+    # whoever writes them would else copy them
+    values = np.ascontiguousarray(asked.directions.as_given(values, single=single))
+    return values, None if errors is None else asked.directions.as_given(errors, single=single)
+
+
+def _rounded(asked: _Asked, name: str, found: _Found) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
+    """The numbers that leave [batch direction y x], and their errors [batch direction]."""
     backward = isinstance(asked.request, VjpRequest)
     coefficient = asked.inputs.fields[asked.name].astype(np.float64)[:, None]
     exact = found.values * coefficient if backward and asked.logarithmic else found.values

@@ -20,16 +20,15 @@ from problems import Mean, Outflow, Quantity, Reading, SteadyProblem
 from problems.quantity import Wall
 from service.batching.batcher import Batcher
 from service.deadline import Deadline
-from service.errors import InvalidField, NotCertifiable, TooLarge, quoted
+from service.errors import InvalidField, TooLarge, quoted
 from service.lookup import find_steady
 from service.passage import off_loop, placed, size_of
-from service.refine import check_tolerance
 from service.route import Router
 from service.settings import Limits
 from service.start import answered
 from service.telemetry.timing import Timing
 from service.ticket import ANYBODY, Ticket
-from service.trust import too_much_contrast
+from service.tolerance import check_tolerance, met_in_time, refuse_unsolved
 from service.validate import Inputs, validate_inputs
 from service.workers.sensitivities import row_of
 from service.workers.worker import ANY, DEADLINE, QUANTITIES, TOLERANCE, Batch, Bucket
@@ -111,6 +110,13 @@ class QuantitiesResponse(NamedTuple):
     timing: Timing
     batch_size: int
 
+    @property
+    def certified(self) -> tuple[bool, ...]:
+        """Of each field, whether no half-width of its quantities is infinite."""
+        rows = 1 if self.single else len(self.values)
+        known = np.isfinite(self.half_widths).reshape(rows, -1)
+        return tuple(bool(each.all()) for each in known)
+
 
 @final
 class Reader:
@@ -130,28 +136,31 @@ class Reader:
         problem = find_steady(request.problem)
         check_tolerance(request.tolerance)
         wanted = _wanted(request.wanted)
-        async with Deadline(request.ticket.deadline, request.received, WAY_OUT).kept():
-            size, ticket = size_of(request.given), request.ticket
-            inputs = await off_loop(size, validate_inputs, problem, request.given, self._limits)
-            if request.model is None:
-                chosen = self._router.reference(problem, None, request.key, inputs.grid)
-            else:
-                chosen = self._router.surrogate(problem, request.model, request.key, inputs.grid, ticket)
-            of = chosen.bucket
-            bucket = Bucket(
-                *(of.problem, of.version, of.scheme, of.grid, "float64"),
-                task="quantities",
-                directions=len(wanted),
-            )
-            self._queue.require_room(bucket, inputs.rows, inputs.nbytes, ticket)
-            start = await answered(problem, chosen, inputs, ticket)
-            batch = await off_loop(size, self._batch, request, inputs, bucket, wanted)
-            batch = Batch(bucket, {**batch.fields, **start.answers})
-            outcome = await self._queue.submit(batch, ticket, admitted=bool(start.fields))
-        for row, why in outcome.solutions.unsolved.items():
-            if request.tolerance is None:
-                raise too_much_contrast(problem, inputs, row, why)
-            raise NotCertifiable(f"the tolerance {request.tolerance} cannot be met: {why}")
+        with met_in_time(request.tolerance):
+            async with Deadline(request.ticket.deadline, request.received, WAY_OUT).kept():
+                return await self._read(problem, request, wanted)
+
+    async def _read(
+        self, problem: SteadyProblem, request: QuantitiesRequest, wanted: Sequence[Quantity]
+    ) -> QuantitiesResponse:
+        size, ticket = size_of(request.given), request.ticket
+        inputs = await off_loop(size, validate_inputs, problem, request.given, self._limits)
+        if request.model is None:
+            chosen = self._router.reference(problem, None, request.key, inputs.grid)
+        else:
+            chosen = self._router.surrogate(problem, request.model, request.key, inputs.grid, ticket)
+        of = chosen.bucket
+        bucket = Bucket(
+            *(of.problem, of.version, of.scheme, of.grid, "float64"),
+            task="quantities",
+            directions=len(wanted),
+        )
+        self._queue.require_room(bucket, inputs.rows, inputs.nbytes, ticket)
+        start = await answered(problem, chosen, inputs, ticket)
+        batch = await off_loop(size, self._batch, request, inputs, bucket, wanted)
+        batch = Batch(bucket, {**batch.fields, **start.answers})
+        outcome = await self._queue.submit(batch, ticket, admitted=bool(start.fields))
+        refuse_unsolved(problem, inputs, outcome.solutions.unsolved, request.tolerance)
         found = outcome.solutions.fields[QUANTITIES]
         numbers = np.array(found[0] if inputs.single else found)
         total = time.perf_counter() - request.received

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from problems import SteadyProblem
 from service.batching.batcher import Batcher, Outcome
 from service.certify import bounds, variations
-from service.errors import InvalidField, NotCertifiable, UnknownModel, UnsupportedGrid, quoted
+from service.errors import DeadlineExceeded, NotCertifiable, UnknownModel, UnsupportedGrid
 from service.passage import leaving, off_loop, placed, size_of
 from service.request import SolveRequest, SolveResponse
 from service.route import Chosen, Router
@@ -23,9 +23,10 @@ from service.start import Start, answered
 from service.telemetry.timing import Timing
 from service.trust import NOTHING_KNOWN, Judge, Trust, novelty_of
 from service.validate import Inputs
+from service.workers.certified import TOO_LATE
 from service.workers.worker import AS_THE_GRID_RESOLVES, DEADLINE, TOLERANCE, Batch, Bucket
 
-__all__ = ["Refiner", "check_tolerance", "wants_refinement"]
+__all__ = ["Refiner", "wants_refinement"]
 
 # what a hybrid answer meets for which no tolerance was asked: about as much as float32 resolves
 USUAL: Final = 1e-6
@@ -36,19 +37,6 @@ SPARED: Final = 0.2
 def wants_refinement(request: SolveRequest) -> bool:
     """Whether a request is one for a :class:`Refiner`."""
     return request.tolerance is not None or request.method == "hybrid"
-
-
-def check_tolerance(tolerance: float | str | None) -> None:
-    """Refuse what no relative error can be compared with.
-
-    Raises:
-        InvalidField: it is neither between 0 and 1 nor ``discretization``.
-    """
-    if tolerance is None or tolerance == "discretization":
-        return
-    if isinstance(tolerance, str) or not 0 < tolerance < 1:
-        message = "tolerance: expected a number between 0 and 1, or 'discretization'"
-        raise InvalidField("tolerance", "range", f"{message}, got {quoted(tolerance)}")
 
 
 @final
@@ -65,6 +53,7 @@ class Refiner:
 
         Raises:
             NotCertifiable: float64, or the method, does not carry it.
+            DeadlineExceeded: nobody waits for it any more.
             ServiceFault: another of its kinds.
         """
         if request.method == "surrogate":
@@ -72,11 +61,15 @@ class Refiner:
         chosen = self._choose(problem, request, inputs)
         bucket = _refining(chosen.bucket)
         self._queue.require_room(bucket, inputs.rows, inputs.nbytes, request.ticket)
+        if _is_judged(request):
+            self._judge.require_room(replace(request, dtype=_dtype(request)), chosen, inputs)
         start = await answered(problem, chosen, inputs, request.ticket)
         batch = await off_loop(size_of(request.given), self._batch, bucket, inputs, start, request)
         # who gets so far was let in before
         outcome = await self._queue.submit(batch, request.ticket, admitted=bool(start.fields))
         for row, why in outcome.solutions.unsolved.items():
+            if why == TOO_LATE:
+                raise DeadlineExceeded(why)
             raise _not_certifiable(request, row, why, single=inputs.single)
         return await self._answer(problem, request, inputs, chosen, start, outcome)
 
@@ -89,9 +82,8 @@ class Refiner:
         start: Start,
         outcome: Outcome,
     ) -> SolveResponse:
-        dtype = request.dtype if request.tolerance is None else "float64"
         solved = {spec.name: outcome.solutions.fields[spec.name] for spec in problem.outputs}
-        answers = await off_loop(size_of(request.given), leaving, solved, dtype, copy=True)
+        answers = await off_loop(size_of(request.given), leaving, solved, _dtype(request), copy=True)
         trust = await self._trust(problem, request, inputs, chosen, start, outcome, answers)
         return SolveResponse(
             fields={name: values[0] for name, values in answers.items()} if inputs.single else answers,
@@ -131,7 +123,7 @@ class Refiner:
             return Trust(judged.errors, novelty, judged.seconds)
         found = bounds(outcome.solutions, _reference(request))
         novelty = novelty_of(chosen, inputs, variations(outcome.solutions), scores=start.novelty)
-        if request.error == "bound" or request.tolerance == "discretization":
+        if not _is_judged(request):
             return Trust(found, novelty)
         judged = await self._judge.judge(problem, request, chosen, inputs, answers)
         # both hold
@@ -180,9 +172,10 @@ class Refiner:
             message = "method=surrogate: nothing tells that it is as exact as the grid resolves"
             raise NotCertifiable(f"{message}; ask for auto, hybrid or solver, or for a tolerance in numbers")
         chosen = self._router.surrogate(problem, request.model, request.key, inputs.grid, request.ticket)
+        certifying = replace(request, error="certified", dtype=_dtype(request))
+        self._judge.require_room(certifying, chosen, inputs)
         start = await answered(problem, chosen, inputs, request.ticket)
         answers = await off_loop(inputs.nbytes, leaving, start.fields, "float64", copy=True)
-        certifying = replace(request, error="certified")
         judged = await self._judge.judge(problem, certifying, chosen, inputs, answers)
         for row, error in enumerate(judged.errors):
             if error.upper > request.tolerance:
@@ -207,6 +200,18 @@ class Refiner:
             ),
             certified=True,
         )
+
+
+def _dtype(request: SolveRequest) -> Literal["float32", "float64"]:
+    """The dtype of the numbers that leave."""
+    return request.dtype if request.tolerance is None else "float64"
+
+
+def _is_judged(request: SolveRequest) -> bool:
+    """Whether the answer is judged once more, beyond what the solver tells of it."""
+    if request.tolerance is None:
+        return request.error != "none"
+    return request.error == "certified" and request.tolerance != "discretization"
 
 
 def _reference(request: SolveRequest) -> Literal["discrete", "pde"]:

@@ -19,18 +19,19 @@ from numpy.typing import NDArray
 from problems import EVOLUTION_PROBLEMS, STEADY_PROBLEMS, FieldSpec, SteadyProblem
 from service.batching.batcher import Batcher
 from service.deadline import Deadline
-from service.errors import DeadlineExceeded, InvalidSettings, NotCertifiable, ServiceFault
+from service.errors import InvalidSettings, ServiceFault
 from service.gradient import Derivative, Differentiator, JvpRequest, VjpRequest
 from service.lookup import find_steady
 from service.passage import SMALL, batch_of, leaving, size_of
 from service.quantities import QuantitiesRequest, QuantitiesResponse, Reader
-from service.refine import Refiner, check_tolerance, wants_refinement
+from service.refine import Refiner, wants_refinement
 from service.request import ErrorKind, Method, SolveRequest, SolveResponse
 from service.rollout import Progress, Roller, Rollout, RolloutRequest
 from service.route import Chosen, Router
 from service.settings import Limits
 from service.shadow import Comparisons, NoComparisons, Shadows
 from service.telemetry.timing import Timing
+from service.tolerance import check_tolerance, met_in_time
 from service.trust import NOTHING_KNOWN, Judge, Trust, novelty_of, too_much_contrast
 from service.validate import Inputs, validate_inputs
 from service.versions.models import Models
@@ -160,13 +161,9 @@ class Solver:
         problem = find_steady(request.problem)
         if request.ticket.deadline is None:
             return await self._solve(problem, request)
-        try:
+        with met_in_time(request.tolerance):
             async with Deadline(request.ticket.deadline, request.received, WAY_OUT).kept():
                 return await self._solve(problem, request)
-        except DeadlineExceeded as error:
-            if request.tolerance is None:
-                raise
-            raise NotCertifiable(f"the tolerance {request.tolerance} was not met in time: {error}") from error
 
     async def _solve(self, problem: SteadyProblem, request: SolveRequest) -> SolveResponse:
         # not ``off_loop``: on the way of most requests even that is felt

@@ -11,19 +11,21 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple, final
 
+import numpy as np
 from numpy.typing import NDArray
 
 from problems import STEADY_PROBLEMS, ErrorBound, SteadyProblem, Variation
 from service.batching.batcher import Batcher
 from service.certify import bounds, variations
-from service.errors import InvalidField
+from service.errors import DeadlineExceeded, InvalidField
 from service.novelty import FAMILIAR, Novelty, outside, require_in_range, steady_novelty
 from service.passage import off_loop, placed
 from service.request import ErrorKind, SolveRequest
 from service.route import Chosen
 from service.ticket import Ticket
 from service.validate import Inputs
-from service.workers.worker import ANSWER, Batch, Bucket, Solutions
+from service.workers.certified import TOO_LATE
+from service.workers.worker import ANSWER, DEADLINE, Batch, Bucket, Solutions
 
 __all__ = ["NOTHING_KNOWN", "Judge", "Judged", "Trust", "novelty_of", "too_much_contrast"]
 
@@ -84,12 +86,15 @@ class Judge:
 
         Raises:
             InvalidField: the bound is no number either.
+            DeadlineExceeded: nobody waits for it any more.
         """
         began = time.perf_counter()
         dtype = next(iter(answers.values())).dtype.name
         queue, bucket = self._asked(request.error, chosen, dtype)
         numbers = await _looked(queue, bucket, inputs, answers, request.ticket)
         for row, why in numbers.unsolved.items():
+            if why == TOO_LATE:
+                raise DeadlineExceeded(why)
             raise too_much_contrast(problem, inputs, row, why)
         errors = bounds(numbers)
         for row, error in enumerate(errors):
@@ -144,6 +149,9 @@ async def _looked(
 ) -> Solutions:
     fields = await off_loop(inputs.nbytes, placed, inputs.fields, queue, "float64")
     fields |= {f"{ANSWER}{name}": values for name, values in answers.items()}
+    if bucket.task == "certify":
+        # one may take long, and nobody may wait for it any more
+        fields[DEADLINE] = np.full(inputs.rows, math.inf if ticket.deadline is None else ticket.deadline)
     # who gets so far was let in before
     return (await queue.submit(Batch(bucket, fields), ticket, admitted=True)).solutions
 

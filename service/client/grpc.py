@@ -78,6 +78,8 @@ ERRORS: Final = {
     "certified": pb.ERROR_REQUEST_CERTIFIED,
 }
 PRIORITIES: Final = {"interactive": pb.PRIORITY_INTERACTIVE, "bulk": pb.PRIORITY_BULK}
+# of an error estimate
+OPTIONAL: Final = ("l2_lower", "l2_upper", "max_lower", "max_upper")
 METHOD_NAMES: Final = {number: name for name, number in METHODS.items()}
 
 # tags: a field's number and 2, that its length comes next
@@ -409,12 +411,7 @@ def _channel_names(leg: Leg) -> list[str]:
 def _answer(message: pb.SolveResponse) -> Answer:
     fields = {name: _array(tensor) for name, tensor in message.fields.items()}
     single = next(iter(fields.values())).ndim == 2
-    errors = tuple(
-        ErrorEstimate(
-            **{known.name: getattr(each, known.name) for known in dataclasses.fields(ErrorEstimate)}
-        )
-        for each in message.errors
-    )
+    errors = tuple(_estimate(each) for each in message.errors)
     return Answer(
         fields=fields,
         model=message.model or None,
@@ -427,6 +424,13 @@ def _answer(message: pb.SolveResponse) -> Answer:
         timing_ms=_timing(message.timing),
         ood_score=_one_or_all(tuple(message.ood_scores), single=single),
     )
+
+
+def _estimate(message: pb.ErrorEstimate) -> ErrorEstimate:
+    names = [known.name for known in dataclasses.fields(ErrorEstimate)]
+    # of what is left out nothing is known, as the defaults say
+    told = [name for name in names if name not in OPTIONAL or message.HasField(name)]
+    return ErrorEstimate(**{name: getattr(message, name) for name in told})
 
 
 def _one_or_all(values: tuple[Any, ...], *, single: bool) -> Any:

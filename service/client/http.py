@@ -154,11 +154,13 @@ class HttpTransport(Transport):
 
     def pull_back(self, question: Question) -> Gradient:
         """See ``Transport``."""
-        return _gradient(self._ask(_derivative_post("vjp", question).build(self._http)))
+        response = self._ask(_derivative_post("vjp", question).build(self._http))
+        return _gradient(response, question)
 
     def push_forward(self, question: Question) -> Tangent:
         """See ``Transport``."""
-        return _tangent(self._ask(_derivative_post("jvp", question).build(self._http)))
+        response = self._ask(_derivative_post("jvp", question).build(self._http))
+        return _tangent(response, question)
 
     def read(self, question: Question) -> list[Quantity]:
         """See ``Transport``."""
@@ -218,11 +220,13 @@ class AsyncHttpTransport(AsyncTransport):
 
     async def pull_back(self, question: Question) -> Gradient:
         """See ``Transport``."""
-        return _gradient(await self._ask(_derivative_post("vjp", question).build(self._http)))
+        response = await self._ask(_derivative_post("vjp", question).build(self._http))
+        return _gradient(response, question)
 
     async def push_forward(self, question: Question) -> Tangent:
         """See ``Transport``."""
-        return _tangent(await self._ask(_derivative_post("jvp", question).build(self._http)))
+        response = await self._ask(_derivative_post("jvp", question).build(self._http))
+        return _tangent(response, question)
 
     async def read(self, question: Question) -> list[Quantity]:
         """See ``Transport``."""
@@ -289,31 +293,38 @@ def _answer(response: httpx.Response) -> Answer:
     )
 
 
-def _gradient(response: httpx.Response) -> Gradient:
-    return Gradient(
-        gradient=_loaded(response.content), wrt=response.headers["Mno-Field"], **_derivative(response)
-    )
+def _gradient(response: httpx.Response, question: Question) -> Gradient:
+    values, known = _derivative(response, question)
+    return Gradient(gradient=values, wrt=response.headers["Mno-Field"], **known)
 
 
-def _tangent(response: httpx.Response) -> Tangent:
-    return Tangent(
-        tangent=_loaded(response.content), of=response.headers["Mno-Field"], **_derivative(response)
-    )
+def _tangent(response: httpx.Response, question: Question) -> Tangent:
+    values, known = _derivative(response, question)
+    return Tangent(tangent=values, of=response.headers["Mno-Field"], **known)
 
 
-def _derivative(response: httpx.Response) -> dict[str, Any]:
-    """What is known of a gradient or a tangent."""
+def _derivative(response: httpx.Response, question: Question) -> tuple[NDArray[Any], dict[str, Any]]:
+    """The numbers of a gradient or a tangent, and what is known of it."""
     headers = response.headers
-    error = json.loads(headers["Mno-Error-Estimate"])
-    return {
+    values, error = _loaded(response.content), json.loads(headers["Mno-Error-Estimate"])
+    bounds = None if error is None else _bounds(error["upper"])
+    if _is_one_of_several(question):
+        values, bounds = values[None], None if bounds is None else np.asarray(bounds)[None]
+    return values, {
         "model": headers["Mno-Model"] or None,
         "method": headers["Mno-Method"],
         "operator": headers["Mno-Operator"],
         "in_distribution": _flags(headers["Mno-In-Distribution"]),
         "timing_ms": _timing(headers["Server-Timing"]),
-        "error": None if error is None else _bounds(error["upper"]),
+        "error": bounds,
         "certified": json.loads(headers["Mno-Certified"]),
     }
+
+
+def _is_one_of_several(question: Question) -> bool:
+    """Whether one direction has an axis of its own: a stack of it and the field does not tell."""
+    direction = question.direction
+    return direction is not None and direction.ndim > question.field.ndim and len(direction) == 1
 
 
 def _bounds(upper: Any) -> Any:
@@ -326,7 +337,7 @@ def _bounds(upper: Any) -> Any:
 
 def _quantities(response: httpx.Response) -> list[Quantity]:
     return [
-        Quantity(each["quantity"], each["unit"], _numbers(each["value"]), _numbers(each["half_width"]))
+        Quantity(each["quantity"], each["unit"], _numbers(each["value"]), _bounds(each["half_width"]))
         for each in response.json()["quantities"]
     ]
 

@@ -133,13 +133,12 @@ def _errors(response: Derivative) -> list[float]:
 
 
 def _solution(response: Derivative, name: str) -> pb.SolveResponse:
-    rows = len(response.in_distribution)
     return pb.SolveResponse(
         model=response.model or "",
         method=METHOD_NUMBERS[response.method],
         operator=response.operator,
         in_distribution=response.in_distribution,
-        certified=[response.certified] * rows,
+        certified=response.certified_rows,
         timing=timing_of(response.timing),
         id=name,
         batch_size=response.batch_size,
@@ -151,7 +150,6 @@ def write_quantities(response: QuantitiesResponse, name: str = "") -> Parts:
     values, half_widths = (
         np.atleast_2d(numbers).T.tolist() for numbers in (response.values, response.half_widths)
     )
-    rows = 1 if response.single else len(response.values)
     quantities = [
         pb.Quantity(quantity=quantity, unit=unit, values=value, half_widths=half_width)
         for quantity, unit, value, half_width in zip(
@@ -162,7 +160,7 @@ def write_quantities(response: QuantitiesResponse, name: str = "") -> Parts:
         model=response.model or "",
         method=pb.METHOD_ADJOINT,
         operator=response.operator,
-        certified=[True] * rows,
+        certified=response.certified,
         timing=timing_of(response.timing),
         id=name,
         batch_size=response.batch_size,

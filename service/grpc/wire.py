@@ -6,6 +6,7 @@ around them is new. A message is the concatenation of its fields, so that the re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, final
@@ -317,8 +318,15 @@ def _bound(error: ErrorBound) -> pb.ErrorEstimate:
         l2_estimate=error.l2_estimate,
         steps=error.steps,
         reference=error.reference,
-        l2_lower=error.l2_lower,
-        l2_upper=error.l2_upper,
-        max_lower=error.max_lower,
-        max_upper=error.max_upper,
+        **_known_sides(error),
     )
+
+
+def _known_sides(error: ErrorBound) -> dict[str, float]:
+    """The bounds in other norms, by name, where there are any; what is left out is unknown."""
+    known: dict[str, float] = {}
+    if math.isfinite(error.l2_upper):
+        known |= {"l2_lower": error.l2_lower, "l2_upper": error.l2_upper}
+    if math.isfinite(error.max_upper):
+        known |= {"max_lower": error.max_lower, "max_upper": error.max_upper}
+    return known

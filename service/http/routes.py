@@ -171,9 +171,10 @@ class _Desk:
         response = await unless_client_leaves(request, self.solver.differentiate(wanted))
         visit_of(request.scope).note(response.timing, response.model, response.batch_size)
         headers = derivative_wire.derivative_headers(response, form)
-        if form == wire.NPY:
-            return Response(encode_npy(response.values), headers=headers, media_type=form)
         long = response.values.size > SMALL_ANSWER
+        if form == wire.NPY:
+            body = await computed(long, encode_npy, response.values)
+            return Response(body, headers=headers, media_type=form)
         body = await computed(long, derivative_wire.json_derivative, response, key)
         named, written = await packed(body, headers, gzip=wire.accepts_gzip(request.headers))
         return Response(written, headers=named, media_type=wire.JSON)

@@ -105,10 +105,16 @@ def _refined(batch: Batch, row: int) -> Refined | None:
 
 
 def certify_answers(batch: Batch) -> Solutions:
-    """``CERTIFIED_FIELDS`` of each row, for the very numbers in the fields ``answer.<output>``."""
+    """``CERTIFIED_FIELDS`` of each row, for the very numbers in the fields ``answer.<output>``.
+
+    Rows that cannot be had in float64, or whose deadline has passed, are told apart.
+    """
     found = {name: np.full(batch.rows, np.nan) for name in CERTIFIED_FIELDS}
     unsolved = {}
     for row in range(batch.rows):
+        if is_late(batch, row):
+            unsolved[row] = TOO_LATE
+            continue
         try:
             bound = _certified(batch.bucket, batch, row)
         except CannotSolve as error:

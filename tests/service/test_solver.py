@@ -1,6 +1,7 @@
 """The story of a request without a protocol: who computes it, what it may cost, and what is said of it."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,9 @@ from model_store import Card, FieldRecord, LoadedVersion, Reference
 from operators import Surrogate
 from operators.axial_mno import AxialMnoConfig
 from problems import STEADY_PROBLEMS
+from service import gradient
 from service.batching.batcher import Batcher, BatchRules
+from service.directions import Directions, check_directions
 from service.errors import (
     DeadlineExceeded,
     InvalidField,
@@ -116,6 +119,7 @@ def with_solver(
     comparisons: Told | None = None,
     bounds: Worker | None = None,
     rules: BatchRules = RULES,
+    references: Worker | None = None,
     **more: Any,
 ) -> None:
     """Tell a story with ``darcy@1`` and so on, each with a worker of its own."""
@@ -125,8 +129,8 @@ def with_solver(
         for number, worker in workers.items():
             models.add(version(number, **more), Batcher(worker, rules))
         models.route(routes or {"darcy": Route(name="darcy", main=1)})
-        threads = [ThreadWorker(each) for each in (solve_reference, advance_reference)]
-        others = [*threads, bounds or ThreadWorker(bound_errors)]
+        solving = references or ThreadWorker(solve_reference)
+        others = [solving, ThreadWorker(advance_reference), bounds or ThreadWorker(bound_errors)]
         queues = Queues(*(Batcher(each, rules) for each in others))
         async with Solver(models, queues, Limits(batch=32, grid_side=1024), comparisons) as solver:
             async with asyncio.timeout(30):
@@ -250,26 +254,31 @@ def test_a_deadline_that_passed_is_an_error_and_one_to_come_is_kept() -> None:
     with_solver(story, {1: Doubling()})
 
 
+class Stuck(Doubling):
+    """Computes, and is never done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.busy = asyncio.Event()
+
+    async def run(self, parts: Sequence[Batch], *, pad_to: int | None = None) -> Solutions:  # noqa: ARG002
+        self.busy.set()
+        await asyncio.Event().wait()
+        return Solutions({}, ())
+
+
 def test_what_finds_no_room_for_its_bound_is_not_solved() -> None:
-    worker = Doubling()
-
-    class Stuck(Doubling):
-        def __init__(self) -> None:
-            super().__init__()
-            self.busy = asyncio.Event()
-
-        async def run(self, parts: Sequence[Batch], *, pad_to: int | None = None) -> Solutions:  # noqa: ARG002
-            self.busy.set()
-            await asyncio.Event().wait()
-            return Solutions({}, ())
-
-    stuck = Stuck()
+    worker, stuck = Doubling(), Stuck()
 
     async def story(solver: Solver) -> None:
         first = asyncio.create_task(solver.solve(request()))
         await stuck.busy.wait()
         with pytest.raises(Overloaded):
             await solver.solve(request())
+        with pytest.raises(Overloaded):
+            await solver.solve(request(method="hybrid"))
+        with pytest.raises(Overloaded):
+            await solver.differentiate(vjp(method="adjoint", model="darcy"))
         assert len(worker.batches) == 1
         assert (await solver.solve(request(error="none"))).errors is None
         first.cancel()
@@ -360,6 +369,22 @@ def test_a_slow_shadow_holds_a_bounded_number_of_requests() -> None:
 # --- gradients
 
 
+def test_what_finds_no_room_for_its_certificate_is_not_solved() -> None:
+    worker, stuck = Doubling(), Stuck()
+
+    async def story(solver: Solver) -> None:
+        vouched = request(method="surrogate", tolerance=0.5)
+        first = asyncio.create_task(solver.solve(vouched))
+        await stuck.busy.wait()
+        with pytest.raises(Overloaded):
+            await solver.solve(vouched)
+        assert len(worker.batches) == 1
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+
+    with_solver(story, {1: worker}, references=stuck, rules=BatchRules(queue_bytes=10**4))
+
+
 def vjp(**options: Any) -> VjpRequest:
     fields = {"problem": "darcy", "given": {"permeability": field_of(4.0)}, "method": "surrogate"}
     return VjpRequest(**(fields | {"cotangents": {"pressure": field_of(8.0)}} | options))
@@ -446,6 +471,27 @@ def test_several_cotangents_are_those_of_each_field() -> None:
             await solver.differentiate(vjp(cotangents={"pressure": np.ones((33, SIDE, SIDE))}))
 
     with_solver(story, {1: worker})
+
+
+def test_many_cotangents_of_a_small_field_are_looked_through_off_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads = []
+
+    def checked(*given: Any) -> Directions:
+        threads.append(threading.current_thread())
+        return check_directions(*given)
+
+    monkeypatch.setattr(gradient, "check_directions", checked)
+    few, many = np.ones((2, SIDE, SIDE)), np.ones((32, SIDE, SIDE + 1))
+
+    async def story(solver: Solver) -> None:
+        await solver.differentiate(vjp(cotangents={"pressure": few}))
+        with pytest.raises(InvalidField):
+            await solver.differentiate(vjp(cotangents={"pressure": many}))
+
+    with_solver(story, {1: Doubling()})
+    assert [thread is threading.main_thread() for thread in threads] == [True, False]
 
 
 def test_a_surrogate_s_gradient_meets_no_tolerance() -> None:

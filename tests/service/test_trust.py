@@ -228,6 +228,24 @@ def test_a_deadline_of_a_tolerance_is_not_certifiable(http: httpx.Client) -> Non
     assert (answer.status_code, answer.json()["type"]) == (409, "not-certifiable")
 
 
+@pytest.mark.parametrize(
+    ("query", "refusal"),
+    [
+        ("tolerance=1e-6&timeout_ms=0.001", (409, "not-certifiable")),
+        ("timeout_ms=0.001", (504, "deadline-exceeded")),
+    ],
+)
+def test_so_is_that_of_a_derivative_or_a_quantity(
+    http: httpx.Client, query: str, refusal: tuple[int, str]
+) -> None:
+    stack, field = npy(np.stack([media()[0]] * 2)), npy(media()[0])
+    for path, body in (("vjp", stack), ("jvp", stack), ("quantities", field)):
+        wanted = f"{query}&quantities=mean" if path == "quantities" else query
+        headers = NPY if path != "quantities" else {"Content-Type": NPY["Content-Type"]}
+        answer = http.post(f"/v1/problems/darcy/{path}?{wanted}", content=body, headers=headers)
+        assert (answer.status_code, answer.json()["type"]) == refusal, path
+
+
 @pytest.mark.parametrize("tolerance", [0, -1e-6, 1, 7.5, "exact"])
 def test_what_is_no_tolerance_is_refused(http: httpx.Client, tolerance: Any) -> None:
     answer = http.post(SOLVE, json={"permeability": media()[0].tolist(), "tolerance": tolerance})
@@ -262,6 +280,18 @@ def test_a_certificate_has_two_sides(ask: Ask) -> None:
         assert error.lower <= exact <= error.upper
         assert error.upper - error.lower <= 0.051 * error.upper
     assert answer.timing_ms["certify"] > 0
+
+
+def test_bounds_in_other_norms_are_told_where_they_are_known(ask: Ask) -> None:
+    cheap = ask("solve", "darcy", media()[0], error="bound").error
+    assert (cheap.l2_lower, cheap.l2_upper, cheap.max_lower, cheap.max_upper) == (0, np.inf, 0, np.inf)
+    field = media()[0]
+    answer = ask("solve", "darcy", field, error="certified", tolerance=1e-3, method="hybrid")
+    wrong, exact = np.abs(answer.pressure - direct().solve()), np.abs(direct().solve())
+    l2 = float(np.linalg.norm(wrong) / np.linalg.norm(exact))
+    assert answer.error.l2_lower <= l2 + 1e-12
+    assert l2 - 1e-12 <= answer.error.l2_upper < np.inf
+    assert wrong.max() / exact.max() - 1e-12 <= answer.error.max_upper < np.inf
 
 
 def test_certificates_and_tolerances_go_together(ask: Ask) -> None:
@@ -310,6 +340,17 @@ def test_gradients_are_certified_in_every_direction(ask: Ask) -> None:
     assert alone.gradient.shape == a.shape
     np.testing.assert_allclose(alone.gradient * a, found.gradient[0], rtol=1e-9, atol=1e-12)
     assert isinstance(alone.error, float)
+
+
+def test_one_direction_on_an_axis_of_its_own_keeps_it(ask: Ask) -> None:
+    a, direction = media()[0], changes()[0]
+    for what, name in (("vjp", "gradient"), ("jvp", "tangent")):
+        several, alone = ask(what, "darcy", a, direction[None]), ask(what, "darcy", a, direction)
+        assert getattr(several, name).shape == (1, SIDE, SIDE)
+        assert np.shape(several.error) == (1,)
+        np.testing.assert_array_equal(getattr(several, name)[0], getattr(alone, name))
+    nothing = ask("vjp", "darcy", a.astype(np.float32), direction[None], method="surrogate")
+    assert (nothing.gradient.shape, nothing.error) == ((1, SIDE, SIDE), None)
 
 
 def test_a_tighter_tolerance_gives_a_better_gradient(ask: Ask) -> None:

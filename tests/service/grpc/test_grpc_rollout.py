@@ -140,6 +140,8 @@ def test_frames_come_with_what_is_known_about_them(tell: Callable[[Story], None]
         assert {"mass_defect", "depth_min"} <= set(frames[0].invariants)
         assert frames[0].error.kind == "calibrated"
         assert 0 < frames[0].error.coverage < 1
+        # nobody has bounded it, and 0 would be a bound
+        assert not any(frames[0].error.HasField(name) for name in ("l2_upper", "max_upper", "l2_lower"))
         known = dict(await call.initial_metadata())
         assert known["mno-fields"] == "h,hu,hv"
         assert (known["mno-block"], known["mno-frames"], known["mno-walls"]) == ("4", "4", "outflow")
