@@ -32,10 +32,13 @@ from problems.assessment import Assessment
 from problems.certified_answer import OutOfReach
 from problems.error_bound import Size, measure
 from problems.linear_system import LinearSystem
+from problems.multigrid import Singular
 from problems.refinement import Approximation
 
 # a few steps whose bound is above this leave too little to rely on: then as many as the second number needs
-_LOOSE, _TIGHT = 0.05, 1e-3
+LOOSE, _TIGHT = 0.05, 1e-3
+# what the solution is solved to where a derivative is small beside it
+_TIGHTEST = 1e-6
 # steps on the solution from a good start, and on each further solution from 0
 STEPS_OF_SOLUTION = 2
 STEPS_OF_ADJOINT = 3
@@ -107,6 +110,24 @@ def state(system: LinearSystem, start: Float64[np.ndarray, "y x"] | None, tolera
     return State(found, size, found.assessed.error(size.upper))
 
 
+def tighten(system: LinearSystem, at: State) -> State:
+    """A state that leaves a derivative that is small beside the solution a useful bound, if there is one."""
+    try:
+        found = refinement.reach(
+            system,
+            system.source,
+            at.found.assessed.values,
+            _TIGHTEST,
+            lambda assessed: error_of_source(system, assessed) <= _TIGHTEST,
+        )
+    except Singular:
+        return at
+    size = measure(system, found.assessed)
+    found = replace(found, iterations=at.found.iterations + found.iterations)
+    better = State(found, size, found.assessed.error(size.upper))
+    return better if better.error < at.error else at
+
+
 def _approach(
     system: LinearSystem,
     right_hand_side: Float64[np.ndarray, "y x"],
@@ -119,7 +140,7 @@ def _approach(
     spent = 0
     if tolerance is None:
         found = refinement.spend(system, right_hand_side, start, steps)
-        if error(found.assessed) <= _LOOSE:
+        if error(found.assessed) <= LOOSE:
             return found
         start, spent = found.assessed.values, found.iterations
     goal = tolerance or _TIGHT
@@ -160,10 +181,10 @@ def adjoint(
     uncertain += 4 * unit.size * sys.float_info.epsilon * float(terms)
     return Adjoint(
         scale * gradient,
-        scale * bound,
+        _known(scale * bound),
         _ratio(bound, least * at.size.lower),
         scale * value,
-        scale * uncertain,
+        _known(scale * uncertain),
         found.iterations,
     )
 
@@ -180,8 +201,12 @@ def tangent(
     right_hand_side, terms = _tangent_source(system, solution.values, direction)
     right_hand_side += of_source
     scale = float(np.max(np.abs(right_hand_side)))
-    if scale == 0.0 or not math.isfinite(scale):
-        return Tangent(np.zeros_like(direction), 0.0 if scale == 0.0 else math.inf, 0)
+    if scale == 0.0 and not direction.any():
+        return Tangent(np.zeros_like(direction), 0.0, 0)
+    if not 0 < scale < math.inf:
+        if tolerance is not None:
+            raise OutOfReach(math.inf)
+        return Tangent(np.zeros_like(direction), math.inf, 0)
     found = _solve(system, at, right_hand_side / scale, tolerance)
     error = found.assessed.error(at.size.upper)
     error += (float(np.max(np.abs(direction))) * at.error + _ROUNDING * terms * at.size.upper) / scale
@@ -246,5 +271,9 @@ def _tangent_source(
     return -outflow, float(terms.max())
 
 
+def _known(error: float) -> float:
+    return math.inf if math.isnan(error) else error
+
+
 def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole > 0 and not math.isnan(part) else math.inf
+    return part / whole if part < math.inf and 0 < whole < math.inf else math.inf

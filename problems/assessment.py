@@ -75,9 +75,11 @@ class Assessment:
     @property
     def least_size(self) -> float:
         """Lower bound of ``||u||_A``: ``(c, x) / ||x||_A``, since (c, x) = (A u, x)."""
-        if not (_SMALLEST_SQUARE < self.energy**2 < math.inf):
+        # a power that overflows would raise
+        if not (_SMALLEST_SQUARE < self.energy * self.energy < math.inf):
             return 0.0
-        return max(abs(self.work) - self.work_slack, 0.0) / self.energy
+        least = abs(self.work) - self.work_slack
+        return least / self.energy if least > 0 else 0.0
 
     def error(self, size: float) -> float:
         """Upper bound of ``||u - x||_A``, ``size`` one of ``||e||_A``."""
@@ -130,7 +132,8 @@ def _ratios(grid: Grid, scheme: Scheme) -> tuple[float, float, float]:
     return hy / hx, hx / hy, 1.0 / scheme.wall_distance
 
 
-@lru_cache(maxsize=16)
+# 8 MiB each on the largest grids
+@lru_cache(maxsize=4)
 def constant_solution(grid: Grid, scheme: Scheme) -> Float64[np.ndarray, "y x"]:
     """``L^{-1} 1``."""
     return poisson.solve(ones(grid.shape), grid, scheme)
@@ -178,7 +181,7 @@ def flux(faces: Faces, grid: Grid, scheme: Scheme, assessed: Assessment) -> Face
     return carried
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=4)
 def ones(shape: tuple[int, int]) -> Float64[np.ndarray, "y x"]:
     """A right-hand side of 1 in each cell."""
     return np.ones(shape)

@@ -52,6 +52,10 @@ PRESSURE = FieldSpec("pressure", "p", "Pa", "pressure above that of the surround
 # rounding may leave the direct solver more than the tolerance: up to this relative residual, its answer
 # still counts
 _USABLE_RESIDUAL = 1e-6
+# smaller directions may have lost digits to underflow
+_SMALLEST_DIRECTION = 1e-290
+# tenfold tighter solves for a quantity: float64 ends before
+_ROUNDS = 20
 
 
 @final
@@ -233,15 +237,22 @@ class Darcy(SteadyProblem):
         of_permeability, of_source = _directions(directions, grid)
         at = self._state(fields, system, self._start(start, unit, grid), tolerance)
         per_source = grid.cell_area / float(np.max(fields["permeability"]))
-        found = []
-        for along, more in zip(of_permeability, of_source, strict=True):
-            # in units of the pressure for a source of 1, of which the source is so many
-            logarithmic = float(fields["source"]) * (along / fields["permeability"])
-            with _certifiable(fields, tolerance):
-                found.append(adjoint_solver.tangent(system, at, logarithmic, float(more), tolerance))
+        along = [
+            (_logarithmic(fields, one), float(more))
+            for one, more in zip(of_permeability, of_source, strict=True)
+        ]
+        # what overflows has no bound
+        with _certifiable(fields, tolerance), np.errstate(over="ignore", invalid="ignore"):
+            found = [adjoint_solver.tangent(system, at, *one, tolerance) for one in along]
+            if tolerance is None and any(one.relative_error > adjoint_solver.LOOSE for one in found):
+                at = adjoint_solver.tighten(system, at)
+                found = [adjoint_solver.tangent(system, at, *one, tolerance) for one in along]
+            pressure = np.array([per_source * one.values for one in found]).reshape(-1, *grid.shape)
+        relative_error = np.array([one.relative_error for one in found])
+        relative_error[~np.isfinite(pressure).all(axis=(1, 2))] = math.inf
         return Tangents(
-            {"pressure": np.array([per_source * one.values for one in found]).reshape(-1, *grid.shape)},
-            np.array([one.relative_error for one in found]),
+            {"pressure": pressure},
+            relative_error,
             (at.found.iterations, max((one.steps for one in found), default=0)),
             system.scheme.id,
         )
@@ -287,13 +298,14 @@ class Darcy(SteadyProblem):
             raise ValueError(f"tolerance must be positive and finite, got {tolerance:g}")
         # the error of a value is the product of two
         needed = None if tolerance is None else min(0.1 * math.sqrt(tolerance), 0.1)
-        while True:
+        for _ in range(_ROUNDS):
             at = self._state(fields, system, start, needed)
             found = [self._adjoint(fields, system, at, weight, needed) for weight in weights]
             if tolerance is None or all(one.value_error <= tolerance * abs(one.value) for one in found):
                 return [(one.value, one.value_error) for one in found]
             needed = 0.1 * (needed or 1.0)
             start = at.found.assessed.values
+        raise _not_certifiable(fields, tolerance, "tighter solves do not help")
 
     def _state(
         self,
@@ -385,6 +397,20 @@ def _directions(
     count = counts.pop()
     of_permeability = directions.get("permeability", np.zeros((count, *grid.shape)))
     return of_permeability, directions.get("source", np.zeros(count))
+
+
+def _logarithmic(fields: Fields, along: Float64[np.ndarray, "y x"]) -> Float64[np.ndarray, "y x"]:
+    """A direction of permeability as one of its logarithm, times the source; not a number if it has no room.
+
+    The derivative is in units of the pressure for a source of 1, of which the source is so many.
+    """
+    source = float(fields["source"])
+    if source == 0.0 or not along.any():
+        return np.zeros_like(along)
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        logarithmic = np.asarray(source * (along / fields["permeability"]))
+    largest = float(np.max(np.abs(logarithmic)))
+    return logarithmic if _SMALLEST_DIRECTION < largest < math.inf else np.full_like(along, math.nan)
 
 
 @contextmanager

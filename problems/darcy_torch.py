@@ -217,6 +217,8 @@ def _conjugate_gradients(
         better = _solve_poisson(matrices, residual)
         product = _inner(residual, better)
         direction = better + (product / product_before)[:, None, None] * direction
+        # where nothing is left, 0 / 0 would spoil what rests
+        direction = torch.where(going[:, None, None], direction, 0.0)
         image = _apply(matrices, direction)
         step = torch.where(going, product / _inner(direction, image), 0.0)[:, None, None]
         x = x + step * direction
@@ -243,7 +245,7 @@ def _projection(matrices: _Matrices, v: torch.Tensor, right_hand_side: torch.Ten
     product = right_hand_side * v
     work = product.sum(dim=(1, 2)).abs() - _SLACK * product.abs().sum(dim=(1, 2))
     energy = _energy(matrices, v)
-    usable = (energy > 1e-280) & energy.isfinite()
+    usable = (energy > 1e-280) & energy.isfinite() & work.isfinite()
     return torch.where(usable, work.clamp(min=0.0) / energy.sqrt() * (1 - _SLACK), 0.0)
 
 
@@ -294,4 +296,4 @@ def _sides(matrices: _Matrices, answer: torch.Tensor) -> tuple[torch.Tensor, tor
 
 def _square_ratio(error: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     squared = error**2
-    return torch.where(known + squared > 0, squared / (known + squared), math.inf)
+    return torch.where((known + squared > 0) & known.isfinite(), squared / (known + squared), math.inf)

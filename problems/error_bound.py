@@ -47,6 +47,8 @@ _COEFFICIENTS = 2.0**-48
 _SLACK = 1e-8
 # errors above this part of the solution make its size worth a better bound
 _LARGE = 0.1
+# the squares of larger numbers, and sums of these, may be beyond float64
+_MODERATE = 1e150
 
 
 @final
@@ -107,7 +109,7 @@ def measure(
 ) -> Size:
     """The size of the solution, from an approximation to it, and a better one where that helps."""
     lower, upper = assessed.least_size, _largest_size(assessed)
-    if assessed.largest < 1:
+    if assessed.largest < 1 and assessed.energy < math.inf:
         lower = max(lower, assessed.energy * (1 - _SLACK) / (1 + assessed.largest))
     if upper * (1 - _LARGE) > lower:
         constant = assessment.constant_solution(system.grid, system.scheme)
@@ -200,6 +202,10 @@ def _sides(second: Assessment, size: Size, removed: tuple[float, float], least: 
         least: lower bound of ``||u - y||_A``.
     """
     remaining = second.error(size.upper)
+    # infinity over infinity is not a number, which max and min pass over; a comparison with one is false
+    numbers = (remaining, second.energy, least, *map(math.sqrt, removed), math.sqrt(abs(second.work)))
+    if not all(number < _MODERATE for number in numbers):
+        return 0.0, math.inf
     known = 2 * second.work - second.energy**2
     slack = 2 * second.work_slack + _SLACK * second.energy**2
     ends = (least**2, remaining**2)
@@ -243,6 +249,9 @@ def _in_other_norms(
     better, m = second.values, second.largest
     if not m < 1 or not better.min() > 0:
         return found
+    # norms of larger values are infinite
+    if not (better.max() < _MODERATE and np.abs(answer).max() < _MODERATE):
+        return found
     largest, size, apart = float(better.max()), float(np.linalg.norm(better)), m / (1 - m)
     move, leaving = np.abs(better - answer), (rounding + _CONVERSION) * np.abs(answer)
     left = min(math.sqrt(largest / (1 - m)) * remaining, apart * size) + float(np.linalg.norm(leaving))
@@ -273,7 +282,5 @@ def _quotient(part: float, whole: float) -> float:
 
 
 def _ratio(part: float, whole: float) -> float:
-    """``part / whole``, infinite where the whole may be 0 or the part is not a number."""
-    if math.isnan(part) or not whole > 0:
-        return math.inf
-    return part / whole
+    """``part / whole``, infinite where one of them is infinite or not a number, or the whole may be 0."""
+    return part / whole if part < math.inf and 0 < whole < math.inf else math.inf

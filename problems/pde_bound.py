@@ -24,13 +24,14 @@ iteration when its error is a tenth of the whole.
 # numba infers the types of the kernels
 
 import math
+import sys
 from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
 from jaxtyping import Float64
 
-from problems import assessment
+from problems import assessment, error_bound
 from problems.assessment import Assessment
 from problems.compiled import compiled
 from problems.linear_system import LinearSystem
@@ -39,6 +40,10 @@ from problems.steady import ErrorBound
 # the part of the whole error that may be left to the iteration
 SHARE = 0.1
 _ROUNDING = 1e-12
+# a few units in the last place of float64, for the conversion of the answer to these units
+_CONVERSION = 2.0**-50
+# squares below this may have lost digits to underflow
+_SMALLEST_SQUARE = 1e-280
 
 
 @final
@@ -60,7 +65,7 @@ class Majorant:
 def bound(system: LinearSystem, assessed: Assessment, found: ErrorBound, rounding: float) -> ErrorBound:
     """The bound against the equation, from the one against the scheme."""
     whole = majorant(system, assessed)
-    leaving = rounding * whole.spread
+    leaving = (rounding + _CONVERSION) * whole.spread
     upper = (whole.absolute + leaving) / whole.size if whole.size > 0 else math.inf
     return replace(
         found,
@@ -78,7 +83,8 @@ def bound(system: LinearSystem, assessed: Assessment, found: ErrorBound, roundin
 def stops(system: LinearSystem, assessed: Assessment) -> bool:
     """Whether going on would change little: the scheme's own error is most of what is left."""
     whole = majorant(system, assessed)
-    return assessed.error(whole.size) <= SHARE * whole.absolute < math.inf
+    left = assessed.error(error_bound.measure(system, assessed).upper)
+    return left <= SHARE * whole.absolute < math.inf
 
 
 def majorant(system: LinearSystem, assessed: Assessment) -> Majorant:
@@ -90,12 +96,17 @@ def majorant(system: LinearSystem, assessed: Assessment) -> Majorant:
     square, energy, work, spread = _integrate(
         permeability, assessed.values, corners, absolute_corners, carried.x, carried.y, hy / hx, hx / hy
     )
-    size = work / math.sqrt(energy) if 0 < energy < math.inf and work > 0 else 0.0
+    # what rounding may change in sums over all cells
+    count = 8 * corners.size * sys.float_info.epsilon
+    work -= count * (float(np.sum(np.abs(assessed.values))) + float(np.sum(absolute_corners)))
+    usable = _SMALLEST_SQUARE < energy < math.inf and 0 < work < math.inf
+    size = work / math.sqrt(energy) * (1 - count) if usable else 0.0
     # f that the flux does not produce in a cell costs at most its part of f
     absolute = (
-        math.sqrt(square) * (1 + _ROUNDING) + (_ROUNDING + assessed.rounding) * (size + math.sqrt(square)) * 2
+        math.sqrt(square) * (1 + _ROUNDING + count)
+        + (_ROUNDING + assessed.rounding) * (size + math.sqrt(square)) * 2
     )
-    return Majorant(absolute, size * (1 - _ROUNDING), math.sqrt(spread))
+    return Majorant(absolute, size * (1 - _ROUNDING), math.sqrt(spread) * (1 + count))
 
 
 def _corners(

@@ -57,7 +57,7 @@ def _half_sines(n: int, scheme: Scheme) -> Float64[np.ndarray, "2 half half"]:
     return np.stack([sines[:, ::2], sines[:, 1::2]])
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=4)
 def _sorted_inverse_pivots(grid: Grid, scheme: Scheme) -> Float64[np.ndarray, "y x"]:
     """Those of the odd waves first."""
     inverse = _inverse_pivots(grid, scheme)
@@ -71,7 +71,8 @@ def _wave(n: int, ratio: float, scheme: Scheme) -> Float64[np.ndarray, " n"]:
     return np.asarray(ratio * 4 * np.sin(0.5 * np.pi * np.arange(1, n + 1) / between) ** 2)
 
 
-@lru_cache(maxsize=16)
+# 8 MiB each on the largest grids
+@lru_cache(maxsize=4)
 def _inverse_pivots(grid: Grid, scheme: Scheme) -> Float64[np.ndarray, "y x"]:
     """Inverse pivots of the elimination along y, for each wave along x."""
     (ny, nx), (hy, hx) = grid.shape, grid.spacing

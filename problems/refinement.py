@@ -116,8 +116,13 @@ def _iterate(
 ) -> Assessment | None:
     """The assessment that is ``met``, None when the iteration does not get there."""
     before = math.inf
-    while iteration.steps < MAXIMUM_ITERATIONS:
+    for _ in range(MAXIMUM_ITERATIONS):
+        taken = iteration.steps
         iteration.advance(1)
+        if iteration.steps == taken:
+            # nothing is left of the residual, so nothing is gained by going on
+            assessed = system.assess(iteration.values, right_hand_side)
+            return assessed if met(assessed) else None
         if not 0 <= iteration.removed < math.inf:
             return None
         step = math.sqrt(iteration.removed)

@@ -210,6 +210,33 @@ def test_stopping_at_the_discretization_leaves_the_bound_against_the_equation_as
     assert found.iterations <= 3
 
 
+def test_the_solvers_share_of_the_error_is_a_tenth_at_most(oracle):
+    """Beside the other assembly, on coarse grids, where the walls of the two schemes are far apart."""
+    rng = np.random.default_rng(5)
+    for n, scheme, level in itertools.product((2, 4, 8), DARCY.schemes, (0.1, 0.2, 0.3, 0.4)):
+        grid, permeability = Grid((n, n)), np.exp(rng.standard_normal((n, n)))
+        matrix, _ = oracle.assemble(permeability, grid.extent, scheme)
+        exact = oracle.solve(permeability, grid.extent, scheme)
+        start = {"pressure": (1 - level) * exact}
+        found = DARCY.refine(fields_of(permeability), start, grid, scheme, tolerance="discretization")
+        off = (found.fields["pressure"] - exact).ravel()
+        energy, work = energy_and_work_of_linear_pieces(permeability, found.fields["pressure"])
+        whole = found.bound.upper * work / math.sqrt(energy)
+        assert math.sqrt(off @ (matrix @ off)) <= 0.1 * whole * (1 + 1e-9)
+
+
+def test_the_bound_against_the_equation_covers_the_rounding_of_the_values_that_leave(pdebench):
+    fields, truth = pdebench
+    # absolute rounding errors are as large as the answer, the solution that they are relative to is not
+    bound = DARCY.pde_bound(fields, {"pressure": 1e6 * truth.exact}, GRID)
+    assert bound.floor >= 1e6 * 2.0**-50
+
+
+def test_an_answer_whose_squares_underflow_proves_nothing_of_the_size_of_the_solution(pdebench):
+    fields, truth = pdebench
+    assert DARCY.pde_bound(fields, {"pressure": 1e-162 * truth.exact}, GRID).upper == math.inf
+
+
 def test_a_scheme_with_another_wall_shows_it_against_the_equation(pdebench):
     fields, _ = pdebench
     bounds = [
@@ -316,6 +343,41 @@ def test_any_positive_field_has_a_bound_that_holds_or_is_refused(permeability, n
 @given(EXTREME, ANSWERS)
 def test_any_positive_field_has_a_bound_that_holds_or_is_refused_at_length(permeability, name):
     judge_extreme(permeability, name)
+
+
+@pytest.mark.parametrize("tiny", [3e-308, 1e-306, 1e-290, 1e-200, 1e-160, 1e-150])
+@pytest.mark.parametrize("pressure", [0.0, 1e-3, 1.0, 1e5, 1e150, 1e300])
+def test_a_contrast_whose_squares_overflow_has_no_false_bound(tiny, pressure):
+    permeability = np.full((4, 4), tiny)
+    permeability[1, 1] = 1.0
+    grid, fields = Grid((4, 4)), fields_of(permeability)
+    truth = Digits(permeability)
+    answer = np.full(grid.shape, pressure)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for bound_of in (DARCY.error_bound, DARCY.certify):
+            bound = bound_of(fields, {"pressure": answer}, grid)
+            for lower, upper in map(bound.sides, ("energy", "l2", "pointwise")):
+                assert 0 <= lower <= upper
+            assert bound.lower <= truth.error(answer) <= bound.upper
+        assert DARCY.pde_bound(fields, {"pressure": answer}, grid).upper >= 0.1
+        try:
+            found = DARCY.refine(fields, {"pressure": answer}, grid, tolerance=1e-6)
+        except NotCertifiable:
+            assert tiny < 1e-150
+            return
+    assert truth.error(found.fields["pressure"]) <= found.bound.upper <= 1e-6
+
+
+def test_an_answer_beside_a_solution_whose_squares_overflow_has_no_false_l2_bound():
+    permeability = np.full((4, 4), 1e-200)
+    permeability[1, 1] = 1.0
+    exact = Digits(permeability).rounded()
+    answer = exact * (1 + 0.01 * np.add.outer(np.arange(4), np.arange(4)))
+    off, whole = np.abs(answer - exact) / exact.max(), exact / exact.max()
+    with np.errstate(over="ignore", invalid="ignore"):
+        bound = DARCY.certify(fields_of(permeability), {"pressure": answer}, Grid((4, 4)))
+    assert bound.l2_lower <= np.linalg.norm(off) / np.linalg.norm(whole) <= bound.l2_upper
+    assert bound.max_lower <= off.max() <= bound.max_upper
 
 
 def judge_extreme(permeability, name):

@@ -56,6 +56,16 @@ def test_a_sample_does_not_depend_on_its_batch():
     np.testing.assert_allclose(alone, together[2], rtol=1e-13)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("scheme", DARCY.schemes)
+def test_a_sample_without_any_residual_left_rests(oracle, scheme, device):
+    grid = Grid((2, 2))
+    fields = [np.ones((2, 2)), np.random.default_rng(0).uniform(0.1, 1.0, (2, 2)), np.full((2, 2), 0.5)]
+    found = solve_batch(batch(fields, device), torch.ones(3).double().to(device), grid, scheme)
+    for k, field in enumerate(fields):
+        np.testing.assert_allclose(found.pressure[k].cpu(), oracle.solve(field, scheme=scheme), rtol=1e-9)
+
+
 def test_says_how_far_it_got_at_high_contrast():
     fields = batch([FAMILIES["channels 1e4"](0, GRID)], "cpu")
     found = solve_batch(fields, torch.ones(1, dtype=torch.float64), GRID, tolerance=1e-13)

@@ -98,6 +98,27 @@ def test_tangents_hold_their_bound(family):
         assert truth.energy(found.fields["pressure"][k] - exact[k]) / size <= found.relative_error[k] < 1
 
 
+def test_the_tangent_of_one_cell_has_a_useful_bound():
+    grid = Grid((64, 64))
+    a = FAMILIES["pdebench"](0, grid)
+    one = np.zeros((1, *grid.shape))
+    one[0, 40, 23] = a[40, 23]
+    exact = DARCY.tangent(fields_of(a), {"permeability": one}, grid, tolerance=1e-10).fields["pressure"][0]
+    found = DARCY.tangent(fields_of(a), {"permeability": one}, grid)
+    truth = Truth(a)
+    true = truth.energy(found.fields["pressure"][0] - exact) / truth.energy(exact)
+    assert true <= found.relative_error[0] <= 0.2
+
+
+@pytest.mark.parametrize(("permeability", "along"), [(1e-10, 1e300), (1e300, 1e-300)])
+def test_a_direction_whose_logarithm_no_float64_holds_has_no_bound(permeability, along):
+    fields, grid = fields_of(np.full((4, 4), permeability)), Grid((4, 4))
+    directions = {"permeability": np.full((1, 4, 4), along)}
+    assert DARCY.tangent(fields, directions, grid).relative_error[0] == math.inf
+    with pytest.raises(NotCertifiable, match="the best bound is inf"):
+        DARCY.tangent(fields, directions, grid, tolerance=1e-6)
+
+
 def test_the_derivative_in_the_source_alone_is_the_solution_per_source():
     a = FAMILIES["pdebench"](0, GRID)
     found = DARCY.tangent(fields_of(a, 5.0), {"source": np.array([1.0, 0.0])}, GRID, tolerance=1e-10)
