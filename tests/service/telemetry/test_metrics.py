@@ -60,6 +60,7 @@ def everything() -> Metrics:
     metrics.draining(True)
     metrics.store(reachable=False)
     metrics.restarted("front")
+    metrics.certified("darcy", "hybrid", 3)
     return metrics
 
 
@@ -68,6 +69,7 @@ def test_what_was_observed_is_on_the_page() -> None:
     route = {"protocol": "http", "route": "/v1/problems/{problem}/solve"}
     darcy = {"model": "darcy", "version": "3"}
     assert value(metrics, "mno_requests_total", **route, status="200") == 1
+    assert value(metrics, "mno_certified_fields_total", problem="darcy", method="hybrid") == 3
     assert value(metrics, "mno_requests_in_flight", **route) == 0
     assert value(metrics, "mno_request_seconds_bucket", **route, le="0.0025") == 0
     assert value(metrics, "mno_request_seconds_bucket", **route, le="0.005") == 1
