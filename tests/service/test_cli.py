@@ -38,7 +38,6 @@ def test_solve_writes_the_output(
         (["--tolerance", "-1"], "positive number or discretization"),
         (["--tolerance", "grid"], "positive number or discretization"),
         (["--engine", "rye"], "rye"),
-        (["--method", "hybrid"], "later release"),
         (["--model", "navier"], "navier"),
         (["--method", "magic"], "magic"),
         (["--source", "nan"], "finite"),
