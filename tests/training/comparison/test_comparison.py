@@ -35,7 +35,7 @@ def write(directory: Path, name: str = "whole", old: str = "", new: str = "") ->
 def carry_out(file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        command(file, *arguments), capture_output=True, text=True, check=False, env=environment, timeout=300
+        command(file, *arguments), capture_output=True, text=True, check=False, env=environment, timeout=800
     )
 
 
