@@ -139,7 +139,7 @@ def test_parameters_reach_the_solver(
     [
         ({"parameters": {"sorce": 1.0}}, "400"),
         ({"parameters": {"source": "much"}}, "400"),
-        ({"parameters": {"tolerance": 1e-6}}, "501"),
+        ({"parameters": {"tolerance": -1.0}}, "400"),
         ({"parameters": {"error": "none"}}, "400"),
         ({"sequence_id": 3, "sequence_start": True}, "400"),
         ({"timeout": 1}, "504"),
