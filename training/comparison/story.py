@@ -6,12 +6,14 @@ Everything that is done is a file, whole or absent, so that the same command goe
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar, final
 
 import click
 
+from bulk.interrupt import sigterm_interrupts
 from training.comparison.config import Comparison, InvalidComparison, ProblemSection
 from training.comparison.costs import Cost, measure_costs
 from training.comparison.processes import carried_out
@@ -38,6 +40,7 @@ from training.files import exclusive
 from training.generate import DatasetFile, estimate, generate
 from training.progress import Progress
 from training.splits import all_files, worker_count
+from training.trainer import Interrupted
 
 # rounds of the timing
 ROUNDS = 15
@@ -72,7 +75,7 @@ def compare(comparison: Comparison, report: Path, command: str, progress: Progre
         RowsFailed: some rows were not made; the others were.
     """
     wanted = _wanted(comparison, only)
-    with exclusive(comparison.comparison.directory):
+    with _interruptible(), exclusive(comparison.comparison.directory):
         asked = [problem for problem in comparison.problems if any(row.problem == problem for row in wanted)]
         make_data(comparison, asked, progress)
         make_baselines(comparison, asked)
@@ -82,6 +85,16 @@ def compare(comparison: Comparison, report: Path, command: str, progress: Progre
         click.echo(f"report: {render(comparison, report, command)}")
     if failed:
         raise RowsFailed(f"{len(failed)} of {len(wanted)} rows were not made, see above: {', '.join(failed)}")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """What SIGTERM or SIGINT ends goes on with the same command, whatever was being done."""
+    try:
+        with sigterm_interrupts():
+            yield
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; the same command goes on") from None
 
 
 def render(comparison: Comparison, report: Path, command: str) -> Path:

@@ -117,16 +117,28 @@ def test_stopped_and_resumed_it_makes_the_same_rows(finished: Path, tmp_path: Pa
     began = subprocess.Popen(command(file), env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
     directory = tmp_path / "whole" / "rows"
     # in the middle of the rows
-    while not (directory / "flow").exists() and began.poll() is None:
+    while not any(directory.glob("*/*/seed_*.json")) and began.poll() is None:
         time.sleep(0.02)
     began.send_signal(signal.SIGTERM)
-    _, said = began.communicate(timeout=60)
+    _, said = began.communicate(timeout=120)
     assert began.returncode == 1
     assert b"the same command goes on" in said
     assert 0 < len(rows(directory)) < 15
     assert carry_out(file).returncode == 0
     expected = rows(finished.with_suffix("") / "rows")
     assert rows(directory) == expected
+
+
+def test_stopped_before_the_rows_it_says_so_too(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    began = subprocess.Popen(command(file), env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+    # from here on until its data are there
+    while not (tmp_path / "whole" / "data").exists() and began.poll() is None:
+        time.sleep(0.02)
+    began.send_signal(signal.SIGTERM)
+    _, said = began.communicate(timeout=120)
+    assert began.returncode == 1
+    assert b"the same command goes on" in said
 
 
 def test_one_row_at_a_time(tmp_path: Path) -> None:
