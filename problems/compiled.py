@@ -14,12 +14,14 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """``numba.njit`` without the interpreter lock, cached on disk where there is a place for it.
 
     Sums may be reordered and products contracted, which vectorises dot products; NaN and infinity keep their
-    meaning.
+    meaning. A kernel becomes part of each kernel that calls it: left apart, it would be rounded in one way by
+    the process that compiled it and in another by those that load it from disk, and the bits would differ.
     """
     settings = {
         "nogil": True,
         "fastmath": {"reassoc", "contract", "nsz", "arcp"},
         "error_model": "numpy",
+        "forceinline": True,
         **options,
     }
     # numba must not see the wrapper of a run-time type checker

@@ -270,7 +270,7 @@ def _on(level, levels, hierarchy):
     return hierarchy[offset:end].reshape((levels[level, 0] + 2, levels[level, 1] + 2))
 
 
-@compiled(forceinline=True)
+@compiled()
 def _level(k, levels, tx, ty, inverse, b, u):
     """What a sweep on level k works with."""
     return (
@@ -301,13 +301,13 @@ def _invert_diagonal(tx, ty, inverse):
             inverse[i, j] = _ONE / (tx[i, j] + tx[i, j + 1] + ty[i, j] + ty[i + 1, j])
 
 
-@compiled(forceinline=True)
+@compiled()
 def _in_series(before, face, behind):
     """Transmissibility of half of a face, a whole one and half of another in a row."""
     return _TWO * before * face * behind / (_TWO * before * behind + face * (before + behind))
 
 
-@compiled(forceinline=True)
+@compiled()
 def _at_wall(face, inside):
     """Transmissibility of a wall face and half of the face inside it in a row."""
     return _TWO * face * inside / (_TWO * inside + face)
@@ -375,7 +375,7 @@ def _solve_coarsest(band, b, u, flat):
             flat[j] -= band[i, nx - i + j] * value
 
 
-@compiled(forceinline=True)
+@compiled()
 def _relax_row(tx, ty, inverse, b, u, i, mask, row):
     """Gauss-Seidel on the cells of row i where ``mask`` is 1."""
     # computing every cell and keeping half of them is what vectorises
@@ -392,7 +392,7 @@ def _relax_row(tx, ty, inverse, b, u, i, mask, row):
         u[i, j + 1] += mask[j + 1] * (row[j + 1] - u[i, j + 1])
 
 
-@compiled(forceinline=True)
+@compiled()
 def _restrict_row(tx, ty, u, i, mask, ghost, coarse, row):
     """Adds the residual of row i to the coarse right-hand side by the transpose of the bilinear prolongation.
 
@@ -443,7 +443,7 @@ def _descend(level, masks, ghost, coarse_b, row):
             _restrict_row(tx, ty, u, i - 2, masks[i % 2], ghost, coarse_b, row)
 
 
-@compiled(forceinline=True)
+@compiled()
 def _prolong_row(coarse, u, i, ghost, row):
     """Adds the bilinear interpolation of ``coarse`` to row i."""
     nx = coarse.shape[1] - 2

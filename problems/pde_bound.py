@@ -120,7 +120,7 @@ def _corners(
     return corners
 
 
-@compiled(forceinline=True)
+@compiled()
 def _triangle(a, slope_x, slope_y, x0, x1, x2, y0, y1, y2, ratio_x, ratio_y):
     """Integral of the square of ``y - a grad v`` over one triangle, over a, from three midpoints."""
     flux_x, flux_y = a * ratio_x * slope_x, a * ratio_y * slope_y

@@ -142,7 +142,9 @@ def _time(record: logging.LogRecord) -> str:
 def _extra(record: logging.LogRecord) -> dict[str, Any]:
     request_id = REQUEST_ID.get()
     about = {"request_id": request_id} if request_id else {}
-    return about | {name: value for name, value in vars(record).items() if name not in STANDARD}
+    # what begins with an underscore is another library's own: Ray adds such a thing to every record
+    said = {name: value for name, value in vars(record).items() if not name.startswith("_")}
+    return about | {name: value for name, value in said.items() if name not in STANDARD}
 
 
 def _json(entry: Mapping[str, Any]) -> str:

@@ -68,6 +68,25 @@ def test_an_entry_is_an_object_with_the_request_it_is_about(set_up: SetUp) -> No
 
 
 @pytest.mark.parametrize("form", ["json", "text"])
+def test_what_another_library_keeps_in_a_record_is_left_out(set_up: SetUp, form: str) -> None:
+    before = logging.getLogRecordFactory()
+
+    def stamped(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = before(*args, **kwargs)
+        record.__dict__["_ray_timestamp_ns"] = 1
+        return record
+
+    out = set_up(format=form)
+    logging.setLogRecordFactory(stamped)
+    try:
+        logging.getLogger("mno.service").error("read", extra={"model": "darcy@3"})
+    finally:
+        logging.setLogRecordFactory(before)
+    assert "darcy@3" in out.getvalue()
+    assert "timestamp" not in out.getvalue()
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
 def test_a_traceback_is_logged(set_up: SetUp, form: str) -> None:
     out = set_up(format=form)
     try:
