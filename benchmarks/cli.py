@@ -2,6 +2,7 @@
 
 # name -> ("module:command", help); None as long as only the name is settled
 bench: dict[str, tuple[str | None, str]] = {
+    "accuracy": ("benchmarks.equal_accuracy:bench_accuracy", "Surrogate and solver at equal accuracy."),
     "scan": ("benchmarks.scan:bench_scan", "The selective scan against the best torch form."),
     "forward": ("benchmarks.forward:bench_forward", "A surrogate against the reference solver."),
     "export": ("benchmarks.export:bench_export", "Exported files against their surrogate."),

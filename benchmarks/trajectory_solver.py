@@ -93,17 +93,17 @@ def time_trajectories(compare: Callable[[], Comparison], count: int, finest: int
     yield f"{problem.title}, {problem.frame_count} frames at {_size(problem.grid)}, PDEBench's family"
     yield f"CPU seconds per trajectory, medians of {count} interleaved runs; to the reference: {reference}"
     yield f"{'':>36} {'seconds':>9} {'least':>8} {'to the reference':>17} {f'to {_size(fine)}':>12}"
-    found = {name: _departure(problem, method(states[0])) for name, method in methods.items()}
+    found = {name: departure(problem, method(states[0])) for name, method in methods.items()}
     times: dict[str, list[float]] = {name: [] for name in methods}
     for state in states:
         for name, method in methods.items():
             times[name].append(cpu_seconds(partial(method, state)))
-    exact = _departure(problem, solve_reference(states[0]))
+    exact = departure(problem, solve_reference(states[0]))
     frames = islice(problem.frames(starts[0], fine, comparison.finest_scheme), problem.frame_count)
-    best = _departure(problem, [coarsen(frame, problem.grid.shape) for frame in frames])
+    best = departure(problem, [coarsen(frame, problem.grid.shape) for frame in frames])
     for name, frames_found in found.items():
-        worst = _relative(frames_found, exact).max()
-        mean = _relative(frames_found, best)[comparison.first_frame - 1 :].mean()
+        worst = relative_errors(frames_found, exact).max()
+        mean = relative_errors(frames_found, best)[comparison.first_frame - 1 :].mean()
         yield f"{name:>36} {median(times[name]):>9.3f} {min(times[name]):>8.3f} {worst:>17.1e} {mean:>12.1e}"
     seconds = cpu_seconds(partial(_solve, problem, comparison.finest_scheme, starts[0], fine))
     yield f"{comparison.finest_scheme + ' at ' + _size(fine):>36} {seconds:>9.3f}"
@@ -113,13 +113,13 @@ def _size(grid: Grid) -> str:
     return f"{grid.shape[0]}x{grid.shape[1]}"
 
 
-def _departure(problem: EvolutionProblem, frames: list[Fields]) -> Float64[np.ndarray, "frame channel y x"]:
+def departure(problem: EvolutionProblem, frames: list[Fields]) -> Float64[np.ndarray, "frame channel y x"]:
     """What departs from rest."""
     names = [spec.name for spec in problem.outputs]
     return np.stack([[frame[name] - problem.rest[name] for name in names] for frame in frames])
 
 
-def _relative(
+def relative_errors(
     found: Float64[np.ndarray, "frame channel y x"], expected: Float64[np.ndarray, "frame channel y x"]
 ) -> Float64[np.ndarray, " frame"]:
     """Relative L2 error of every frame."""

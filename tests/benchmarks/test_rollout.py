@@ -1,59 +1,28 @@
 """``mno bench rollout`` times a model and its reference solver from the same states on."""
 
 import re
-from datetime import UTC, datetime
 from itertools import islice
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 
 from benchmarks.cpu_time import cpu_seconds, seconds
 from benchmarks.rollout import FAMILY, Rollout, bench_rollout
-from model_store import Card, open_store
-from operators import surrogate_from_config
-from operators.shallow_water_mno import ShallowWaterMnoConfig
-from problems import EVOLUTION_PROBLEMS, Grid
+from tests.benchmarks.small_water import GRID, SHAPE, WATER, publish_small_water
 
-CONFIG = ShallowWaterMnoConfig(
-    channels=8, inner_channels=8, states=2, rank=1, blocks=1, context=2, hidden=4, frames=2
-)
-WATER = EVOLUTION_PROBLEMS["shallow_water"]
-SHAPE = (12, 16)
-GRID = Grid(SHAPE, (3.75, 5.0), WATER.grid.origin)
 NUMBER = r" +(\d+\.\d{3})"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """A store with one small model, as it is before training."""
-    url = f"file:{tmp_path_factory.mktemp('store')}"
-    torch.manual_seed(0)
-    card = Card(
-        problem=WATER.name,
-        scheme=WATER.schemes[0],
-        operator=CONFIG,
-        grids=(SHAPE,),
-        extent=GRID.extent,
-        inputs=(),
-        outputs=(),
-        frame_interval=WATER.frame_interval,
-        walls="periodic",
-        dataset={"sha256": "0" * 64},
-        run="",
-        metrics={},
-        code_version="0",
-        created=datetime(2026, 1, 2, tzinfo=UTC),
-    )
-    open_store(url).publish(WATER.name, surrogate_from_config(CONFIG).state_dict(), card)
-    return url
 
 
 def bench(store, *arguments):
     return CliRunner().invoke(
         bench_rollout, ["--model", "shallow_water@1", "--store", store, "--repeats", "2", *arguments]
     )
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return publish_small_water(tmp_path_factory.mktemp("store"))
 
 
 def test_every_batch_has_cpu_and_wall_seconds_of_both(store):

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.linalg import splu
 
+from benchmarks import certificate_cases
 from problems import STEADY_PROBLEMS, Grid
 from problems.permeability import FAMILIES
 from service.client import AsyncClient, Client, ServiceError
@@ -162,6 +163,36 @@ def test_an_answer_meets_its_tolerance(ask: Ask, tolerance: float) -> None:
         error = answer.error[row]
         assert error.upper <= tolerance
         assert Direct(media()[row].astype(np.float32).astype(np.float64)).error(pressure, 2.0) <= error.upper
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("side", "methods", "each"), [(32, ("auto", "solver"), 60), (48, ("auto",), 30), (SIDE, ("hybrid",), 10)]
+)
+def test_a_thousand_answers_meet_their_tolerances(
+    addresses: Addresses, side: int, methods: tuple[str, ...], each: int
+) -> None:
+    """``each`` of ten families, tolerances from 1e-2 to 1e-8: the three together are 1,000 requests."""
+    rng, urls = np.random.default_rng(side), (addresses.http, addresses.grpc)
+    clients = [Client(url) for url in urls if url is not None]
+    assert len(clients) == 2
+    tightest = 1.0
+    for name, sample in certificate_cases.FAMILIES.items():
+        for index in range(each):
+            field, tolerance = sample(index, Grid((side, side))), 10 ** rng.uniform(-8, -2)
+            method = methods[index % len(methods)]
+            client = clients[index // len(methods) % 2]
+            answer = client.solve("darcy", field, tolerance=tolerance, method=method)
+            assert answer.certified is True, (name, index)
+            assert answer.pressure.dtype == np.float64
+            error = Direct(field).error(answer.pressure)
+            # the direct solver rounds, too
+            assert error <= answer.error.upper + 1e-11, (name, index, tolerance)
+            assert answer.error.upper <= tolerance, (name, index)
+            tightest = min(tightest, tolerance)
+    assert tightest < 1e-7
+    for client in clients:
+        client.close()
 
 
 @pytest.mark.parametrize("method", ["hybrid", "solver"])
