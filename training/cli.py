@@ -24,15 +24,18 @@ _STORE = click.option(
 @click.command()
 @_RUN_FILE
 @click.option("--resume", is_flag=True, help="Continue from the last checkpoint, if there is one.")
+@_STORE
 @click.pass_obj
-def train(progress: Progress, run_file: Path, resume: bool) -> None:
+def train(progress: Progress, run_file: Path, resume: bool, store: str | None) -> None:
     """Carry out RUN.toml: generate, train, evaluate, report, and publish if it says so.
+
+    The store is where a run file publishes that names none itself.
 
     On several GPUs or processes: torchrun --nproc-per-node 8 -m mno train RUN.toml
     """
     run, text = _read(run_file)
     with joined_ranks(os.environ) as ranks:
-        story.execute(run, text, progress, resume=resume, ranks=ranks)
+        story.execute(run, text, progress, resume=resume, ranks=ranks, store=store)
 
 
 @click.command()

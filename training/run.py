@@ -38,10 +38,19 @@ DEFAULT_STORE = "file:models"
 Evaluations = dict[str, Evaluation | TrajectoryEvaluation]
 
 
-def execute(run: Run, text: str, progress: Progress, *, resume: bool, ranks: Ranks = ALONE) -> None:
+def execute(
+    run: Run,
+    text: str,
+    progress: Progress,
+    *,
+    resume: bool,
+    ranks: Ranks = ALONE,
+    store: str | None = None,
+) -> None:
     """Carry out a run file from its data to its published version.
 
-    Of several processes that train together the one that leads does everything but the training.
+    Of several processes that train together the one that leads does everything but the training. ``store`` is
+    the URL of the store to publish into where the run file names none.
     """
     ranks.part(run.optimizer.batch_size)
     if not ranks.leads:
@@ -55,7 +64,7 @@ def execute(run: Run, text: str, progress: Progress, *, resume: bool, ranks: Ran
     evaluations = evaluate_tests(run, checkpoint, progress)
     make_report(run, evaluations)
     if run.publish is not None:
-        url = run.publish.store or DEFAULT_STORE
+        url = run.publish.store or store or DEFAULT_STORE
         make_version(run, checkpoint, evaluations, run.publish.model, url, run.publish.alias)
 
 

@@ -595,7 +595,10 @@ def test_the_training_resumes_and_publishes_where_services_read() -> None:
     assert (command, options) == ("train", ["--resume"])
     assert run.run.device == "cuda"
     assert run.publish is not None
-    assert run.publish.store == variables(documents, container)["MNO_STORE"]
+    # the component says where, so that another one is another store
+    assert run.publish.store is None
+    (store,) = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "store"]
+    assert variables(documents, container)["MNO_STORE"] == f"file:{store}"
     work = container["workingDir"]
     assert {"name": "work", "mountPath": work} in container["volumeMounts"]
     # what it resumes from is on the volume

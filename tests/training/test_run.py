@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from model_store import open_store
 from training.cli import publish as publish_command
+from training.cli import train as train_command
 from training.dataset import read_dataset
 from training.evaluate import evaluate, predict
 from training.evaluate_cli import evaluate as evaluate_command
@@ -100,6 +101,21 @@ def test_publish_command(finished: Any, silent: Any, tmp_path: Path) -> None:
     # an unfinished checkout is worth one line
     gap = provenance().gap
     assert [line.split(": ")[1] for line in result.stderr.splitlines()] == ([gap] if gap else [])
+
+
+def test_a_run_file_without_a_store_publishes_into_the_one_of_the_environment(
+    finished: Any, silent: Any, tmp_path: Path
+) -> None:
+    text = "".join(line for line in finished.text.splitlines(True) if not line.startswith("store = "))
+    assert text != finished.text
+    file, url = tmp_path / "run.toml", f"file:{tmp_path}/models"
+    file.write_text(text)
+    command = [str(file), "--resume"]
+    result = CliRunner().invoke(
+        train_command, command, obj=silent(), env={"MNO_STORE": url}, catch_exceptions=False
+    )
+    assert result.exit_code == 0, result.output
+    assert open_store(url).versions("darcy") == [1]
 
 
 def test_a_repeated_publication_adds_no_version(finished: Any, silent: Any) -> None:
