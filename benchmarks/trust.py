@@ -5,19 +5,22 @@ interval that 99 in 100 draws of a binomial of the nominal probability lie in. T
 draw too, so that a small one may miss the interval by its own chance: beside it stands the interval with
 that counted in, of the beta-binomial (Vovk 2012, arXiv 1209.2673, proposition 2a). Out of distribution
 (Darcy): what share of the answers that are worse than twice the in-distribution 95 % quantile is flagged.
+Versions that step in time: see ``trust_rollouts``.
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import click
 import numpy as np
-import scipy
 import torch
 from numpy.typing import NDArray
 
+from benchmarks import trust_rollouts
+from benchmarks.coverage import COVERAGES, FRESH_SEED, covered
 from model_store import Calibration, LoadedVersion, open_catalog
-from operators import Surrogate
+from operators import EvolutionSurrogate, Surrogate
 from operators.features import FeatureReader
 from problems import STEADY_PROBLEMS, Grid, variation
 from service.novelty import Novelty, steady_novelty
@@ -25,10 +28,6 @@ from service.versions.loading import served_version
 from training.config import parse_run
 from training.recipe import resolve_parameters
 
-COVERAGES = (0.8, 0.9, 0.95)
-CONFIDENCE = 0.99
-# a run with this seed beside its own makes no sample of its data
-FRESH_SEED = 20261122
 BATCH_SIZE = 16
 # unit roundoff of the float32 that answers leave a service in
 ROUNDING = 2.0**-24
@@ -42,30 +41,6 @@ class Answers(NamedTuple):
 
     errors: NDArray[np.float64]
     novelty: tuple[Novelty, ...]
-
-
-class Covered(NamedTuple):
-    """How many of some samples a quantile covered.
-
-    Attributes:
-        binomial: the numbers between which 99 in 100 draws lie, if the quantile were the exact one.
-        with_calibration: the same, with the chance of the calibration sample.
-    """
-
-    covered: int
-    samples: int
-    binomial: tuple[int, int]
-    with_calibration: tuple[int, int]
-
-
-def covered(errors: NDArray[np.float64], quantile: float, coverage: float, calibrated: int) -> Covered:
-    """Compare fresh errors with a quantile of ``calibrated`` samples."""
-    count = len(errors)
-    rank = int(np.ceil((calibrated + 1) * coverage - 1e-9))
-    exact = scipy.stats.binom(count, coverage).interval(CONFIDENCE)
-    both = scipy.stats.betabinom(count, rank, calibrated + 1 - rank).interval(CONFIDENCE)
-    least, most = (tuple(int(end) for end in interval) for interval in (exact, both))
-    return Covered(int((errors <= quantile).sum()), count, (least[0], least[1]), (most[0], most[1]))
 
 
 def in_distribution(version: LoadedVersion, count: int) -> Iterator[Field]:
@@ -165,16 +140,31 @@ def _line(calibration: Calibration, errors: NDArray[np.float64], coverage: float
 
 
 @click.command("trust")
-@click.option("--model", default="darcy@production", show_default=True, help="A version that solves Darcy.")
+@click.option("--model", default="darcy@production", show_default=True, help="A calibrated version.")
 @click.option("--store", help="A model store over the built-in models.")
-@click.option("--samples", default=2000, show_default=True, help="Fresh fields in distribution.")
-@click.option("--others", default=40, show_default=True, help="Fields of each other family.")
-def bench_trust(model: str, store: str | None, samples: int, others: int) -> None:
+@click.option("--samples", default=2000, show_default=True, help="Fresh samples in distribution.")
+@click.option("--others", default=40, show_default=True, help="Darcy: fields of each other family.")
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="data/trust",
+    show_default=True,
+    help="Where fresh trajectories are kept, so that generating them goes on after an interruption.",
+)
+def bench_trust(model: str, store: str | None, samples: int, others: int, data: Path) -> None:
     """Measure coverage in distribution, and what is flagged out of it."""
     catalog = open_catalog(store)
     reference = catalog.resolve(model)
     version = catalog.load(reference.name, reference.version)
     calibration = _calibration(version)
+    if isinstance(version.surrogate, EvolutionSurrogate):
+        files = trust_rollouts.fresh_files(version, samples, data / str(reference))
+        errors = trust_rollouts.fresh_errors(version, files)
+        known = calibration.origin.samples
+        click.echo(f"{reference}: calibrated on {known}, {errors.shape[1]} fresh trajectories")
+        for line in trust_rollouts.lines(version, calibration, errors):
+            click.echo(line)
+        return
     found = ask(version, list(in_distribution(version, samples)))
     click.echo(f"{reference}: calibrated on {calibration.origin.samples}, {samples} fresh fields")
     for coverage in COVERAGES:

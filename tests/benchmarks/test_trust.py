@@ -1,16 +1,26 @@
 """The figures of ``mno bench trust``: by hand, and on a slice of its samples."""
 
+import re
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy
+import torch
+from click.testing import CliRunner
 
-from benchmarks.trust import CONFIDENCE, Answers, ask, covered, elsewhere, flagged, fresh, in_distribution
-from model_store import LoadedVersion, builtin_store
+from benchmarks.coverage import CONFIDENCE, covered
+from benchmarks.trust import Answers, ask, bench_trust, elsewhere, flagged, fresh, in_distribution
+from benchmarks.trust_rollouts import coverages, fresh_files
+from model_store import LoadedVersion, builtin_store, open_store
 from problems import variation
 from service.novelty import Novelty
+from tests.training.conftest import EVOLUTION_SMOKE, SilentProgress, in_directory
 from training.config import parse_run
+from training.run import execute
+from training.splits import split_files
+from training.trajectories import open_trajectories
 
 GRID = (128, 128)
 
@@ -56,6 +66,45 @@ def test_every_other_family_differs() -> None:
     assert all(len(fields) == 2 and np.min(fields) > 0 for fields in families.values())
     contrasts = {name: variation(fields[0].astype(float)).contrast for name, fields in families.items()}
     assert contrasts["log-normal 1e6"] == pytest.approx(1e6, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_rollouts_are_covered_at_each_horizon(tmp_path: Path) -> None:
+    text = in_directory(EVOLUTION_SMOKE, tmp_path).replace("train = 4", "train = 4\ncalibration = 9")
+    run = parse_run(f'{text}\n[publish]\nmodel = "dams"\n')
+    url, kept = f"file:{tmp_path}/models", tmp_path / "trust"
+    execute(run, text, SilentProgress(), resume=False, store=url)
+    version = open_store(url).load("dams", 1)
+    options = ["--model", "dams@1", "--store", url, "--samples", "5", "--data", str(kept)]
+    result = CliRunner().invoke(bench_trust, options)
+    assert result.exit_code == 0, result.output
+    first, *lines = result.output.splitlines()
+    assert first == "dams@1: calibrated on 9, 5 fresh trajectories"
+    # of 9 samples none is certain to be within 95 %
+    assert [line.startswith("  perturbation_l2, nominal") for line in lines] == [True, True, False]
+    # the errors once more, from the file and the network
+    (file,) = fresh_files(version, 5, kept / "dams@1")
+    (aside,) = split_files(run, "calibration").values()
+    with open_trajectories(file.path) as data, open_trajectories(aside.path) as known:
+        states = np.stack([data.read(index, slice(0, None)) for index in range(5)])
+        assert not np.allclose(states[0, 0], known.read(0, slice(0, 1))[0])
+        rolled = [version.surrogate(torch.from_numpy(states[:, :1]), data.extent)]
+        while len(rolled) < 4:
+            rolled.append(version.surrogate(rolled[-1][:, -1:], data.extent))
+    off = torch.cat(rolled, dim=1).detach().numpy() - states[:, 1:]
+    rest = np.array([1.0, 0.0, 0.0])[:, None, None]
+    # of the depth alone, as PDEBench's files have it
+    errors = np.linalg.norm(off[:, :, 0], axis=(2, 3)) / np.linalg.norm(
+        (states[:, 1:] - rest)[:, :, 0], axis=(2, 3)
+    )
+    limits = np.sort(version.calibration.scores["perturbation_l2"], axis=1)[:, 7]
+    shares = (errors <= limits).mean(axis=0)
+    found = re.search(r"nominal 0.8: ([\d.]+) of them .*?; ([\d.]+) at 1, ([\d.]+) at 8;", lines[0])
+    assert found is not None, lines
+    assert [float(each) for each in found.groups()] == pytest.approx(
+        [shares.mean(), shares[0], shares[-1]], abs=6e-4
+    )
+    assert coverages(version.calibration, "perturbation_l2", errors.T, 0.95) == {}
 
 
 @pytest.mark.slow
