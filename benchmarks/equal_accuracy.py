@@ -226,7 +226,10 @@ def table(rungs: Sequence[Rung]) -> Iterator[str]:
 @click.option("--samples", type=click.IntRange(min=1), default=8, show_default=True, help="Fresh samples.")
 @click.option("--family", default="wide", show_default=True, help="Of the states of an evolution problem.")
 @click.option(
-    "--finest", default=512, show_default=True, help="Cells per side of the truth of evolution problems."
+    "--finest",
+    default=512,
+    show_default=True,
+    help="Cells per side of the truth of evolution problems: a power of two times the served ones.",
 )
 def bench_accuracy(model: str, store: str | None, samples: int, family: str, finest: int) -> None:
     """Compare a surrogate with the reference solver at the same accuracy."""

@@ -149,7 +149,8 @@ def _line(calibration: Calibration, errors: NDArray[np.float64], coverage: float
     type=click.Path(file_okay=False, path_type=Path),
     default="data/trust",
     show_default=True,
-    help="Where fresh trajectories are kept, so that generating them goes on after an interruption.",
+    help="Where fresh trajectories are kept (up to 20 MB each), so that generating them goes on after an "
+    "interruption; another number of samples needs another folder.",
 )
 def bench_trust(model: str, store: str | None, samples: int, others: int, data: Path) -> None:
     """Measure coverage in distribution, and what is flagged out of it."""

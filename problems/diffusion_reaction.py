@@ -76,6 +76,8 @@ class DiffusionReaction(EvolutionProblem):
     rest = MappingProxyType({"u": 0.0, "v": 0.0})
     invariant_names = ("mean_u", "mean_v")
     vectors = ()
+    # that of u alone, v decays; see ``one_step``
+    growth = 1.0
     walls = ("zero_flux",)
 
     def sample(

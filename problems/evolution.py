@@ -25,6 +25,8 @@ class EvolutionProblem(Problem):
             zero, which is not its steady state, for another.
         invariant_names: what the invariants are called, in their order.
         vectors: pairs of fields that are the components (along x, along y) of a vector.
+        growth: one-sided Lipschitz constant of the discrete equations in L2 [1/s]: two solutions part no
+            faster than ``e^(growth t)``; None: no such constant is known.
     """
 
     grid: Grid
@@ -34,6 +36,7 @@ class EvolutionProblem(Problem):
     rest: Mapping[str, float]
     invariant_names: tuple[str, ...]
     vectors: tuple[tuple[str, str], ...]
+    growth: float | None
 
     @abstractmethod
     def frames(

@@ -67,6 +67,7 @@ class ShallowWater(EvolutionProblem):
     rest = MappingProxyType({"h": REST_DEPTH, "hu": 0.0, "hv": 0.0})
     invariant_names = ("mass", "momentum_x", "momentum_y", "energy", "depth_min", "depth_max")
     vectors = (("hu", "hv"),)
+    growth = None
 
     def sample(
         self, family: str, parameters: Mapping[str, float], seed: int, index: int, grid: Grid

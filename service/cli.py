@@ -144,6 +144,24 @@ class ToleranceType(click.ParamType[Any]):
         return number
 
 
+@final
+class DefectsType(click.ParamType[Any]):
+    """A number of frames, or the word ``all``."""
+
+    name = "number|all"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """See ``click.ParamType``."""
+        if value == "all":
+            from service.rollout import ALL
+
+            return ALL
+        # Python reads no number of thousands of digits
+        if not (isinstance(value, int) or (str(value).isdecimal() and len(str(value)) < 20)):
+            self.fail(f"expected a number of frames or all, got {value!r}", param, ctx)
+        return int(value)
+
+
 @click.command()
 @click.argument("problem")
 @click.argument("input_place", metavar="INPUT", type=PlaceType(exists=True))
@@ -224,6 +242,13 @@ def solve(
 @click.option("--store", help="URL of a model store; goes before the built-in models.")
 @click.option("--method", type=click.Choice(["auto", "surrogate", "solver"]), default="auto")
 @click.option("--walls", help="Boundary conditions. Default: the model's.")
+@click.option(
+    "--defects",
+    type=DefectsType(),
+    default=0,
+    show_default=True,
+    help="Compare so many frames, or all, with one step of the reference solver from the one before.",
+)
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--device", type=DEVICES)
 @click.pass_obj
@@ -239,6 +264,7 @@ def rollout(
     model: str | None,
     method: RolloutMethod,
     walls: str | None,
+    defects: int,
     batch_size: int,
     **flags: Any,
 ) -> None:
@@ -247,5 +273,7 @@ def rollout(
     from service.settings import read_settings
 
     settings = read_settings(None, os.environ, {**flags, "models": model})
-    job = RolloutJob(problem, input_path, output_path, steps, every, frame, model, method, walls, batch_size)
+    job = RolloutJob(
+        problem, input_path, output_path, steps, every, frame, model, method, walls, batch_size, defects
+    )
     click.echo(rollout_file(job, settings, progress))

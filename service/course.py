@@ -9,16 +9,26 @@ from typing import Any, Final, Protocol, TypeVar, final
 
 from service.deadline import Deadline
 from service.frame_judge import Computed, FrameJudge, State
-from service.march import March
 from service.passage import size_of
 from service.shelf import Form, Shelf
 
-__all__ = ["Course", "Progress", "Unwatched"]
+__all__ = ["Course", "Progress", "Stepper", "Unwatched"]
 
 Item = TypeVar("Item")
 
 # a block of more bytes is judged in a thread, even if all is known about it [B]
 LARGE: Final = 4 * 2**20
+
+
+class Stepper(Protocol):
+    """A way to step states."""
+
+    @property
+    def block(self) -> int:
+        """Steps that are computed at once."""
+
+    async def advance(self, state: State, step: int, *, admitted: bool) -> Computed:
+        """The next block after ``state``; see ``March``."""
 
 
 class Progress(Protocol):
@@ -58,7 +68,7 @@ class Course:
 
     def __init__(
         self,
-        march: March,
+        march: Stepper,
         judge: FrameJudge,
         steps: range,
         every: int,

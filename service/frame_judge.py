@@ -17,7 +17,7 @@ from service.errors import InvalidField
 from service.frame_trust import CalibratedError, Calibration
 from service.workers.worker import INVARIANTS
 
-__all__ = ["Block", "Computed", "Frame", "FrameJudge", "Judged", "State", "rows_of"]
+__all__ = ["BOUND", "DEFECT", "Block", "Computed", "Frame", "FrameJudge", "Judged", "State", "rows_of"]
 
 State = Mapping[str, NDArray[Any]]
 
@@ -27,6 +27,9 @@ MASS_DEFECT: Final = "mass_defect"
 # lower bounds of the error, where there are any; see ``problems.lower_bounds``
 LEAST_MEAN: Final = "least_mean_error"
 LEAST_RMS: Final = "least_rms_error"
+# what steps of the reference solver tell; see ``checked_march``
+DEFECT: Final = "defect"
+BOUND: Final = "exponential_bound"
 
 
 @final
@@ -38,11 +41,15 @@ class Computed(NamedTuple):
         invariants: [batch frame invariant]; not all finite where nobody has looked at a frame, or where it
             breaks a rule.
         scores: ``Solutions.novelty`` of the state before the block; empty: nothing is known.
+        defects: [batch frame], NaN where nobody has looked; see ``Frame``. None: nobody wants to know.
+        bounds: [batch frame], NaN where there is none; None: there are none.
     """
 
     fields: State
     invariants: NDArray[np.float64]
     scores: tuple[float, ...] = ()
+    defects: NDArray[np.float64] | None = None
+    bounds: NDArray[np.float64] | None = None
 
     @classmethod
     def of(cls, outputs: State, problem: EvolutionProblem, scores: tuple[float, ...] = ()) -> Self:
@@ -66,7 +73,9 @@ class Computed(NamedTuple):
     def some(self, frames: slice, dtype: str) -> Computed:
         """Some frames: fields of this dtype where they are, others as copies; invariants of their own."""
         fields = {name: values[:, frames].astype(dtype, copy=False) for name, values in self.fields.items()}
-        return Computed(fields, self.invariants[:, frames].copy(), self.scores)
+        defects = None if self.defects is None else self.defects[:, frames]
+        bounds = None if self.bounds is None else self.bounds[:, frames]
+        return Computed(fields, self.invariants[:, frames].copy(), self.scores, defects, bounds)
 
 
 @final
@@ -81,6 +90,10 @@ class Frame(NamedTuple):
         error: what is known about the error at this step; None: nothing.
         ood_scores: of each row, the share of the calibration data whose states resemble the training data
             more than the one that the frame's block began with; empty: nobody can tell.
+        defects: of each row, how far it is from one step of the reference solver from the frame before it:
+            root mean square over all fields and cells, in their units; NaN: not looked at. Empty: nowhere.
+        bounds: of each row, the root mean square error that the defects up to here allow, against the
+            solution from the given state; NaN: nothing is known. Empty: nowhere.
     """
 
     step: int
@@ -89,6 +102,13 @@ class Frame(NamedTuple):
     invariants: Mapping[str, Sequence[float]]
     error: CalibratedError | None
     ood_scores: tuple[float, ...] = ()
+    defects: tuple[float, ...] = ()
+    bounds: tuple[float, ...] = ()
+
+    def checked(self, row: int) -> dict[str, float]:
+        """What the reference solver says of a row, by name; what is not known is left out."""
+        found = {DEFECT: self.defects, BOUND: self.bounds}
+        return {name: values[row] for name, values in found.items() if values and math.isfinite(values[row])}
 
 
 @final
@@ -190,7 +210,9 @@ class FrameJudge:
         invariants = dict(zip(self._names, numbers, strict=True))
         error = self._calibration.error(step - self._judged.calibrated_from)
         time = step * self._judged.frame_interval
-        return Frame(step, time, sent.frame(number), invariants, error, sent.scores)
+        defects = () if sent.defects is None else tuple(sent.defects[:, number].tolist())
+        bounds = () if sent.bounds is None else tuple(sent.bounds[:, number].tolist())
+        return Frame(step, time, sent.frame(number), invariants, error, sent.scores, defects, bounds)
 
     def _with_defect(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
         """Beside the invariants [batch frame invariant] what part of the mass was won, or how much."""

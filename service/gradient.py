@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, NamedTuple, final
 import numpy as np
 from numpy.typing import NDArray
 
-from problems import SteadyProblem
+from problems import Problem, SteadyProblem
 from service.batching.batcher import Batcher, Outcome
 from service.deadline import Deadline
 from service.directions import Directions, check_directions
@@ -45,7 +45,14 @@ from service.workers.worker import (
     Bucket,
 )
 
-__all__ = ["Derivative", "Differentiator", "GradientMethod", "JvpRequest", "VjpRequest"]
+__all__ = [
+    "Derivative",
+    "Differentiator",
+    "GradientMethod",
+    "JvpRequest",
+    "VjpRequest",
+    "chosen_input",
+]
 
 # before the name of a field that a derivative is taken with respect to the logarithm of
 LOGARITHM: Final = "log_"
@@ -210,7 +217,7 @@ class Differentiator:
                 return await self._discrete(asked)
 
     async def _checked(self, problem: SteadyProblem, request: VjpRequest | JvpRequest) -> _Asked:
-        name, logarithmic = _chosen_input(problem, request.wrt)
+        name, logarithmic = chosen_input(problem, request.wrt)
         size = size_of(request.given)
         inputs = await off_loop(size, validate_inputs, problem, request.given, self._limits)
         size += size_of(_given_directions(request))
@@ -334,7 +341,7 @@ def _directions(
     if isinstance(request, VjpRequest):
         return _cotangents(problem, request.cotangents, inputs, limits)
     directions = check_directions(inputs, "tangent", request.tangents, limits)
-    name, logarithmic = _chosen_input(problem, request.wrt)
+    name, logarithmic = chosen_input(problem, request.wrt)
     if not logarithmic:
         return directions
     values = directions.values * inputs.fields[name].astype(np.float64)[:, None]
@@ -365,7 +372,7 @@ def _cotangents(
     return check_directions(inputs, f"cotangent.{output.name}", given[output.name], limits)
 
 
-def _chosen_input(problem: SteadyProblem, wrt: str | None) -> tuple[str, bool]:
+def chosen_input(problem: Problem, wrt: str | None) -> tuple[str, bool]:
     """The input field that a derivative is wanted for, and whether for its logarithm.
 
     Raises:

@@ -20,7 +20,7 @@ from service.ticket import Ticket
 from service.versions.models import Served
 from service.workers.worker import STEP, Batch, Bucket
 
-__all__ = ["March"]
+__all__ = ["March", "lost_at"]
 
 
 @final
@@ -68,8 +68,7 @@ class March:
         try:
             outcome = await self.queue.submit(batch, self.ticket, admitted=admitted)
         except WorkerLost as error:
-            text = f"{error}; go on from step {step} with start_step={step}"
-            raise WorkerLost(text, error.retry_after, step) from error
+            raise lost_at(step, error) from error
         for row, why in outcome.solutions.unsolved.items():
             raise self.judged.diverged(step + 1, row, why)
         solutions = outcome.solutions
@@ -98,3 +97,9 @@ class March:
                 f"at most {most:.2g} are allowed; send a coarser grid or a tamer state, or fewer steps"
             )
             raise InvalidField(problem.inputs[0].name, "cost", message)
+
+
+def lost_at(step: int, error: WorkerLost) -> WorkerLost:
+    """What to raise when whoever was to compute what follows after a step is gone."""
+    text = f"{error}; go on from step {step} with start_step={step}"
+    return WorkerLost(text, error.retry_after, step)

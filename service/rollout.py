@@ -18,7 +18,8 @@ from typing import Final, Literal, NamedTuple, final
 
 from problems import EvolutionProblem, Grid
 from service.batching.batcher import Batcher
-from service.course import Course, Progress, Unwatched
+from service.checked_march import CheckedMarch, check_comparable, chosen_steps
+from service.course import Course, Progress, Stepper, Unwatched
 from service.deadline import Deadline
 from service.errors import LONGEST_QUOTE, InvalidField, NotAvailableYet
 from service.frame_judge import Frame, FrameJudge, Judged, State, rows_of
@@ -33,10 +34,12 @@ from service.validate import Inputs, complete_state, validate_inputs, within_flo
 from service.versions.models import Models, require_tested
 from service.workers.worker import Bucket
 
-__all__ = ["Frame", "Progress", "Roller", "Rollout", "RolloutMethod", "RolloutRequest", "Sheet"]
+__all__ = ["ALL", "Frame", "Progress", "Roller", "Rollout", "RolloutMethod", "RolloutRequest", "Sheet"]
 
 RolloutMethod = Literal["auto", "surrogate", "solver", "hybrid"]
 Features = Mapping[str, float]
+# of ``defects``: as many as there are
+ALL: Final = 2**32 - 1
 # walls that nothing passes
 CLOSED: Final = ("reflecting", "periodic", "zero_flux")
 
@@ -56,6 +59,8 @@ class RolloutRequest:
         ticket: for whom, how urgently, and until when the last frame is wanted.
         key: what decides whether a canary answers: equal keys get equal versions; empty: by chance.
         received: ``time.perf_counter()`` when the request arrived [s].
+        defects: so many of the frames that are sent, or all if these are fewer, are compared with one step of
+            the reference solver from the frame before.
     """
 
     problem: str
@@ -70,6 +75,7 @@ class RolloutRequest:
     ticket: Ticket = ANYBODY
     key: str = ""
     received: float = field(default_factory=time.perf_counter)
+    defects: int = 0
 
 
 @final
@@ -100,6 +106,7 @@ class Rollout:
         frames: in memory of their own; close it to stop the computation. Either these are read, or what is
             ``written``.
         course: steps it.
+        march: by which queue, and in which bucket.
     """
 
     names: tuple[str, ...]
@@ -116,6 +123,7 @@ class Rollout:
     nbytes: int
     frames: AsyncGenerator[Frame, None]
     course: Course
+    march: March
 
     @property
     def in_distribution(self) -> tuple[bool, ...]:
@@ -174,7 +182,8 @@ class Roller:
             march = self._choose(problem, request, inputs)
             judge, features = await asyncio.to_thread(_looked_at, request, march, inputs)
             steps = range(request.start_step + 1, request.steps + 1)
-            course = Course(march, judge, steps, request.every, deadline, self._progress(problem.name))
+            stepper = self._stepper(request, march)
+            course = Course(stepper, judge, steps, request.every, deadline, self._progress(problem.name))
             await course.advance(inputs.fields, admitted=False)
         version, cells = march.bucket.version, next(iter(inputs.fields.values())).size
         return Rollout(
@@ -195,6 +204,7 @@ class Roller:
             * (8 if request.dtype == "float64" else 4),
             frames=course.taken(_OWN),
             course=course,
+            march=march,
         )
 
     def _choose(self, problem: EvolutionProblem, request: RolloutRequest, inputs: Inputs) -> March:
@@ -206,6 +216,13 @@ class Roller:
         if request.method == "solver":
             return self._reference(problem, request, inputs)
         return self._surrogate(problem, request, inputs)
+
+    def _stepper(self, request: RolloutRequest, march: March) -> Stepper:
+        if not request.defects:
+            return march
+        check_comparable(march)
+        chosen = chosen_steps(request.start_step, request.steps, request.every, request.defects)
+        return CheckedMarch(march, self._references, self._limits.cell_steps, chosen, request.start_step)
 
     def _surrogate(self, problem: EvolutionProblem, request: RolloutRequest, inputs: Inputs) -> March:
         served = self._models.find(problem.name, request.model, request.key or next(self._turns))

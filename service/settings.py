@@ -46,10 +46,16 @@ class Limits(BaseModel):
     batch: int = Field(default=256, gt=0, description="fields in one request")
     grid_side: int = Field(default=1024, gt=0, description="cells along one side of a grid")
     rollout_steps: int = Field(default=1000, gt=0, description="steps of one rollout")
+    gradient_steps: int = Field(
+        default=100,
+        gt=0,
+        description="steps of a gradient through a rollout, those of all its cotangents together",
+    )
     cell_steps: int = Field(
         default=3 * 10**8,
         gt=0,
-        description="cells times steps of the reference solver within one frame of a rollout",
+        description="cells times steps of the reference solver within one frame of a rollout, "
+        "or for the comparisons of a block",
     )
     stall_seconds: float = Field(
         default=60.0, gt=0, description="how long a client may leave a frame of its rollout unread"

@@ -27,6 +27,7 @@ from service.quantities import QuantitiesRequest, QuantitiesResponse, Reader
 from service.refine import Refiner, wants_refinement
 from service.request import ErrorKind, Method, SolveRequest, SolveResponse
 from service.rollout import Progress, Roller, Rollout, RolloutRequest
+from service.rollout_gradient import RolloutDifferentiator, RolloutVjpRequest
 from service.route import Chosen, Router
 from service.settings import Limits
 from service.shadow import Comparisons, NoComparisons, Shadows
@@ -101,6 +102,9 @@ class Solver:
         self._reader = Reader(self._router, limits, queues.references)
         progress = None if observer is None else observer.rollouts
         self._roller = Roller(models, queues.marches, limits, self._shadows, progress)
+        # the frames of these rollouts go to nobody, and are not counted
+        unwatched = Roller(models, queues.marches, limits, self._shadows)
+        self._rollout_differentiator = RolloutDifferentiator(unwatched, limits)
 
     async def __aenter__(self) -> Self:
         return self
@@ -143,8 +147,13 @@ class Solver:
         """The frames that follow from a state; see :meth:`Roller.start`."""
         return await self._roller.start(request)
 
-    async def differentiate(self, request: VjpRequest | JvpRequest) -> Derivative:
-        """The gradient of solution times cotangents, or a tangent of it; see :class:`Differentiator`."""
+    async def differentiate(self, request: VjpRequest | JvpRequest | RolloutVjpRequest) -> Derivative:
+        """The gradient of solution times cotangents, or a tangent of it; see :class:`Differentiator`.
+
+        Of a frame of a rollout, see :class:`RolloutDifferentiator`.
+        """
+        if isinstance(request, RolloutVjpRequest):
+            return await self._rollout_differentiator.differentiate(request)
         return await self._differentiator.differentiate(request)
 
     async def read(self, request: QuantitiesRequest) -> QuantitiesResponse:

@@ -106,7 +106,7 @@ class Answer:
 @final
 @dataclass(frozen=True)
 class Gradient:
-    """Of the sum of cotangent times solution; NumPy takes it as the array that it has.
+    """Of the sum of cotangent times solution, or times a frame; NumPy takes it as the array that it has.
 
     Attributes:
         gradient: in the shape of the input field, with the leading axis of several cotangents.
@@ -203,6 +203,11 @@ class Frame:
         model: the version that stepped, None for the reference solver.
         ood_score: the share of the model's calibration data that resembles its training data more than the
             state before the frame's block, [0, 1); None: nobody can tell.
+        defect: root mean square difference from one step of the reference solver from the frame before, over
+            all fields and cells, in their units: an estimate of what goes wrong in a step. None: they were
+            not compared.
+        exponential_bound: the root mean square error that the defects up to here allow, against the discrete
+            solution, but for the time error of the solver's own steps; None: unknown.
     """
 
     step: int
@@ -213,3 +218,5 @@ class Frame:
     in_distribution: bool
     model: str | None
     ood_score: float | None = None
+    defect: float | None = None
+    exponential_bound: float | None = None

@@ -14,6 +14,7 @@ from service.client.connection import Question
 from service.client.frames import Follower
 from service.client.labels import is_labelled, labelled_like, plain
 from service.client.retrying import Patience
+from service.client.states import first_field, state_question
 
 __all__ = ["Asking", "Rollouts", "named_alike"]
 
@@ -148,9 +149,12 @@ class Asking(ABC, Generic[Solved, PulledBack, PushedForward, Read, Followed, Des
     def vjp(
         self,
         problem: str,
-        field: ArrayLike | Any,
-        cotangent: ArrayLike | Any,
+        field: Mapping[str, ArrayLike | Any] | ArrayLike | Any,
+        cotangent: Mapping[str, ArrayLike | Any] | ArrayLike | Any,
         *,
+        steps: int | None = None,
+        start_step: int | None = None,
+        walls: str | None = None,
         wrt: str | None = None,
         model: str | None = None,
         method: str = "auto",
@@ -160,16 +164,23 @@ class Asking(ABC, Generic[Solved, PulledBack, PushedForward, Read, Followed, Des
         reproducible: bool = False,
         **parameters: float,
     ) -> PulledBack:
-        """The gradient of the sum of ``cotangent`` times the solution.
+        """The gradient of the sum of ``cotangent`` times the solution, or times a frame of a rollout.
 
         Args:
-            problem: ``darcy``.
-            field: where to differentiate; see ``solve``.
-            cotangent: in the shape of the solution, or several such on a leading axis.
-            wrt: the input field, ``permeability``, or ``log_permeability`` for its logarithm.
+            problem: ``darcy``; with ``steps``, ``shallow_water`` or ``diffusion_reaction``.
+            field: where to differentiate; see ``solve``. With ``steps`` a state; see ``rollout``.
+            cotangent: in the shape of the solution, or several such on a leading axis. With ``steps`` of the
+                frame, by name or as channels like the state; fields that are left out do not count.
+            steps: the step of the frame, counted from the initial state. Such a gradient is that of the
+                network, through the whole rollout, and nothing bounds its error.
+            start_step: number of the step that the state belongs to.
+            walls: boundary conditions of a rollout; those of the model are the only ones that it knows.
+            wrt: the input field, ``permeability``, or ``log_permeability`` for its logarithm; of a state its
+                first field, if this is left out.
             model: see ``solve``; so for the others.
             method: ``adjoint`` (of the discrete problem, with a guaranteed error), ``surrogate`` (of the
-                network), or ``auto``: the surrogate where a model is named, else the adjoint.
+                network), or ``auto``: the surrogate where a model is named, else the adjoint; of a rollout it
+                is the surrogate.
             tolerance: of the adjoint, the relative energy error of each of its solves.
             timeout_ms: deadline for the service [ms].
             priority: ``interactive``, or ``bulk`` for what can wait.
@@ -177,6 +188,7 @@ class Asking(ABC, Generic[Solved, PulledBack, PushedForward, Read, Followed, Des
             parameters: uniform parameters of the problem, for Darcy ``source``.
 
         Raises:
+            ValueError: cotangents of fields that the state does not have; a start without ``steps``.
             ServiceError: the service refused or failed.
             httpx.HTTPError: the service could not be reached; over gRPC ``Unreachable``.
         """
@@ -189,7 +201,13 @@ class Asking(ABC, Generic[Solved, PulledBack, PushedForward, Read, Followed, Des
             "priority": priority,
             "reproducible": reproducible,
         }
-        return self._pull_back(question_of(problem, field, options, parameters, cotangent), field)
+        if steps is None:
+            if start_step is not None or walls is not None:
+                raise ValueError("start_step, walls: expected steps with them: they belong to a rollout")
+            return self._pull_back(question_of(problem, field, options, parameters, cotangent), field)
+        options |= {"steps": steps, "start_step": start_step, "walls": walls}
+        question = state_question(problem, field, cotangent, _said(options), parameters)
+        return self._pull_back(question, first_field(field))
 
     def jvp(
         self,
@@ -284,6 +302,7 @@ class Asking(ABC, Generic[Solved, PulledBack, PushedForward, Read, Followed, Des
         model: str | None = None,
         method: str = "auto",
         walls: str | None = None,
+        defects: int | str = 0,
         timeout_ms: float | None = None,
         priority: str | None = None,
         reproducible: bool = False,
@@ -304,12 +323,15 @@ class Asking(ABC, Generic[Solved, PulledBack, PushedForward, Read, Followed, Des
             model: ``name``, ``name@alias`` or ``name@3``.
             method: ``auto``, ``surrogate`` or ``solver``.
             walls: boundary conditions; a surrogate knows those that it was trained with only.
+            defects: of a surrogate, so many of the frames, or ``all``, are compared with one step of the
+                reference solver from the frame before. A stream that was taken up again compares others of
+                the rest, and has no ``exponential_bound`` from there on.
             timeout_ms: deadline for the last frame [ms].
             priority: ``interactive``, or ``bulk`` for what can wait.
             reproducible: the same bits whatever else the service computes.
 
         Raises:
-            ValueError: ``every`` is below 1.
+            ValueError: ``every`` is below 1, or ``defects`` is no number of frames.
             ServiceError: the service refused or failed.
             httpx.HTTPError: the service could not be reached, or the stream broke and nothing new came for
                 seconds; over gRPC ``Unreachable``.
@@ -321,6 +343,8 @@ class Asking(ABC, Generic[Solved, PulledBack, PushedForward, Read, Followed, Des
             "model": model,
             "method": method,
             "walls": walls,
+            # a service that knows of no defects need not be told that none are wanted
+            "defects": defects or None,
             "timeout_ms": timeout_ms,
             "priority": priority,
             "reproducible": reproducible,

@@ -49,16 +49,18 @@ class Follower:
         """``options`` are those of a :class:`Leg`.
 
         Raises:
-            ValueError: ``every`` is below 1.
+            ValueError: ``every`` is below 1, or ``defects`` is no number of frames.
         """
         if options["every"] < 1:
             raise ValueError(f"every: expected 1 or more, got {options['every']}")
+        _check_defects(options.get("defects", 0))
         self._problem = problem
         self._options = dict(options)
         self._timeout_ms = self._options.pop("timeout_ms", None)
         self._start: int = self._options.pop("start_step")
         self._origin = _origin(state, self._start)
         self._leg_defect = 0.0
+        self._leg_start = self._start
         self._newest = self._start
         self._first: Frame | None = None
         self._patience = patience
@@ -77,6 +79,7 @@ class Follower:
             options["model"] = self._first.model or options.get("model")
         # the origin moves on while frames come, which are counted from where the leg began
         self._leg_defect = self._origin.mass_defect
+        self._leg_start = self._origin.step
         return Leg(self._problem, self._origin.state, self._origin.channels, options)
 
     def take(self, frame: Frame, block: int) -> Frame | None:
@@ -85,6 +88,9 @@ class Follower:
         # that of the initial state holds, not that of the state it went on from
         self._first = self._first or frame
         frame = replace(frame, in_distribution=self._first.in_distribution)
+        if self._leg_start != self._start:
+            # it speaks of the solution from where the leg began
+            frame = replace(frame, exponential_bound=None)
         # the service counts its blocks from the step that it was asked to start from
         if (frame.step - self._start) % block == 0:
             self._origin = _after(frame)
@@ -117,6 +123,12 @@ class Follower:
         if DEFECT not in invariants:
             return invariants
         return {**invariants, DEFECT: (1 + invariants[DEFECT]) * (1 + self._leg_defect) - 1}
+
+
+def _check_defects(wanted: Any) -> None:
+    number = isinstance(wanted, int) and not isinstance(wanted, bool)
+    if wanted != "all" and not (number and 0 <= wanted < 2**32):
+        raise ValueError(f"defects: expected a number of frames from 0 on, or 'all', got {wanted!r}")
 
 
 def _origin(state: Mapping[str, NDArray[Any]] | NDArray[Any], step: int) -> _Origin:

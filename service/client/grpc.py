@@ -82,6 +82,8 @@ PRIORITIES: Final = {"interactive": pb.PRIORITY_INTERACTIVE, "bulk": pb.PRIORITY
 OPTIONAL: Final = ("l2_lower", "l2_upper", "max_lower", "max_upper")
 METHOD_NAMES: Final = {number: name for name, number in METHODS.items()}
 
+# more frames than any rollout has
+ALL_DEFECTS: Final = 2**32 - 1
 # tags: a field's number and 2, that its length comes next
 SOLVE_FIELDS: Final = b"\x1a"  # SolveRequest.fields = 3
 ROLLOUT_STATE: Final = b"\x12"  # RolloutRequest.state = 2
@@ -304,6 +306,10 @@ def _seconds(options: Mapping[str, Any], longest: float | None) -> float | None:
 
 
 def _solve_bytes(question: Question) -> bytes:
+    return _request_bytes(question, {_input_name(question.problem): question.field})
+
+
+def _request_bytes(question: Question, fields: Mapping[str, NDArray[Any]]) -> bytes:
     options = question.options
     rest = pb.SolveRequest(problem=question.problem, parameters=question.parameters, **_common(options))
     if "error" in options:
@@ -313,12 +319,18 @@ def _solve_bytes(question: Question) -> bytes:
         rest.tolerance.discretization = True
     elif tolerance is not None:
         rest.tolerance.relative_energy = tolerance
-    name = _input_name(question.problem)
-    return b"".join([*entry(SOLVE_FIELDS, name, _floats(question.field)), rest.SerializeToString()])
+    return b"".join([*_entries(SOLVE_FIELDS, fields), rest.SerializeToString()])
+
+
+def _entries(tag: bytes, fields: Mapping[str, NDArray[Any]]) -> Iterator[bytes | memoryview]:
+    for name, field in fields.items():
+        yield from entry(tag, name, _floats(field))
 
 
 def _vjp_bytes(question: Question) -> bytes:
     assert question.direction is not None
+    if "steps" in question.options:
+        return _rollout_vjp_bytes(question, question.direction)
     problem = STEADY_PROBLEMS.get(question.problem)
     output = problem.outputs[0].name if problem else "solution"
     return b"".join(
@@ -326,6 +338,25 @@ def _vjp_bytes(question: Question) -> bytes:
             *tagged(VJP_REQUEST, [_solve_bytes(question)]),
             *entry(VJP_COTANGENTS, output, _floats(question.direction)),
             pb.VjpRequest(wrt=question.options.get("wrt", "")).SerializeToString(),
+        ]
+    )
+
+
+def _rollout_vjp_bytes(question: Question, direction: NDArray[Any]) -> bytes:
+    options = question.options
+    names = _channel_names(question.problem, options.get("fields"), len(question.field))
+    cotangents = [np.ascontiguousarray(channel) for channel in np.moveaxis(direction, -3, 0)]
+    rest = pb.VjpRequest(
+        wrt=options.get("wrt", ""),
+        steps=options["steps"],
+        start_step=options.get("start_step", 0),
+        walls=options.get("walls", ""),
+    )
+    return b"".join(
+        [
+            *tagged(VJP_REQUEST, [_request_bytes(question, dict(zip(names, question.field, strict=True)))]),
+            *_entries(VJP_COTANGENTS, dict(zip(names, cotangents, strict=True))),
+            rest.SerializeToString(),
         ]
     )
 
@@ -358,15 +389,12 @@ def _rollout_bytes(leg: Leg) -> bytes:
         every=options["every"],
         start_step=options["start_step"],
         walls=options.get("walls", ""),
+        defects=ALL_DEFECTS if options.get("defects") == "all" else options.get("defects", 0),
         **_common(options),
     )
-    names = _channel_names(leg)
-    parts = [part for name, field in zip(names, leg.state, strict=True) for part in _state(name, field)]
-    return b"".join([*parts, rest.SerializeToString()])
-
-
-def _state(name: str, field: NDArray[Any]) -> list[bytes | memoryview]:
-    return list(entry(ROLLOUT_STATE, name, _floats(field)))
+    names = _channel_names(leg.problem, leg.channels, len(leg.state))
+    state = dict(zip(names, leg.state, strict=True))
+    return b"".join([*_entries(ROLLOUT_STATE, state), rest.SerializeToString()])
 
 
 def _common(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -396,13 +424,13 @@ def _input_name(problem: str) -> str:
     return known.inputs[0].name if known else "field"
 
 
-def _channel_names(leg: Leg) -> list[str]:
-    if leg.channels is not None:
-        return leg.channels.split(",")
-    problem = EVOLUTION_PROBLEMS.get(leg.problem)
-    names = [spec.name for spec in problem.inputs] if problem else []
+def _channel_names(problem: str, given: str | None, count: int) -> list[str]:
+    if given is not None:
+        return given.split(",")
+    known = EVOLUTION_PROBLEMS.get(problem)
+    names = [spec.name for spec in known.inputs] if known else []
     # those that are zero at rest come last, and may be left out
-    return (names + [f"channel{number}" for number in range(len(names), len(leg.state))])[: len(leg.state)]
+    return (names + [f"channel{number}" for number in range(len(names), count)])[:count]
 
 
 # --- what comes back
@@ -517,6 +545,8 @@ def _frame(message: pb.Frame, known: Mapping[str, str]) -> Frame:
         in_distribution=message.in_distribution,
         model=message.model or None,
         ood_score=message.ood_score if message.HasField("ood_score") else None,
+        defect=message.defect if message.HasField("defect") else None,
+        exponential_bound=message.exponential_bound if message.HasField("exponential_bound") else None,
     )
 
 

@@ -435,6 +435,8 @@ class _FrameReader:
             in_distribution=known["in_distribution"],
             model=self._model,
             ood_score=known.get("ood_score"),
+            defect=known.get("defect"),
+            exponential_bound=known.get("exponential_bound"),
         )
 
 

@@ -19,6 +19,7 @@ from service.files.field_file import LOCAL
 from service.files.output import check_output
 from service.files.staging import Shape, Staging
 from service.files.state_file import StateFile, open_state_file, write_trajectories
+from service.frame_judge import BOUND, DEFECT
 from service.lookup import find_evolution
 from service.rollout import RolloutMethod, RolloutRequest
 from service.serve import build_solver, open_models
@@ -43,6 +44,7 @@ class RolloutJob:
         frame: number of the step that the states belong to; of trajectories, the frame to take.
         walls: boundary conditions; None: those of the model.
         batch_size: states stepped together.
+        defects: so many of the kept steps are compared with the reference solver's; see ``RolloutRequest``.
     """
 
     problem: str
@@ -55,6 +57,7 @@ class RolloutJob:
     method: RolloutMethod
     walls: str | None
     batch_size: int
+    defects: int = 0
 
     @property
     def kept(self) -> range:
@@ -70,6 +73,11 @@ def rollout_file(job: RolloutJob, settings: Settings, progress: Callable[..., An
     """
     problem = find_evolution(job.problem)
     check_output(job.output, job.input, LOCAL)
+    if job.defects and job.output.suffix.lower() == ".npy":
+        message = (
+            f"{job.output}: expected .npz or .h5, an array alone has no place for defects; leave them out"
+        )
+        raise InvalidField("OUTPUT", "defects", message)
     with open_state_file(job.input, problem, job.frame) as states:
         settings = _for_files(settings, job)
         models = open_models(settings)
@@ -101,6 +109,7 @@ def _recipe(job: RolloutJob, states: StateFile, models: Models) -> dict[str, Any
         "version": models.identify(job.problem, job.model, solver=job.method == "solver"),
         "method": job.method,
         "walls": job.walls,
+        "defects": job.defects,
     }
 
 
@@ -130,7 +139,15 @@ def _shapes(job: RolloutJob, problem: EvolutionProblem, states: StateFile) -> di
         FIELDS: (dtype, (count, frames, len(problem.outputs), *states.grid)),
         UPPER: (np.float64, (count, frames)),
         KNOWN: (np.bool_, (count,)),
+        **dict.fromkeys(_checked(job, problem), (np.float64, (count, frames))),
     }
+
+
+def _checked(job: RolloutJob, problem: EvolutionProblem) -> tuple[str, ...]:
+    """What is kept of the comparison with the reference solver's steps."""
+    if not job.defects:
+        return ()
+    return (DEFECT,) if problem.growth is None else (DEFECT, BOUND)
 
 
 async def _roll_out_batch(
@@ -143,10 +160,12 @@ async def _roll_out_batch(
     bar: Any,
 ) -> None:
     fields, upper = staging.arrays[FIELDS], staging.arrays[UPPER]
+    checked = {name: staging.arrays[name] for name in _checked(job, problem)}
     given = await asyncio.to_thread(states.read, rows.start, rows.stop)
     for channel, spec in enumerate(problem.outputs):
         fields[rows, 0, channel] = given.get(spec.name, 0.0)
-    upper[rows, 0] = np.nan
+    for known_of_frames in (upper, *checked.values()):
+        known_of_frames[rows, 0] = np.nan
     error = None
     with _samples_named(job, states, rows):
         rollout = await solver.roll_out(_request(job, given, fields.dtype))
@@ -158,6 +177,8 @@ async def _roll_out_batch(
                     fields[rows, at, channel] = frame.fields[name]
                 error = frame.error
                 upper[rows, at] = np.nan if error is None else error.upper
+                for name, values in checked.items():
+                    values[rows, at] = frame.defects if name == DEFECT else frame.bounds
                 bar.update(rows.stop - rows.start)
     staging.arrays[KNOWN][rows] = rollout.in_distribution
     known = {"model": rollout.model, "scheme": rollout.operator, "walls": rollout.walls}
@@ -177,6 +198,7 @@ def _request(job: RolloutJob, given: Mapping[str, NDArray[Any]], dtype: np.dtype
         job.model,
         job.method,
         job.walls,
+        defects=job.defects,
     )
 
 
@@ -199,10 +221,12 @@ def _finish(job: RolloutJob, problem: EvolutionProblem, states: StateFile, stagi
     times = steps * float(staging.progress["frame_interval"])
     notes = {key: staging.progress[key] or "" for key in ("model", "scheme", "walls")}
     arrays = staging.arrays
+    of_frames = (UPPER, *_checked(job, problem))
 
     def write_npz(path: Path) -> None:
         fields = {spec.name: arrays[FIELDS][:, :, at] for at, spec in enumerate(problem.outputs)}
-        known = {"time": times, "step": steps, UPPER: arrays[UPPER], KNOWN: arrays[KNOWN]}
+        known = {"time": times, "step": steps, KNOWN: arrays[KNOWN]}
+        known |= {name: arrays[name] for name in of_frames}
         np.savez(
             path,
             allow_pickle=False,
@@ -218,7 +242,8 @@ def _finish(job: RolloutJob, problem: EvolutionProblem, states: StateFile, stagi
         with h5py.File(path, "r+") as file:
             # beside each trajectory: PDEBench's loaders take all that lies beside its group for another one
             for row, key in enumerate(states.keys):
-                file[key][UPPER] = arrays[UPPER][row]
+                for name in of_frames:
+                    file[key][name] = arrays[name][row]
                 file[key].attrs[KNOWN] = arrays[KNOWN][row]
 
     def write_npy(path: Path) -> None:

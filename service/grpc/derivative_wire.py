@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from problems import EVOLUTION_PROBLEMS
 from service.errors import LONGEST_QUOTE, InvalidField
 from service.gradient import Derivative, GradientMethod, JvpRequest, VjpRequest
 from service.grpc.call import Call
@@ -13,15 +14,19 @@ from service.grpc.layout import arrays, common_dtype
 from service.grpc.parts import Parts, entry, tagged, tensor_parts
 from service.grpc.wire import (
     KEY_NAME,
+    check_steps,
     choice,
     dtype_of,
+    refuse_parameters,
     refuse_unknown_names,
+    state_of,
     ticket_of,
     timing_of,
     tolerance_of,
 )
 from service.pb import solver_pb2 as pb
 from service.quantities import QuantitiesRequest, QuantitiesResponse
+from service.rollout_gradient import RolloutVjpRequest
 
 __all__ = ["read_jvp", "read_quantities", "read_vjp", "write_jvp", "write_quantities", "write_vjp"]
 
@@ -43,9 +48,14 @@ GRADIENT: Final = b"\x0a"  # VjpResponse.gradient = 1
 TANGENTS: Final = b"\x0a"  # JvpResponse.tangents = 1
 
 
-def read_vjp(message: pb.VjpRequest, call: Call) -> VjpRequest:
+def read_vjp(message: pb.VjpRequest, call: Call) -> VjpRequest | RolloutVjpRequest:
     """The request of a call; see ``service.grpc.wire.read_solve``."""
     request = message.request
+    if request.problem in EVOLUTION_PROBLEMS:
+        return _read_rollout_vjp(message, call)
+    if message.steps or message.start_step or message.walls:
+        text = f"steps: {request.problem[:LONGEST_QUOTE]} has no steps; leave out steps, start_step and walls"
+        raise InvalidField("steps", "evolution", text)
     given = arrays("fields", request.fields)
     tolerance = _tolerance(request)
     return VjpRequest(
@@ -57,6 +67,30 @@ def read_vjp(message: pb.VjpRequest, call: Call) -> VjpRequest:
         request.model or None,
         choice("method", METHODS, request.method),
         tolerance,
+        ticket_of(request, call),
+        call.metadata.get(KEY_NAME, ""),
+        call.received,
+    )
+
+
+def _read_rollout_vjp(message: pb.VjpRequest, call: Call) -> RolloutVjpRequest:
+    request = message.request
+    state = state_of("fields", request.fields)
+    refuse_parameters(request.parameters)
+    _refuse_error(request)
+    check_steps(message.steps, message.start_step)
+    return RolloutVjpRequest(
+        request.problem,
+        state,
+        arrays("cotangents", message.cotangents, RANK_OF_DIRECTIONS),
+        message.steps,
+        message.start_step,
+        message.wrt or None,
+        dtype_of(request.dtype, common_dtype(values.dtype for values in state.values())),
+        request.model or None,
+        choice("method", METHODS, request.method),
+        message.walls or None,
+        _energy(request),
         ticket_of(request, call),
         call.metadata.get(KEY_NAME, ""),
         call.received,
@@ -107,8 +141,16 @@ def read_quantities(message: pb.QuantitiesRequest, call: Call) -> QuantitiesRequ
 def _tolerance(request: pb.SolveRequest) -> float | None:
     """The tolerance of what is no solution; what a solution has beside it is refused."""
     refuse_unknown_names(request)
+    _refuse_error(request)
+    return _energy(request)
+
+
+def _refuse_error(request: pb.SolveRequest) -> None:
     if request.error not in (pb.ERROR_REQUEST_UNSPECIFIED, pb.ERROR_REQUEST_NONE):
         raise InvalidField("error", "unknown", "error: what is guaranteed is said unasked; leave it out")
+
+
+def _energy(request: pb.SolveRequest) -> float | None:
     tolerance = tolerance_of(request)
     if isinstance(tolerance, str):
         message = "tolerance: expected a relative error; discretization is for solutions"

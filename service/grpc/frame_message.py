@@ -20,6 +20,10 @@ FIELDS: Final = b"\x1a"  # Frame.fields = 3
 INVARIANTS: Final = b"\x22"  # Frame.invariants = 4
 ERROR: Final = b"\x2a"  # Frame.error = 5
 OOD_SCORE: Final = b"\x41"  # Frame.ood_score = 8
+CHECKED: Final = {
+    "defect": b"\x51",  # Frame.defect = 10
+    "exponential_bound": b"\x59",  # Frame.exponential_bound = 11
+}
 NUMBER: Final = b"\x11"  # the value of an entry of a map
 DOUBLE: Final = struct.Struct("<d")
 
@@ -52,6 +56,8 @@ class FrameWriter:
             parts += tagged(ERROR, [_calibrated(frame.error)])
         if frame.ood_scores:
             parts += OOD_SCORE, DOUBLE.pack(frame.ood_scores[0])
+        for name, number in frame.checked(0).items():
+            parts += CHECKED[name], DOUBLE.pack(number)
         for name in self._names:
             parts += entry(FIELDS, name, frame.fields[name][0])
         return parts

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from problems import ErrorBound, FieldSpec, Problem
 from service.codec import raw_bytes
@@ -31,12 +32,15 @@ from service.ticket import Priority, Ticket
 __all__ = [
     "SOLVE_FORM",
     "SolveOrder",
+    "check_steps",
     "choice",
     "dtype_of",
     "read_rollout",
     "read_solve",
+    "refuse_parameters",
     "refuse_unknown_names",
     "rollout_metadata",
+    "state_of",
     "ticket_of",
     "timing_of",
     "tolerance_of",
@@ -141,22 +145,12 @@ def read_solve(wanted: Wanted[SolveOrder], call: Call, received: float) -> Solve
 
 def read_rollout(message: pb.RolloutRequest, call: Call) -> RolloutRequest:
     """See ``read_solve``."""
-    state = arrays("state", message.state)
-    for name, values in state.items():
-        if values.ndim != 2:
-            got = f"got shape {values.shape}; a rollout starts from one state, send a request for each"
-            raise InvalidField(
-                name[:LONGEST_QUOTE], "rank", f"{name[:LONGEST_QUOTE]}: expected (y, x), {got}"
-            )
-    if message.parameters:
-        name = sorted(message.parameters)[0][:LONGEST_QUOTE]
-        raise InvalidField(name, "unknown", f"{name!r}: no problem that evolves has parameters; leave it out")
+    state = state_of("state", message.state)
+    refuse_parameters(message.parameters)
     if message.error == pb.ERROR_REQUEST_CERTIFIED:
         raise InvalidField("error", "unknown", "error: frames are never certified; leave it out")
     choice("error", ERRORS, message.error)
-    if not 1 <= message.steps <= LAST_STEP or message.start_step > LAST_STEP:
-        got = f"got steps = {message.steps}, start_step = {message.start_step}"
-        raise InvalidField("steps", "range", f"steps: expected 1 to {LAST_STEP}, {got}")
+    check_steps(message.steps, message.start_step)
     return RolloutRequest(
         message.problem,
         state,
@@ -170,7 +164,34 @@ def read_rollout(message: pb.RolloutRequest, call: Call) -> RolloutRequest:
         ticket=ticket_of(message, call),
         key=call.metadata.get(KEY_NAME, ""),
         received=call.received,
+        defects=message.defects,
     )
+
+
+def state_of(name: str, tensors: Mapping[str, pb.Tensor]) -> dict[str, NDArray[Any]]:
+    """The fields (y, x) of one state, which came as ``name``."""
+    state = arrays(name, tensors)
+    for field, values in state.items():
+        if values.ndim != 2:
+            got = f"got shape {values.shape}; a rollout starts from one state, send a request for each"
+            raise InvalidField(
+                field[:LONGEST_QUOTE], "rank", f"{field[:LONGEST_QUOTE]}: expected (y, x), {got}"
+            )
+    return state
+
+
+def refuse_parameters(given: Mapping[str, float]) -> None:
+    """Refuse parameters of a problem that evolves: none has any."""
+    if given:
+        name = sorted(given)[0][:LONGEST_QUOTE]
+        raise InvalidField(name, "unknown", f"{name!r}: no problem that evolves has parameters; leave it out")
+
+
+def check_steps(steps: int, start_step: int) -> None:
+    """Refuse steps that are not counted."""
+    if not 1 <= steps <= LAST_STEP or start_step > LAST_STEP:
+        got = f"got steps = {steps}, start_step = {start_step}"
+        raise InvalidField("steps", "range", f"steps: expected 1 to {LAST_STEP}, {got}")
 
 
 def refuse_unknown_names(message: pb.SolveRequest) -> None:

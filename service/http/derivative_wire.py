@@ -8,12 +8,13 @@ from typing import Any, Final, Literal, TypeVar, final
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
-from problems import Problem
+from problems import EvolutionProblem, Problem
 from service.codec import array_from_lists, decode_json, decode_npy, encode_json
 from service.errors import LONGEST_QUOTE, InvalidField, UnsupportedMedia
 from service.gradient import Derivative, GradientMethod, JvpRequest, VjpRequest
+from service.http.directions_wire import COTANGENT, HIGHEST_RANK, cotangents_of, direction_of
+from service.http.rollout_gradient_wire import read_rollout_vjp
 from service.http.wire import (
     JSON,
     NPY,
@@ -27,21 +28,21 @@ from service.http.wire import (
     timing_header,
 )
 from service.options import Asker, Urgency, read_options
+from service.rollout_gradient import RolloutVjpRequest
 from service.settings import Limits
 
 __all__ = ["Reads", "derivative_headers", "json_derivative", "read_jvp", "read_vjp"]
 
-COTANGENT = "cotangent"
-TANGENT = "tangent"
-# axes of several directions of a batch
-HIGHEST_RANK: Final = 4
+TANGENT: Final = "tangent"
 
 Request = TypeVar("Request", VjpRequest, JvpRequest)
 Dtype = Literal["float32", "float64"]
 # who makes a request of a problem, its inputs, its directions, dtype, options, and who asks
 Make = Callable[[Problem, Mapping[str, Any], Any, Dtype, "DerivativeOptions", Asker], Request]
 # who reads one: problem, headers, query, body, limits, and who asks
-Reads = Callable[[Problem, Mapping[str, str], str, bytes, Limits, Asker], VjpRequest | JvpRequest]
+Reads = Callable[
+    [Problem, Mapping[str, str], str, bytes, Limits, Asker], VjpRequest | JvpRequest | RolloutVjpRequest
+]
 
 
 @final
@@ -56,9 +57,11 @@ class DerivativeOptions(Urgency):
 
 def read_vjp(
     problem: Problem, headers: Mapping[str, str], query: str, body: bytes, limits: Limits, asker: Asker
-) -> VjpRequest:
+) -> VjpRequest | RolloutVjpRequest:
     """The request for a gradient in a body that is not compressed, or no longer."""
     media = _media(headers)
+    if isinstance(problem, EvolutionProblem):
+        return read_rollout_vjp(problem, media, query, body, limits, asker)
     if media == NPY:
         return _from_npy(problem, query, body, asker, _vjp)
     return _from_json(problem, query, body, limits, asker, _vjp, COTANGENT)
@@ -131,7 +134,7 @@ def _vjp(
     return VjpRequest(
         problem.name,
         given,
-        _cotangents(problem, directions),
+        cotangents_of(problem, directions),
         options.wrt,
         dtype,
         options.model,
@@ -156,7 +159,7 @@ def _jvp(
     return JvpRequest(
         problem.name,
         given,
-        _array(TANGENT, directions),
+        direction_of(TANGENT, directions),
         options.wrt,
         dtype,
         options.model,
@@ -166,35 +169,6 @@ def _jvp(
         asker.key,
         asker.received,
     )
-
-
-def _cotangents(problem: Problem, given: object) -> dict[str, Any]:
-    if isinstance(given, list | np.ndarray) and len(problem.outputs) == 1:
-        given = {problem.outputs[0].name: given}
-    if not isinstance(given, dict):
-        expected = ", ".join(f'"{spec.name}": [[...]]' for spec in problem.outputs)
-        raise InvalidField(COTANGENT, "missing", f"{COTANGENT}: expected an object {{{expected}}}")
-    return {name: _array(name[:LONGEST_QUOTE], values) for name, values in given.items()}
-
-
-def _array(name: str, values: Any) -> NDArray[Any]:
-    """One direction of each field, or several."""
-    if isinstance(values, np.ndarray):
-        return values
-    if _depth(values) < HIGHEST_RANK:
-        return array_from_lists(name, values)
-    each = [array_from_lists(name, direction) for direction in values]
-    shapes = {one.shape for one in each}
-    if len(shapes) > 1:
-        raise InvalidField(name, "shape", f"{name}: expected directions of one shape, got {sorted(shapes)}")
-    return np.stack(each)
-
-
-def _depth(values: object) -> int:
-    depth = 0
-    while isinstance(values, list) and values and depth <= HIGHEST_RANK:
-        values, depth = values[0], depth + 1
-    return depth
 
 
 def json_derivative(response: Derivative, key: Literal["gradient", "tangent"]) -> bytes:

@@ -141,7 +141,8 @@ _STACK: dict[str, Any] = {
     "type": "string",
     "format": "binary",
     "description": "(1 + n, ny, nx) or (1 + n, batch, ny, nx): the field, then n directions: cotangents "
-    "of the solution (``vjp``), tangents of the input (``jvp``)",
+    "of the solution (``vjp``), tangents of the input (``jvp``); through a rollout "
+    "(1 + n, channel, ny, nx): the state, then n cotangents of the frame",
 }
 
 
@@ -183,7 +184,6 @@ def _derivative_body(direction: str, schema: dict[str, Any], answer: str) -> dic
     }
 
 
-VJP_BODY: dict[str, Any] = _derivative_body("cotangent", _COTANGENT, "gradient")
 JVP_BODY: dict[str, Any] = _derivative_body("tangent", _TANGENT, "tangent")
 
 _QUANTITY_OPTIONS: dict[str, Any] = {
@@ -275,6 +275,12 @@ _ROLLOUT_OPTIONS: dict[str, Any] = {
         "type": "string",
         "description": "boundary conditions; a surrogate knows those of its card only",
     },
+    "defects": {
+        "anyOf": [{"type": "integer", "minimum": 0, "maximum": 2**32 - 1}, {"enum": ["all"]}],
+        "default": 0,
+        "description": "of a surrogate: so many of the frames, or ``all``, are compared with one step of the "
+        "reference solver from the frame before",
+    },
     **URGENCY,
     "timeout_ms": {
         "type": "number",
@@ -300,9 +306,13 @@ _FRAMES = (
     "``error``, ``in_distribution`` and ``ood_score`` (the share of the calibration data that resembles the "
     "training data more than the state before the frame's block, or null); of the "
     "invariants, ``mass_defect`` counts from the state that was "
-    "sent, and ``error`` is null where nothing is known. ``application/x-npy-stream``: records, each of "
+    "sent, and ``error`` is null where nothing is known. With ``defects``, a frame that was compared has "
+    "``defect``, its root mean square difference from the solver's step, an estimate of what goes wrong in a "
+    "step; while all frames up to it were, and that tells something, one of diffusion-reaction also has "
+    "``exponential_bound``, how far it may be from the discrete solution, but for the time error of the "
+    "solver's own steps. ``application/x-npy-stream``: records, each of "
     "eight bytes with a length (little-endian) and as many bytes; a frame is a record of JSON (``step``, "
-    "``time``, ``invariants``, ``error``, ``in_distribution``, ``ood_score``) and one of ``.npy`` "
+    "``time`` and all that a line has but the fields) and one of ``.npy`` "
     "(channel, y, x); the stream ends with a record of length 0. A failure after the stream began is a last "
     "line or record "
     '``{"error": problem document}`` without a step, and no record of length 0'
@@ -359,6 +369,75 @@ ROLLOUT_BODY: dict[str, Any] = {
     },
 }
 
+_ROLLOUT_COTANGENT: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": {"type": "array", "items": {}},
+    "description": "of the frame, by field, each in the shape of the state's, numbers of any sign, or "
+    "several such on a leading axis; fields that are left out do not count",
+}
+
+_ROLLOUT_VJP_OPTIONS: dict[str, Any] = {
+    "steps": {
+        "type": "integer",
+        "minimum": 1,
+        "description": "the step of the frame, counted from the initial state; the server limits how many a "
+        "gradient goes through (``limits.gradient_steps``), those of all cotangents together",
+    },
+    "start_step": {
+        "type": "integer",
+        "minimum": 0,
+        "default": 0,
+        "description": "the step that the state belongs to",
+    },
+    "wrt": {
+        "type": "string",
+        "description": "the field of the state, or ``log_`` and its name for its logarithm; default: the "
+        "first",
+    },
+    "model": _ROLLOUT_OPTIONS["model"],
+    "method": {
+        "enum": ["auto", "surrogate"],
+        "default": "auto",
+        "description": "the network is differentiated, and nothing bounds the error; there is no other way",
+    },
+    "walls": _ROLLOUT_OPTIONS["walls"],
+    **URGENCY,
+}
+
+
+def _with_rollouts(body: dict[str, Any]) -> dict[str, Any]:
+    """What a gradient of a solution has, or one through a rollout."""
+    content = body["requestBody"]["content"]
+    through_rollouts = {
+        "type": "object",
+        "required": ["state", "cotangent", "steps"],
+        "properties": {"state": _STATE, "cotangent": _ROLLOUT_COTANGENT, **_ROLLOUT_VJP_OPTIONS},
+        "additionalProperties": False,
+    }
+    either = {"oneOf": [content["application/json"]["schema"], through_rollouts]}
+    others = {"fields": _CHANNELS} | {
+        name: _ROLLOUT_VJP_OPTIONS[name] for name in ("steps", "start_step", "walls")
+    }
+    more = [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "schema": schema,
+            "description": "for application/x-npy, through a rollout",
+        }
+        for name, schema in others.items()
+    ]
+    content = {**content, "application/json": {"schema": either}}
+    return {
+        **body,
+        "parameters": [*body["parameters"], *more],
+        "requestBody": {**body["requestBody"], "content": content},
+    }
+
+
+VJP_BODY: dict[str, Any] = _with_rollouts(_derivative_body("cotangent", _COTANGENT, "gradient"))
+
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>mno</title>
 <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem}}
@@ -413,6 +492,12 @@ curl -N -H 'Content-Type: application/x-npy' --data-binary @state.npy \\
 <p>Its frames are streamed as they are computed. {frames}.</p>
 <p>What holds for all of them is in headers:</p>
 <table>{rollout_headers}</table>
+<p>The gradient of the sum of <code>cotangent</code> times the frame of a step with respect to a field of the
+state (<code>vjp</code>) is that of the network, through the whole rollout. <code>error</code> is
+<code>null</code> and <code>certified</code> is <code>false</code>: nothing bounds it. As
+<code>application/x-npy</code> the body is (1 + n, channel, ny, nx), the state and n cotangents. A request
+has:</p>
+<table>{rollout_vjp_options}</table>
 <h2 id="endpoints">Endpoints</h2>
 <table>{rows}</table>
 <details><summary>Open Inference Protocol: the same models for <code>tritonclient</code> and KServe</summary>
@@ -447,6 +532,9 @@ def docs(openapi: dict[str, Any], address: str) -> str:
         ),
         quantity_options=_table({"permeability": _FIELD, "quantities": _QUANTITIES, **_QUANTITY_OPTIONS}),
         rollout_options=_table({"state": _STATE, "fields": _CHANNELS, **_ROLLOUT_OPTIONS}),
+        rollout_vjp_options=_table(
+            {"state": _STATE, "cotangent": _ROLLOUT_COTANGENT, **_ROLLOUT_VJP_OPTIONS}
+        ),
         frames=_text(_FRAMES),
         rollout_headers=_table({name: {"description": text} for name, text in _ROLLOUT_HEADERS.items()}),
         address=escape(address),

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Final, Literal, final
+from typing import Annotated, Any, Final, Literal, final
 
 import numpy as np
 import orjson
@@ -28,11 +28,20 @@ from service.errors import LONGEST_QUOTE, InvalidField, NotAcceptable, Unsupport
 from service.http.wire import JSON, NPY, accepted_media, media_type, read_query, refuse_query
 from service.http.written import computed
 from service.options import Asker, Urgency, read_options
-from service.rollout import Frame, Rollout, RolloutMethod, RolloutRequest
+from service.rollout import ALL, Frame, Rollout, RolloutMethod, RolloutRequest
 from service.settings import Limits
 from service.validate import AT_REST
 
-__all__ = ["Lines", "Records", "StreamForm", "choose_stream_form", "read_rollout", "rollout_headers"]
+__all__ = [
+    "Lines",
+    "Records",
+    "StreamForm",
+    "channels_of",
+    "choose_stream_form",
+    "read_rollout",
+    "rollout_headers",
+    "state_of",
+]
 
 NDJSON: Final = "application/x-ndjson"
 NPY_STREAM: Final = "application/x-npy-stream"
@@ -54,6 +63,7 @@ class RolloutOptions(Urgency):
     model: str | None = None
     method: RolloutMethod = "auto"
     walls: str | None = None
+    defects: Annotated[int, Field(ge=0, le=ALL)] | Literal["all"] = 0
 
 
 class StreamForm(ABC):
@@ -134,6 +144,7 @@ def _numbers(frame: Frame, rollout: Rollout) -> dict[str, Any]:
         "error": None if frame.error is None else vars(frame.error),
         "in_distribution": rollout.in_distribution[0],
         "ood_score": frame.ood_scores[0] if frame.ood_scores else None,
+        **frame.checked(0),
     }
 
 
@@ -191,22 +202,31 @@ def _from_json(
     # a list for each row and each field
     document = decode_json(body, most_lists=len(problem.inputs) * (limits.grid_side + 1) + 1)
     refuse_query(query)
-    given = document.pop("state", None)
+    state = state_of(problem, document.pop("state", None))
+    options = read_options(RolloutOptions, ["state"], document, strict=True)
+    return _request(problem, state, "float32", options, asker)
+
+
+def state_of(problem: EvolutionProblem, given: object) -> dict[str, NDArray[Any]]:
+    """The fields (y, x) of a state in JSON.
+
+    Raises:
+        InvalidField: it is no object of such fields.
+    """
     if not isinstance(given, dict):
         expected = ", ".join(f'"{spec.name}": [[...]]' for spec in problem.inputs)
         raise InvalidField("state", "missing", f"state: expected an object {{{expected}}}")
     state = {name: array_from_lists(name[:LONGEST_QUOTE], values) for name, values in given.items()}
     for name, values in state.items():
         _require_rank(name[:LONGEST_QUOTE], values, 2, "(y, x)")
-    options = read_options(RolloutOptions, ["state"], document, strict=True)
-    return _request(problem, state, "float32", options, asker)
+    return state
 
 
 def _from_npy(problem: EvolutionProblem, query: str, body: bytes, asker: Asker) -> RolloutRequest:
     array = decode_npy("state", body)
     rest = read_query(query)
     _require_rank("state", array, 3, "(channel, y, x)")
-    names = _channels(problem, rest.pop("fields", None), len(array))
+    names = channels_of(problem, rest.pop("fields", None), len(array))
     options = read_options(RolloutOptions, ["fields"], rest, strict=False)
     dtype: Literal["float32", "float64"] = "float64" if array.dtype == np.float64 else "float32"
     state = dict(zip(names, array, strict=True))
@@ -233,6 +253,7 @@ def _request(
         asker.ticket(options),
         asker.key,
         asker.received,
+        ALL if options.defects == "all" else options.defects,
     )
 
 
@@ -244,7 +265,7 @@ def _require_rank(name: str, values: NDArray[Any], rank: int, axes: str) -> None
         raise InvalidField(name, "rank", f"{name}: expected {axes}, got shape {values.shape}")
 
 
-def _channels(problem: EvolutionProblem, named: str | None, count: int) -> list[str]:
+def channels_of(problem: EvolutionProblem, named: str | None, count: int) -> list[str]:
     """Names of the channels of an array: those given, or all, or all that are not zero at rest."""
     every = [spec.name for spec in problem.inputs]
     needed = [name for name in every if name not in AT_REST]

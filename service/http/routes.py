@@ -155,7 +155,7 @@ class _Desk:
 
     async def differentiate(
         self,
-        problem: str,
+        found: Problem,
         request: Request,
         read: derivative_wire.Reads,
         key: Literal["gradient", "tangent"],
@@ -164,7 +164,6 @@ class _Desk:
         form = wire.choose_form(request.headers)
         if form == wire.PNG:
             raise NotAvailableYet(f"a {key} has no picture; accept {wire.JSON} or {wire.NPY}")
-        found = find_steady(problem)
         body = await read_body(request, self.limits)
         given = (found, request.headers, request.url.query, body, self.limits, asker_of(request, received))
         wanted = await computed(len(body) > SMALL_BODY, read, *given)
@@ -218,13 +217,18 @@ def _add_solving(app: FastAPI, desk: _Desk) -> None:
 
     @app.post("/v1/problems/{problem}/vjp", openapi_extra=pages.VJP_BODY, response_class=Response)
     async def vjp(problem: str, request: Request) -> Response:
-        """The gradient of ``sum(cotangent * solution)`` with respect to the input field."""
-        return await desk.differentiate(problem, request, derivative_wire.read_vjp, "gradient")
+        """The gradient of ``sum(cotangent * solution)`` with respect to the input field.
+
+        Of a problem that evolves, of ``sum(cotangent * frame)`` with respect to the state.
+        """
+        found = find_problem(problem)
+        return await desk.differentiate(found, request, derivative_wire.read_vjp, "gradient")
 
     @app.post("/v1/problems/{problem}/jvp", openapi_extra=pages.JVP_BODY, response_class=Response)
     async def jvp(problem: str, request: Request) -> Response:
         """What a small change of the input field changes in the solution, per change."""
-        return await desk.differentiate(problem, request, derivative_wire.read_jvp, "tangent")
+        found = find_steady(problem)
+        return await desk.differentiate(found, request, derivative_wire.read_jvp, "tangent")
 
     @app.post(
         "/v1/problems/{problem}/quantities", openapi_extra=pages.QUANTITIES_BODY, response_class=Response
@@ -344,7 +348,7 @@ def _describe(problem: Problem, models: Models, limits: Limits) -> dict[str, Any
             "solver": f"up to {limits.grid_side} cells a side",
         },
         "models": models.of_problem(problem.name),
-        "operations": ["rollout"]
+        "operations": ["rollout", "vjp"]
         if isinstance(problem, EvolutionProblem)
         else ["solve", "vjp", "jvp", "quantities"],
         **(_describe_evolution(problem, limits) if isinstance(problem, EvolutionProblem) else {}),

@@ -199,7 +199,7 @@ class Fault(_message.Message):
     def __init__(self, type: _Optional[str] = ..., message: _Optional[str] = ..., field: _Optional[str] = ..., index: _Optional[_Iterable[int]] = ..., rule: _Optional[str] = ..., retry_after: _Optional[int] = ...) -> None: ...
 
 class RolloutRequest(_message.Message):
-    __slots__ = ("problem", "state", "parameters", "model", "method", "steps", "every", "start_step", "error", "dtype", "walls", "priority", "reproducible")
+    __slots__ = ("problem", "state", "parameters", "model", "method", "steps", "every", "start_step", "error", "dtype", "walls", "priority", "reproducible", "defects")
     class StateEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -227,6 +227,7 @@ class RolloutRequest(_message.Message):
     WALLS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     REPRODUCIBLE_FIELD_NUMBER: _ClassVar[int]
+    DEFECTS_FIELD_NUMBER: _ClassVar[int]
     problem: str
     state: _containers.MessageMap[str, Tensor]
     parameters: _containers.ScalarMap[str, float]
@@ -240,10 +241,11 @@ class RolloutRequest(_message.Message):
     walls: str
     priority: Priority
     reproducible: bool
-    def __init__(self, problem: _Optional[str] = ..., state: _Optional[_Mapping[str, Tensor]] = ..., parameters: _Optional[_Mapping[str, float]] = ..., model: _Optional[str] = ..., method: _Optional[_Union[Method, str]] = ..., steps: _Optional[int] = ..., every: _Optional[int] = ..., start_step: _Optional[int] = ..., error: _Optional[_Union[ErrorRequest, str]] = ..., dtype: _Optional[str] = ..., walls: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., reproducible: _Optional[bool] = ...) -> None: ...
+    defects: int
+    def __init__(self, problem: _Optional[str] = ..., state: _Optional[_Mapping[str, Tensor]] = ..., parameters: _Optional[_Mapping[str, float]] = ..., model: _Optional[str] = ..., method: _Optional[_Union[Method, str]] = ..., steps: _Optional[int] = ..., every: _Optional[int] = ..., start_step: _Optional[int] = ..., error: _Optional[_Union[ErrorRequest, str]] = ..., dtype: _Optional[str] = ..., walls: _Optional[str] = ..., priority: _Optional[_Union[Priority, str]] = ..., reproducible: _Optional[bool] = ..., defects: _Optional[int] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("step", "time", "fields", "invariants", "error", "model", "in_distribution", "ood_score", "explanation")
+    __slots__ = ("step", "time", "fields", "invariants", "error", "model", "in_distribution", "ood_score", "explanation", "defect", "exponential_bound")
     class FieldsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -267,6 +269,8 @@ class Frame(_message.Message):
     IN_DISTRIBUTION_FIELD_NUMBER: _ClassVar[int]
     OOD_SCORE_FIELD_NUMBER: _ClassVar[int]
     EXPLANATION_FIELD_NUMBER: _ClassVar[int]
+    DEFECT_FIELD_NUMBER: _ClassVar[int]
+    EXPONENTIAL_BOUND_FIELD_NUMBER: _ClassVar[int]
     step: int
     time: float
     fields: _containers.MessageMap[str, Tensor]
@@ -276,10 +280,12 @@ class Frame(_message.Message):
     in_distribution: bool
     ood_score: float
     explanation: str
-    def __init__(self, step: _Optional[int] = ..., time: _Optional[float] = ..., fields: _Optional[_Mapping[str, Tensor]] = ..., invariants: _Optional[_Mapping[str, float]] = ..., error: _Optional[_Union[ErrorEstimate, _Mapping]] = ..., model: _Optional[str] = ..., in_distribution: _Optional[bool] = ..., ood_score: _Optional[float] = ..., explanation: _Optional[str] = ...) -> None: ...
+    defect: float
+    exponential_bound: float
+    def __init__(self, step: _Optional[int] = ..., time: _Optional[float] = ..., fields: _Optional[_Mapping[str, Tensor]] = ..., invariants: _Optional[_Mapping[str, float]] = ..., error: _Optional[_Union[ErrorEstimate, _Mapping]] = ..., model: _Optional[str] = ..., in_distribution: _Optional[bool] = ..., ood_score: _Optional[float] = ..., explanation: _Optional[str] = ..., defect: _Optional[float] = ..., exponential_bound: _Optional[float] = ...) -> None: ...
 
 class VjpRequest(_message.Message):
-    __slots__ = ("request", "cotangents", "wrt")
+    __slots__ = ("request", "cotangents", "wrt", "steps", "start_step", "walls")
     class CotangentsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -290,10 +296,16 @@ class VjpRequest(_message.Message):
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     COTANGENTS_FIELD_NUMBER: _ClassVar[int]
     WRT_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    START_STEP_FIELD_NUMBER: _ClassVar[int]
+    WALLS_FIELD_NUMBER: _ClassVar[int]
     request: SolveRequest
     cotangents: _containers.MessageMap[str, Tensor]
     wrt: str
-    def __init__(self, request: _Optional[_Union[SolveRequest, _Mapping]] = ..., cotangents: _Optional[_Mapping[str, Tensor]] = ..., wrt: _Optional[str] = ...) -> None: ...
+    steps: int
+    start_step: int
+    walls: str
+    def __init__(self, request: _Optional[_Union[SolveRequest, _Mapping]] = ..., cotangents: _Optional[_Mapping[str, Tensor]] = ..., wrt: _Optional[str] = ..., steps: _Optional[int] = ..., start_step: _Optional[int] = ..., walls: _Optional[str] = ...) -> None: ...
 
 class VjpResponse(_message.Message):
     __slots__ = ("gradient", "solution", "wrt", "errors")

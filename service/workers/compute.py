@@ -15,6 +15,7 @@ from operators import AnySurrogate
 from operators.features import FeatureReader
 from problems import EVOLUTION_PROBLEMS, PROBLEMS, STEADY_PROBLEMS, FieldSpec
 from service.errors import InvalidSettings
+from service.workers import block_gradient
 from service.workers.tangent import push_forward
 from service.workers.worker import COTANGENT, GRADIENT, Batch, Bucket, Solutions
 
@@ -69,7 +70,8 @@ class Surrogates:
     def __call__(self, batch: Batch) -> Solutions:
         """Answer all rows with one forward pass: solutions, the next block of frames, or gradients."""
         if batch.bucket.task == "vjp":
-            return self._differentiate(batch)
+            evolves = batch.bucket.problem in EVOLUTION_PROBLEMS
+            return self._differentiate_block(batch) if evolves else self._differentiate(batch)
         if batch.bucket.task == "jvp":
             return push_forward(self._of(batch.bucket), batch, self._device)
         answer = self.answer(
@@ -112,11 +114,6 @@ class Surrogates:
     def _differentiate(self, batch: Batch) -> Solutions:
         """The answers, and the gradients of the sum of answers times cotangents."""
         problem = STEADY_PROBLEMS[batch.bucket.problem]
-        # what has no cotangent does not count
-        nothing = np.zeros((batch.rows, *batch.bucket.grid.shape), np.float32)
-        cotangents = {
-            spec.name: batch.fields.get(f"{COTANGENT}{spec.name}", nothing) for spec in problem.outputs
-        }
         inputs = self._stacked(batch, problem.inputs).requires_grad_()
         parameters = [
             self._tensor(batch.fields[spec.name]).clone().requires_grad_() for spec in problem.parameters
@@ -126,7 +123,7 @@ class Surrogates:
             by_field, *by_parameter = torch.autograd.grad(
                 answer,
                 [inputs, *parameters],
-                self._stacked(Batch(batch.bucket, cotangents), problem.outputs),
+                self._cotangents(batch, problem.outputs),
                 materialize_grads=True,
             )
         gradients = by_name(problem.inputs, by_field) | {
@@ -138,6 +135,29 @@ class Surrogates:
             | {f"{GRADIENT}{name}": gradient for name, gradient in gradients.items()},
             (0,) * batch.rows,
         )
+
+    def _differentiate_block(self, batch: Batch) -> Solutions:
+        """The frame of a block that has cotangents, and the gradients with respect to the state before it."""
+        problem, bucket = EVOLUTION_PROBLEMS[batch.bucket.problem], batch.bucket
+        frames, gradients = block_gradient.pull_back(
+            self._of(bucket),
+            self._stacked(batch, problem.inputs),
+            self._cotangents(batch, problem.outputs),
+            bucket.grid.extent,
+            bucket.frames,
+        )
+        by_field = by_name(problem.inputs, gradients)
+        return Solutions(
+            by_name(problem.outputs, frames)
+            | {f"{GRADIENT}{name}": gradient for name, gradient in by_field.items()},
+            (0,) * batch.rows,
+        )
+
+    def _cotangents(self, batch: Batch, outputs: Sequence[FieldSpec]) -> Tensor:
+        """Of the outputs [batch channel y x]; what has none does not count."""
+        nothing = np.zeros((batch.rows, *batch.bucket.grid.shape), np.float32)
+        given = {spec.name: batch.fields.get(f"{COTANGENT}{spec.name}", nothing) for spec in outputs}
+        return self._stacked(Batch(batch.bucket, given), outputs)
 
     def _stacked(self, batch: Batch, specs: Sequence[FieldSpec]) -> Tensor:
         """Fields as channels, in memory of their own [batch channel y x]."""

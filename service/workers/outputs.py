@@ -33,7 +33,8 @@ def outputs_of(bucket: Bucket) -> Layout:
     bound      ``lower upper l2_estimate steps contrast jump roughness`` [], float64
     certify    the same, and ``l2_lower l2_upper max_lower max_upper floor`` []
     refine     the problem's outputs [y x], and what ``certify`` gives; float64
-    vjp        the problem's outputs and ``gradient.<input>`` [y x], ``gradient.<parameter>`` []
+    vjp        the problem's outputs and ``gradient.<input>`` [y x], ``gradient.<parameter>`` []; the outputs
+               of a problem that evolves are those of the frame that has the cotangents
     jvp        the problem's outputs and ``tangent.<output>`` [y x]
     adjoint    ``gradient.<input>`` [direction y x], ``gradient.<parameter>`` and ``error`` [direction],
                float64

@@ -74,8 +74,9 @@ CERTIFIED_FIELDS: Final = (*BOUND_FIELDS, "l2_lower", "l2_upper", "max_lower", "
 # solve: inputs -> solutions; advance: states -> the next frames; bound: inputs and answers -> numbers about
 # the error of each row; certify: the same, from both sides; refine: inputs, perhaps answers to start from,
 # and tolerances -> solutions that meet them, and numbers about their errors; vjp and jvp: inputs and
-# cotangents or tangents -> gradients or tangents of a surrogate; adjoint and tangent: the same of the
-# discrete problem, several of each row, with their errors; quantities: inputs -> numbers of the solution
+# cotangents or tangents -> gradients or tangents of a surrogate, through one block where a state evolves;
+# adjoint and tangent: the same of the discrete problem, several of each row, with their errors; quantities:
+# inputs -> numbers of the solution
 Task = Literal[
     "solve", "advance", "bound", "vjp", "jvp", "certify", "refine", "adjoint", "tangent", "quantities"
 ]
@@ -91,7 +92,8 @@ class Bucket:
         scheme: id of the discrete operator.
         walls: boundary conditions, where a problem has several.
         task: what is to be computed.
-        frames: of an ``advance``, the frames that one call gives.
+        frames: of an ``advance``, the frames that one call gives; of the ``vjp`` of a problem that evolves,
+            the frame of a block that has the cotangents, counted from 1.
         directions: of an ``adjoint`` or a ``tangent``, how many each row has; of ``quantities``, how many.
         reproducible: computed in batches of one fixed size, so that no answer depends on its company.
     """

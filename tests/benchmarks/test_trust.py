@@ -16,7 +16,7 @@ from benchmarks.trust_rollouts import coverages, fresh_files
 from model_store import LoadedVersion, builtin_store, open_store
 from problems import variation
 from service.novelty import Novelty
-from tests.training.conftest import EVOLUTION_SMOKE, SilentProgress, in_directory
+from tests.training.conftest import EVOLUTION_SMOKE, SilentProgress, in_directory, torch_settings
 from training.config import parse_run
 from training.run import execute
 from training.splits import split_files
@@ -73,7 +73,8 @@ def test_rollouts_are_covered_at_each_horizon(tmp_path: Path) -> None:
     text = in_directory(EVOLUTION_SMOKE, tmp_path).replace("train = 4", "train = 4\ncalibration = 9")
     run = parse_run(f'{text}\n[publish]\nmodel = "dams"\n')
     url, kept = f"file:{tmp_path}/models", tmp_path / "trust"
-    execute(run, text, SilentProgress(), resume=False, store=url)
+    with torch_settings():
+        execute(run, text, SilentProgress(), resume=False, store=url)
     version = open_store(url).load("dams", 1)
     options = ["--model", "dams@1", "--store", url, "--samples", "5", "--data", str(kept)]
     result = CliRunner().invoke(bench_trust, options)

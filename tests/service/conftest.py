@@ -169,11 +169,11 @@ class Drift(EvolutionOperator):
         extent: tuple[float, float],  # noqa: ARG002
         chosen: Sequence[int] | None = None,
     ) -> Tensor:
-        assert chosen is None
         block = torch.stack([history[:, -1].roll(n, dims=-1) for n in range(1, self.frames + 1)], dim=1)
-        return block + 0.25 * torch.arange(1, self.frames + 1)[:, None, None, None] ** 2 * torch.tensor(
+        block = block + 0.25 * torch.arange(1, self.frames + 1)[:, None, None, None] ** 2 * torch.tensor(
             [0.0, 1.0, 0.0]
         ).reshape(3, 1, 1)
+        return block if chosen is None else block[:, list(chosen)]
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Rollouts under load: many share batches, and a slow reader neither runs ahead nor holds the others up."""
+"""Rollouts of a service in processes: many share batches, and a slow reader holds nobody up."""
 
 import asyncio
 import io
@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from server_process import Server, running
+
+from problems import EVOLUTION_PROBLEMS, Grid
+from service.client import Client
 
 ROLLOUT = "/v1/problems/shallow_water/rollout"
 NPY, FRAMES = "application/x-npy", "application/x-npy-stream"
@@ -109,3 +112,20 @@ def test_a_slow_reader_is_not_run_ahead_of_and_holds_nobody_up(server: Server) -
     # what the sockets of both sides hold, and a block
     assert ahead < 200
     assert count == 1000
+
+
+@pytest.mark.slow
+def test_steps_are_compared_in_the_solver_s_own_process(server: Server) -> None:
+    state, problem = water(3), EVOLUTION_PROBLEMS["shallow_water"]
+    grid = Grid((SIDE, SIDE), problem.grid.extent, problem.grid.origin)
+    with Client(server.address) as client:
+        found = list(client.rollout("shallow_water", state, model="drift", steps=10, defects="all"))
+    before = dict(zip(("h", "hu", "hv"), state.astype(np.float64), strict=True))
+    for frame in found:
+        stepped = next(problem.frames(before, grid, "hllc-muscl-v1", "periodic", frame.step - 1))
+        after = {name: values.astype(np.float64) for name, values in frame.fields.items()}
+        squares = [np.mean((after[name] - stepped[name]) ** 2) for name in stepped]
+        assert frame.defect == pytest.approx(np.sqrt(np.mean(squares)))
+        assert frame.exponential_bound is None
+        before = after
+    assert [frame.step for frame in found] == list(range(1, 11))

@@ -67,7 +67,9 @@ class Service:
         start, steps, every = (int(query.get(name, "0")) for name in ("start_step", "steps", "every"))
         state = np.load(io.BytesIO(request.read()))
         parts = [
-            self._frame(state, start, step) for step in range(start + 1, steps + 1) if step % every == 0
+            self._frame(state, start, step, "defects" in query)
+            for step in range(start + 1, steps + 1)
+            if step % every == 0
         ] + [struct.pack("<Q", 0)]
         error: Exception | None = None
         if self.breaks:
@@ -83,13 +85,14 @@ class Service:
         }
         return httpx.Response(200, headers=headers, stream=self.streams[-1])
 
-    def _frame(self, state: Any, start: int, step: int) -> bytes:
+    def _frame(self, state: Any, start: int, step: int, compared: bool) -> bytes:
         known = {
             "step": step,
             "time": step / 100,
             "invariants": {"mass_defect": 0.99 ** (step - start) - 1, "depth_min": 1.0},
             "error": {"kind": "calibrated", "norm": "l2", "upper": step, "coverage": 0.9, "later": 1},
             "in_distribution": start == 0,
+            **({"defect": step / 4, "exponential_bound": step - start} if compared else {}),
         }
         factors = np.array([2.0 ** (step - start), 1.0], dtype=np.float32)[:, None, None]
         return record(json.dumps(known).encode()) + record(npy(state * factors))
@@ -132,6 +135,18 @@ def test_a_broken_stream_goes_on_as_if_it_had_not_broken(how: Any, every: int) -
     assert starts[1] == max(step for step in [0, *range(every, 5 * every + 1, every)] if step % BLOCK == 0)
     # an alias may have moved: the version that began goes on
     assert [request.url.params.get("model") for request in service.asked] == [None, "water@3", "water@3"]
+
+
+def test_a_bound_is_from_the_first_state_or_left_out() -> None:
+    service = Service([(5, None), (3, None)])
+    with service.client() as client:
+        frames = list(client.rollout("shallow_water", STATE, steps=12, start_step=2, defects="all"))
+        plain = list(client.rollout("shallow_water", STATE, steps=3))
+    assert [frame.defect for frame in frames] == [step / 4 for step in range(3, 13)]
+    # those of the second connection are from the state that it went on from
+    assert [frame.exponential_bound for frame in frames] == [1, 2, 3, 4, 5, *[None] * 5]
+    assert [request.url.params.get("defects") for request in service.asked] == ["all"] * 3 + [None]
+    assert {(frame.defect, frame.exponential_bound) for frame in plain} == {(None, None)}
 
 
 @pytest.mark.parametrize("how", BREAKS)

@@ -1,5 +1,6 @@
 """``mno rollout``: the frames of the service, in the file's own layout, whole or absent, resumable."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -167,6 +168,43 @@ def test_trajectories_keep_what_is_known_about_their_frames(
     roll("out.h5", "again.npy", steps=2, every=1)
 
 
+def test_defects_are_kept_beside_the_frames(
+    tmp_path: Path, roll: Callable[..., Bar], states: NDArray[np.float32]
+) -> None:
+    np.save(tmp_path / "in.npy", states)
+    roll("in.npy", "out.npz", steps=4, every=1, defects=4)
+    archive = np.load(tmp_path / "out.npz")
+    assert archive["defect"].shape == (3, 5)
+    assert np.isnan(archive["defect"][:, 0]).all()
+    assert "exponential_bound" not in archive
+    frames = np.stack([archive[name] for name in ("h", "hu", "hv")], axis=2).astype(np.float64)
+    for sample, found in zip(frames, archive["defect"], strict=True):
+        for step in range(4):
+            before = dict(zip(("h", "hu", "hv"), sample[step], strict=True))
+            stepped = exact("shallow_water", before, 1, step)[0]
+            expected = np.sqrt(np.mean((sample[step + 1] - stepped) ** 2))
+            assert found[step + 1] == pytest.approx(expected)
+    roll("in.npy", "out.h5", steps=4, every=1, defects=2)
+    with h5py.File(tmp_path / "out.h5") as file:
+        some = np.stack([file[key]["defect"][:] for key in sorted(file)])
+    looked = ~np.isnan(some)
+    assert looked.sum(axis=1).tolist() == [2, 2, 2]
+    assert np.array_equal(some[looked], archive["defect"][looked])
+    roll("in.npy", "plain.npz", steps=4)
+    assert "defect" not in np.load(tmp_path / "plain.npz")
+
+
+def test_an_array_alone_has_no_place_for_defects(
+    tmp_path: Path, roll: Callable[..., Bar], states: NDArray[np.float32]
+) -> None:
+    np.save(tmp_path / "in.npy", states)
+    with pytest.raises(InvalidField, match=r"expected \.npz or \.h5"):
+        roll("in.npy", "out.npy", defects=1)
+    with pytest.raises(InvalidField, match="method=solver"):
+        roll("in.npy", "out.npz", defects=1, method="solver")
+    assert not (tmp_path / "out.npz").exists()
+
+
 def test_trajectories_go_on_from_a_frame(tmp_path: Path, roll: Callable[..., Bar]) -> None:
     rng = np.random.default_rng(3)
     data = rng.normal(size=(2, 4, 2, 16, 24)).astype(np.float32)
@@ -315,6 +353,28 @@ def test_the_command_writes_the_output(
     assert "relative L2 error of the perturbation of the last frame at most 0.2 in 90 % of states" in said
 
 
+@pytest.mark.parametrize(("wanted", "count"), [("all", 3), ("2", 2), ("0", None)])
+def test_the_command_compares_frames(
+    tmp_path: Path, water_store: str, states: NDArray[np.float32], wanted: str, count: int | None
+) -> None:
+    np.save(tmp_path / "in.npy", states)
+    paths = [str(tmp_path / name) for name in ("in.npy", "out.npz")]
+    options = ["--store", water_store, "--model", "shallow_water@1", "--steps", "3", "--defects", wanted]
+    assert mno.run(["rollout", "shallow_water", *paths, *options]) == 0
+    archive = np.load(tmp_path / "out.npz")
+    assert ("defect" in archive) == (count is not None)
+    if count is not None:
+        assert np.isfinite(archive["defect"]).sum(axis=1).tolist() == [count] * 3
+
+
+@pytest.mark.parametrize("wanted", ["-1", "some", "1.5"])
+def test_the_command_says_what_a_number_of_frames_is(
+    command: Callable[..., int], capsys: pytest.CaptureFixture[str], wanted: str
+) -> None:
+    assert command("--defects", wanted) == 2
+    assert "expected a number of frames or all" in capsys.readouterr().err
+
+
 def test_nothing_is_promised_of_unknown_states_or_beyond_the_calibration(
     command: Callable[..., int],
     tmp_path: Path,
@@ -360,3 +420,18 @@ def test_a_steady_problem_is_told_to_be_solved(
 ) -> None:
     assert command(problem="darcy") == 2
     assert "solve" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_diffusion_reaction_keeps_bounds_beside_defects(tmp_path: Path) -> None:
+    y, x = np.meshgrid(*(np.linspace(0, math.pi, 128),) * 2, indexing="ij")
+    state = np.stack([0.5 * np.cos(x) * np.cos(2 * y), 0.3 * np.cos(y)]).astype(np.float32)
+    np.save(tmp_path / "in.npy", state[None])
+    paths = [str(tmp_path / name) for name in ("in.npy", "out.npz")]
+    options = ["--frame", "10", "--steps", "13", "--defects", "all"]
+    assert mno.run(["rollout", "diffusion_reaction", *paths, *options]) == 0
+    archive = np.load(tmp_path / "out.npz")
+    defects, bounds = archive["defect"][0], archive["exponential_bound"][0]
+    assert math.isnan(bounds[0])
+    grown = [math.exp(0.05) * bound for bound in (0.0, *bounds[1:-1])]
+    assert bounds[1:] == pytest.approx(defects[1:] + grown)

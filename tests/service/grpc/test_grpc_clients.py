@@ -223,6 +223,48 @@ def test_rollouts_are_the_same(water_way: Way, water_service: Addresses, water: 
     assert frame.fields["hu"].name == "hu"  # type: ignore[attr-defined]
 
 
+def test_gradients_through_rollouts_are_the_same(
+    water_way: Way, water_service: Addresses, water: NDArray[np.float32]
+) -> None:
+    reference = way_to(water_service, "http")
+    named = dict(zip(("h", "hu", "hv"), water, strict=True))
+    several = np.stack([water - 1, water[::-1]])
+    options = {"start_step": 1, "wrt": "hu", "reproducible": True}
+    for state, cotangent, steps in (
+        (named, {"hv": several[:, 0], "h": several[:, 1]}, 2),
+        (named, {"hv": water[0]}, 6),
+        (water, several[:1], 2),
+        (water.astype(np.float64), several[1], 2),
+    ):
+        options["steps"] = steps
+        got: Gradient = water_way.ask("vjp", "shallow_water", state, cotangent, **options)
+        same: Gradient = reference.ask("vjp", "shallow_water", state, cotangent, **options)
+        assert np.array_equal(got.gradient, same.gradient)
+        assert got.gradient.dtype == same.gradient.dtype
+        assert np.abs(got.gradient).max() > 0
+        assert (got.wrt, got.model, got.method) == ("hu", "shallow_water@1", "surrogate")
+        assert (got.error, got.certified, got.operator) == (None, False, same.operator)
+        assert got.in_distribution == same.in_distribution
+    labelled = {name: Labelled(field, ("y", "x"), {}) for name, field in named.items()}
+    gradient: Any = water_way.ask("vjp", "shallow_water", labelled, {"h": water[0]}, steps=2).gradient
+    assert (gradient.name, gradient.dims) == ("h", ("y", "x"))
+
+
+def test_refused_gradients_through_rollouts_are_errors(water_way: Way, water: NDArray[np.float32]) -> None:
+    for options, status, slug in (
+        ({"steps": 0}, 422, "invalid-field"),
+        ({"steps": 101}, 422, "invalid-field"),
+        ({"steps": 3, "walls": "periodic"}, 422, "invalid-field"),
+        ({"steps": 3, "sauce": 1.0}, 422, "invalid-field"),
+        ({"steps": 3, "method": "adjoint"}, 501, "not-available-yet"),
+        ({"steps": 3, "tolerance": 1e-6}, 409, "not-certifiable"),
+        ({"steps": 3, "model": "shallow_water@7"}, 404, "unknown-model"),
+    ):
+        with pytest.raises(ServiceError) as refused:
+            water_way.ask("vjp", "shallow_water", water, water, **options)
+        assert (refused.value.status, refused.value.type) == (status, slug)
+
+
 def test_a_refused_rollout_is_an_error(water_way: Way, water: NDArray[np.float32]) -> None:
     with pytest.raises(ServiceError) as refused:
         water_way.frames("shallow_water", -water, steps=3)
@@ -501,7 +543,19 @@ def frame_of(request: pb.RolloutRequest, step: int) -> pb.Frame:
         values = np.frombuffer(given.data, np.float32) * np.float32(factor)
         frame.fields[name].CopyFrom(pb.Tensor(dtype="float32", shape=given.shape, data=values.tobytes()))
     frame.invariants["mass_defect"] = 0.99**since - 1
+    if request.defects:
+        frame.defect, frame.exponential_bound = step / 4, since
     return frame
+
+
+def test_a_bound_is_from_the_first_state_or_left_out(asynchronous: bool) -> None:
+    state = {"h": STATE[0], "hu": STATE[1]}
+    with playing(frames=stepping([5, 3])) as (url, seen):
+        frames = Way(url, asynchronous).frames("shallow_water", state, steps=10, defects=7)
+    assert [frame.defect for frame in frames] == [step / 4 for step in range(1, 11)]
+    # those of the second connection are from the state that it went on from
+    assert [frame.exponential_bound for frame in frames] == [1, 2, 3, 4, 5, *[None] * 5]
+    assert [pb.RolloutRequest.FromString(body).defects for body in seen] == [7] * 3
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])

@@ -35,12 +35,20 @@ def test_page_names_every_option_of_a_request() -> None:
     assert [name for name in properties if f"<code>{name}</code>" not in page] == []
 
 
+def _vjp_properties() -> set[str]:
+    either = pages.VJP_BODY["requestBody"]["content"]["application/json"]["schema"]["oneOf"]
+    return {name for one in either for name in one["properties"]}
+
+
 def test_page_says_how_derivatives_and_quantities_are_asked_for() -> None:
     page = pages.docs(OPENAPI, "")
     for body in (pages.VJP_BODY, pages.JVP_BODY, pages.QUANTITIES_BODY):
-        properties = body["requestBody"]["content"]["application/json"]["schema"]["properties"]
+        schema = body["requestBody"]["content"]["application/json"]["schema"]
+        properties = [name for one in schema.get("oneOf", [schema]) for name in one["properties"]]
         assert [name for name in properties if f"<code>{name}</code>" not in page] == []
     assert "(1 + n, ny, nx)" in page
+    assert "(1 + n, channel, ny, nx)" in page
+    assert {"state", "steps", "permeability"} <= _vjp_properties()
     assert "<code>reading(y, x)</code>" in page
 
 

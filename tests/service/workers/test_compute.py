@@ -13,6 +13,7 @@ from operators import EvolutionSurrogate, Surrogate
 from problems import Grid
 from service.errors import InvalidSettings
 from service.workers.compute import Surrogates, choose_device
+from service.workers.outputs import outputs_of
 from service.workers.worker import COTANGENT, GRADIENT, Batch, Bucket
 
 CPU = torch.device("cpu")
@@ -126,3 +127,26 @@ def test_without_a_cotangent_there_is_no_gradient(
     found = darcy(Batch(replace(DARCY, task="vjp"), {"permeability": permeability, "source": SOURCE})).fields
     assert not found[f"{GRADIENT}permeability"].any()
     assert not found[f"{GRADIENT}source"].any()
+
+
+def test_a_row_goes_back_through_a_block_as_it_does_alone(
+    water_store: str, water: NDArray[np.float32]
+) -> None:
+    network = Surrogates([open_store(water_store).load("shallow_water", 1)], CPU)
+    where = Grid((16, 24), (5.0, 5.0))
+    reference = Reference("shallow_water", 1)
+    bucket = Bucket("shallow_water", reference, "hllc-muscl-v1", where, "float32", "outflow", "vjp", 3)
+    state = np.stack([water, water[:, ::-1], 2 * water])
+    fields = {name: state[:, channel] for channel, name in enumerate(("h", "hu", "hv"))}
+    fields |= {f"{COTANGENT}hu": state[:, 0]}
+    together = network(Batch(bucket, fields)).fields
+    assert {name: (values.shape[1:], values.dtype) for name, values in together.items()} == outputs_of(bucket)
+    alone = network(Batch(bucket, {name: values[1:2] for name, values in fields.items()})).fields
+    for name, values in alone.items():
+        assert np.array_equal(together[name][1:2], values), name
+    # the third frame of the block is the one that is differentiated
+    frames = network(
+        Batch(replace(bucket, task="advance", frames=4), {n: fields[n] for n in ("h", "hu", "hv")})
+    )
+    for name, values in frames.fields.items():
+        assert np.allclose(together[name], values[:, 2], rtol=1e-5, atol=1e-6), name
