@@ -139,10 +139,17 @@ def test_a_step_of_training_moves_every_weight_that_can_learn(
     assert relative_error(surrogate, learnt).isfinite()
 
 
+def pace(name: str) -> pytest.MarkDecorator | list[pytest.MarkDecorator]:
+    """What is watched all the time, what in CI, and what in neither: an ablation has the parts of others."""
+    if name in WATCHED:
+        return []
+    return pytest.mark.long if name.endswith(("_softmax", "_c4")) else pytest.mark.slow
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        pytest.param(name, kind, marks=[] if name in WATCHED else pytest.mark.slow)
+        pytest.param(name, kind, marks=pace(name))
         for name, kind in EVERY
         if kind == "steady" or name in (*WATCHED, *MARCHING)
     ],

@@ -119,8 +119,9 @@ def test_answers_do_not_change_from_call_to_call(name: str) -> None:
 
 
 # linear attention in GNOT's arrangement takes more steps than a test has
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["mno", "mamba_gnot"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("mno", marks=pytest.mark.slow), pytest.param("mamba_gnot", marks=pytest.mark.long)]
+)
 def test_four_samples_are_learnt_by_heart(name: str) -> None:
     surrogate = built(name, DARCY)
     assert isinstance(surrogate, Surrogate)
