@@ -3,8 +3,8 @@
 The gradient is that of the version's network, and labelled as such: nothing bounds its error. The way there
 is the very rollout that a client gets (``rollout.py``), so that the frame is the served one and a state that
 diverges is refused alike. The way back asks the version's worker for one block after another, the last one
-first (``workers/block_gradient.py``): nobody waits behind a long gradient for more than a block, and what
-nobody waits for any more is not computed.
+first (``workers/block_gradient.py``): nobody waits behind a long gradient for more than one block of each of
+its cotangents, and what nobody waits for any more is not computed.
 """
 
 from __future__ import annotations
@@ -41,15 +41,17 @@ from service.telemetry.timing import Timing
 from service.ticket import ANYBODY, Ticket
 from service.tolerance import check_tolerance
 from service.validate import Inputs, complete_state, validate_inputs
-from service.workers.worker import COTANGENT, GRADIENT, Batch, Bucket
+from service.workers.worker import COTANGENT, GRADIENT, Batch, Bucket, Solutions
 
 __all__ = ["RolloutDifferentiator", "RolloutVjpRequest"]
 
 WAY_OUT: Final = "allow more time or ask for fewer steps"
-# of a forward pass, what a way back takes at least: the same again, and twice that for its derivative
-LEAST_WAY_BACK: Final = 3.0
+# of a forward pass, what a way back takes at least: 2.1 of them were measured
+LEAST_WAY_BACK: Final = 2.0
 # gradients are short: whoever was refused may soon come again [s]
 RETRY_AFTER: Final = 5
+# an outcome is kept for its times: its numbers lie in memory that others wait for
+NOTHING: Final = Solutions({}, ())
 
 
 @final
@@ -147,7 +149,7 @@ class RolloutDifferentiator:
             try:
                 march = rollout.march
                 _require_time(asked, march)
-                with self._keeping(_blocks(asked, march) * size_of(asked.inputs.fields)):
+                with self._keeping(rollout.nbytes + _blocks(asked, march) * size_of(asked.inputs.fields)):
                     way = await _followed(asked, rollout)
                     seconds = time.perf_counter() - began
                     gradients, outcomes = await _back(asked, march, way)
@@ -224,6 +226,10 @@ def _directions(
     found = {
         name: check_directions(inputs, f"cotangent.{name}", values, limits) for name, values in given.items()
     }
+    for name, each in found.items():
+        if each.values.any() and not each.values.astype(np.float32).any():
+            message = f"cotangent.{name}: too small for float32; scale it, the gradient scales too"
+            raise InvalidField(f"cotangent.{name}", "float32", message)
     shapes = {name: np.shape(values) for name, values in given.items()}
     if len(set(shapes.values())) > 1:
         message = f"cotangents: expected one shape for all fields, got {shapes}"
@@ -323,7 +329,8 @@ async def _back(asked: _Asked, march: March, way: _Way) -> tuple[State, list[Out
         # a state has the fields that a frame has
         cotangents = {name: found[f"{GRADIENT}{name}"] for name in cotangents}
         frame = march.block
-        outcomes.append(outcome)
+        outcomes.append(outcome._replace(solutions=NOTHING))
+        del found, outcome, batch
     return cotangents, outcomes
 
 
@@ -369,7 +376,8 @@ def _leaving(asked: _Asked, gradients: State) -> NDArray[Any]:
     if asked.logarithmic:
         values = values * inputs.fields[name].astype(np.float64)[:, None]
     if not np.isfinite(values).all():
-        message = f"the gradient of {name} is not finite: it grew through the steps; ask for fewer steps"
+        grown = f"the gradient of {name} is not finite: it grew through the steps"
+        message = f"{grown}; ask for fewer steps, or scale the cotangents"
         raise InvalidField(asked.problem.outputs[0].name, "diverged", message)
     (leaves,) = leaving({f"gradient of {name}": values}, asked.request.dtype, copy=True).values()
     # whoever writes them would else copy them

@@ -41,7 +41,9 @@ class Limits(BaseModel):
         description="largest JSON body, likewise: a field of 1024 x 1024; others wait while it is parsed",
     )
     inflight_bytes: int = Field(
-        default=512 * 2**20, gt=0, description="bodies under way together; JSON counts 16 times"
+        default=512 * 2**20,
+        gt=0,
+        description="bodies under way together, JSON counts 16 times; as much again for gradients",
     )
     batch: int = Field(default=256, gt=0, description="fields in one request")
     grid_side: int = Field(default=1024, gt=0, description="cells along one side of a grid")

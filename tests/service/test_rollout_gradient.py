@@ -2,8 +2,9 @@
 
 import asyncio
 import functools
+import weakref
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -480,7 +481,9 @@ async def test_what_nobody_waits_for_any_more_is_not_computed(
     water: NDArray[np.float32],
 ) -> None:
     worker = Held(Surrogates(evolution_versions, CPU))
-    served = serve_with(worker, evolution_versions, LIMITS, RULES)
+    # whatever the first one kept would be in the way of the second
+    limits = LIMITS.model_copy(update={"inflight_bytes": 1})
+    served = serve_with(worker, evolution_versions, limits, RULES)
     async with served.solver as solver:
         leaving = asyncio.create_task(solver.differentiate(request(water, cotangents(), 16)))
         await worker.busy.wait()
@@ -491,3 +494,50 @@ async def test_what_nobody_waits_for_any_more_is_not_computed(
         await solver.differentiate(request(water, cotangents(), 16))
     # of the first one's four blocks on the way back, the one that was under way
     assert worker.computed == ["advance"] * 4 + ["vjp"] + ["advance"] * 4 + ["vjp"] * 4
+
+
+@in_a_loop
+async def test_a_deadline_that_passes_on_the_way_back_gives_all_back(
+    serve_with: Callable[..., Any],
+    evolution_versions: tuple[LoadedVersion, ...],
+    water: NDArray[np.float32],
+) -> None:
+    worker = Held(Surrogates(evolution_versions, CPU))
+    limits = LIMITS.model_copy(update={"inflight_bytes": 1})
+    served = serve_with(worker, evolution_versions, limits, RULES)
+    async with served.solver as solver:
+        asked = request(water, cotangents(), 16)
+        late = replace(asked, ticket=Ticket(deadline=asked.received + 2.0))
+        with pytest.raises(DeadlineExceeded, match="ask for fewer steps"):
+            await solver.differentiate(late)
+        assert worker.busy.is_set()
+        worker.gate.set()
+        await solver.differentiate(request(water, cotangents(), 16))
+
+
+@in_a_loop
+async def test_the_way_back_keeps_one_block_at_a_time(
+    drifting: Desk, water: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that blocks come in is others' as soon as the next one has been asked for."""
+    given: list[weakref.ref[NDArray[Any]]] = []
+    alive: list[int] = []
+    compute = drifting.watched.surrogates
+
+    def watched(batch: Batch) -> Solutions:
+        if batch.bucket.task == "vjp":
+            alive.append(sum(each() is not None for each in given))
+        solutions = compute(batch)
+        if batch.bucket.task == "vjp":
+            own = {name: values.copy() for name, values in solutions.fields.items()}
+            given.extend(map(weakref.ref, own.values()))
+            solutions = solutions._replace(fields=own)
+        return solutions
+
+    monkeypatch.setattr(drifting.watched, "surrogates", watched)
+    async with drifting.solver as solver:
+        await solver.differentiate(request(water, cotangents(), 20))
+    # frames and gradients of three fields
+    assert len(given) == 5 * 6
+    assert alive[0] == 0
+    assert max(alive) <= 6

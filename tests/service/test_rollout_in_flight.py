@@ -237,7 +237,7 @@ def test_a_deadline_ends_the_stream_with_a_record_that_says_so(tell: Callable[..
     async def story(service: Service) -> None:
         service.worker.permit(4)
         await (await service.open()).aread()  # all threads are started
-        response = await service.open(timeout_ms=500)
+        response = await service.open(timeout_ms=2000)
         assert response.status_code == 200
         *frames, failure = told(await response.aread())
         assert [frame["step"] for frame in frames] == [1, 2, 3, 4]
