@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from numpy.typing import DTypeLike, NDArray
+from loop_worker import LoopWorker
+from numpy.typing import NDArray
 
 from problems import EVOLUTION_PROBLEMS, Grid
 from service.batching.batcher import Batcher, BatchRules
@@ -52,7 +53,7 @@ SENT = {
 }
 
 
-class Biased(Worker):
+class Biased(LoopWorker):
     """Steps as the reference solver does, and adds ``bias`` to both fields of every frame."""
 
     def __init__(self, bias: float = 0.0, spoil: int = -1, start: int = START) -> None:
@@ -83,18 +84,8 @@ class Biased(Worker):
                 state = {name: np.zeros(GRID.shape) for name in state}
         return frames
 
-    @property
-    def available(self) -> bool:
-        return True
 
-    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        return np.empty(shape, dtype)
-
-    def close(self) -> None:
-        pass
-
-
-class Marches(Worker):
+class Marches(LoopWorker):
     """The reference solver in the loop of the test, which opens the gate and says what goes wrong."""
 
     def __init__(self) -> None:
@@ -114,16 +105,6 @@ class Marches(Worker):
         batch = joined(parts)
         self.rows.append(batch.rows)
         return advance_reference(batch)._replace(unsolved=self.unsolved)
-
-    @property
-    def available(self) -> bool:
-        return True
-
-    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        return np.empty(shape, dtype)
-
-    def close(self) -> None:
-        pass
 
 
 @dataclass

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import DTypeLike, NDArray
+from loop_worker import LoopWorker
 
 from service import errors
 from service.batching.batcher import Batcher, BatchRules
@@ -40,7 +40,7 @@ def version(number: int) -> ServedVersion:
     )
 
 
-class Rising(Worker):
+class Rising(LoopWorker):
     """Adds ``by`` to h in every step; dies ``deaths`` times once so many batches were computed."""
 
     def __init__(self, by: float = 1.0, lives: int = 10**9, deaths: int = 0) -> None:
@@ -64,16 +64,6 @@ class Rising(Worker):
         frames["h"] = frames["h"] + steps
         self.memory = list(frames.values())
         return Solutions(frames, (0,) * batch.rows)
-
-    @property
-    def available(self) -> bool:
-        return True
-
-    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        return np.empty(shape, dtype)
-
-    def close(self) -> None:
-        pass
 
 
 class Held(Rising):

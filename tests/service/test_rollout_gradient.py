@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import DTypeLike, NDArray
+from loop_worker import LoopWorker
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model_store import Card, LoadedVersion, Reference, open_store
@@ -39,7 +40,7 @@ from service.versions.routing import Route
 from service.workers.block_gradient import pull_back
 from service.workers.compute import Surrogates
 from service.workers.reference import advance_reference, bound_errors, solve_reference
-from service.workers.worker import Batch, Solutions, ThreadWorker, Worker, joined
+from service.workers.worker import Batch, Solutions, ThreadWorker, joined
 
 NAMES = ("h", "hu", "hv")
 LIMITS = Limits(grid_side=64, batch=8, gradient_steps=24)
@@ -418,7 +419,7 @@ async def test_what_cannot_be_had_in_time_is_refused_at_once(
     assert len(drifting.watched.of("vjp")) == 2 * done
 
 
-class Held(Worker):
+class Held(LoopWorker):
     """Computes at once, but gradients when the gate is open."""
 
     def __init__(self, surrogates: Surrogates) -> None:
@@ -433,16 +434,6 @@ class Held(Worker):
             await self.gate.wait()
         self.computed.append(batch.bucket.task)
         return self._surrogates(batch)
-
-    @property
-    def available(self) -> bool:
-        return True
-
-    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        return np.empty(shape, dtype)
-
-    def close(self) -> None:
-        pass
 
 
 @in_a_loop
@@ -474,17 +465,26 @@ async def test_the_states_of_all_gradients_are_bounded(
     assert np.array_equal(found.values, again.values)
 
 
+@pytest.fixture
+def held(
+    serve_with: Callable[..., Any], evolution_versions: tuple[LoadedVersion, ...]
+) -> Callable[[], tuple[Held, Solver]]:
+    """A gradient's way back is held; whatever one gradient kept would be in the way of the next."""
+
+    def start() -> tuple[Held, Solver]:
+        worker = Held(Surrogates(evolution_versions, CPU))
+        limits = LIMITS.model_copy(update={"inflight_bytes": 1})
+        return worker, serve_with(worker, evolution_versions, limits, RULES).solver
+
+    return start
+
+
 @in_a_loop
 async def test_what_nobody_waits_for_any_more_is_not_computed(
-    serve_with: Callable[..., Any],
-    evolution_versions: tuple[LoadedVersion, ...],
-    water: NDArray[np.float32],
+    held: Callable[[], tuple[Held, Solver]], water: NDArray[np.float32]
 ) -> None:
-    worker = Held(Surrogates(evolution_versions, CPU))
-    # whatever the first one kept would be in the way of the second
-    limits = LIMITS.model_copy(update={"inflight_bytes": 1})
-    served = serve_with(worker, evolution_versions, limits, RULES)
-    async with served.solver as solver:
+    worker, desk = held()
+    async with desk as solver:
         leaving = asyncio.create_task(solver.differentiate(request(water, cotangents(), 16)))
         await worker.busy.wait()
         leaving.cancel()
@@ -498,14 +498,10 @@ async def test_what_nobody_waits_for_any_more_is_not_computed(
 
 @in_a_loop
 async def test_a_deadline_that_passes_on_the_way_back_gives_all_back(
-    serve_with: Callable[..., Any],
-    evolution_versions: tuple[LoadedVersion, ...],
-    water: NDArray[np.float32],
+    held: Callable[[], tuple[Held, Solver]], water: NDArray[np.float32]
 ) -> None:
-    worker = Held(Surrogates(evolution_versions, CPU))
-    limits = LIMITS.model_copy(update={"inflight_bytes": 1})
-    served = serve_with(worker, evolution_versions, limits, RULES)
-    async with served.solver as solver:
+    worker, desk = held()
+    async with desk as solver:
         asked = request(water, cotangents(), 16)
         late = replace(asked, ticket=Ticket(deadline=asked.received + 2.0))
         with pytest.raises(DeadlineExceeded, match="ask for fewer steps"):

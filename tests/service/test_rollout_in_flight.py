@@ -11,13 +11,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from numpy.typing import DTypeLike, NDArray
+from loop_worker import LoopWorker
 
 from model_store import LoadedVersion
 from service.batching.batcher import Batcher, BatchRules
 from service.http.abortable import AbortableProtocol
 from service.settings import Limits
-from service.workers.worker import Batch, Bucket, Solutions, Worker, joined
+from service.workers.worker import Batch, Bucket, Solutions, joined
 
 ROLLOUT = "/v1/problems/shallow_water/rollout"
 NPY = {"Content-Type": "application/x-npy", "Accept": "application/x-npy-stream"}
@@ -26,7 +26,7 @@ WIDE = (512, 512)
 POISON = 66.0
 
 
-class SteppedWorker(Worker):
+class SteppedWorker(LoopWorker):
     """Adds 1 to h a step; each batch waits for one of the permits that the test gives."""
 
     def __init__(self) -> None:
@@ -48,16 +48,6 @@ class SteppedWorker(Worker):
         frames["h"] = frames["h"] + steps
         frames["h"][frames["h"] > 1000] = np.nan
         return Solutions(frames, (0,) * batch.rows)
-
-    @property
-    def available(self) -> bool:
-        return True
-
-    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        return np.empty(shape, dtype)
-
-    def close(self) -> None:
-        pass
 
     def permit(self, batches: int) -> None:
         for _ in range(batches):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import DTypeLike, NDArray
+from loop_worker import LoopWorker
 
 from problems import Grid
 from service import errors
@@ -564,7 +564,7 @@ def test_what_others_asked_for_does_not_count_against_a_client_s_wait(gated_work
 # --- workers that die
 
 
-class MortalWorker(Worker):
+class MortalWorker(LoopWorker):
     """Doubles the permeability; dies of ``FATAL`` among the sources, and of whatever is computed with it."""
 
     FATAL = -13.0
@@ -579,16 +579,6 @@ class MortalWorker(Worker):
         if self.FATAL in batch.fields["source"]:
             raise WorkerLost("it died")
         return Solutions({"pressure": 2 * batch.fields["permeability"]}, (0,) * batch.rows)
-
-    @property
-    def available(self) -> bool:
-        return True
-
-    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        return np.empty(shape, dtype)
-
-    def close(self) -> None:
-        pass
 
 
 def test_who_was_computed_when_a_worker_died_is_computed_again_alone() -> None:
@@ -648,7 +638,7 @@ def test_a_lone_request_gets_a_second_worker_too() -> None:
     assert sizes(worker) == [1, 1, 1]
 
 
-class UnluckyWorker(Worker):
+class UnluckyWorker(LoopWorker):
     """Breaks over ``POISON`` among the sources without dying, and dies over the first that comes after it."""
 
     POISON = -7.0
@@ -668,16 +658,6 @@ class UnluckyWorker(Worker):
             raise WorkerLost("it died")
         return Solutions({"pressure": 2 * batch.fields["permeability"]}, (0,) * batch.rows)
 
-    @property
-    def available(self) -> bool:
-        return True
-
-    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        return np.empty(shape, dtype)
-
-    def close(self) -> None:
-        pass
-
 
 def test_a_death_after_a_neighbor_s_poison_costs_nobody_its_answer() -> None:
     worker = UnluckyWorker()
@@ -696,7 +676,7 @@ def test_a_death_after_a_neighbor_s_poison_costs_nobody_its_answer() -> None:
 # --- batches of fixed sizes
 
 
-class PaddingWorker(Worker):
+class PaddingWorker(LoopWorker):
     """Doubles the permeability, and remembers what it was asked for."""
 
     def __init__(self) -> None:
@@ -706,16 +686,6 @@ class PaddingWorker(Worker):
         batch = joined(parts)
         self.asked.append((batch.rows, pad_to))
         return Solutions({"pressure": 2 * batch.fields["permeability"]}, (0,) * batch.rows)
-
-    @property
-    def available(self) -> bool:
-        return True
-
-    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        return np.empty(shape, dtype)
-
-    def close(self) -> None:
-        pass
 
 
 def test_batches_are_filled_up_to_the_next_size_where_that_is_wanted() -> None:
@@ -767,7 +737,7 @@ def test_draining_waits_for_what_was_submitted(gated_worker: Any) -> None:
 # --- anything may happen
 
 
-class WhimsicalWorker(Worker):
+class WhimsicalWorker(LoopWorker):
     """Does to each batch what the plan says: answers, breaks or dies, after some turns of the event loop."""
 
     def __init__(self, plan: Sequence[tuple[int, str]]) -> None:
@@ -789,16 +759,6 @@ class WhimsicalWorker(Worker):
             raise ArithmeticError("it broke")
         batch = joined(parts)
         return Solutions({"pressure": 2 * batch.fields["permeability"]}, (0,) * batch.rows)
-
-    @property
-    def available(self) -> bool:
-        return True
-
-    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        return np.empty(shape, dtype)
-
-    def close(self) -> None:
-        pass
 
 
 submissions = st.tuples(

@@ -12,7 +12,8 @@ import grpc.aio
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from numpy.typing import DTypeLike, NDArray
+from loop_worker import LoopWorker
+from numpy.typing import NDArray
 
 from model_store import LoadedVersion
 from service.grpc.server import GrpcServer
@@ -20,7 +21,7 @@ from service.pb import inference_pb2
 from service.pb import solver_pb2 as pb
 from service.settings import Limits
 from service.versions.routing import Route
-from service.workers.worker import Batch, Solutions, Worker, joined
+from service.workers.worker import Batch, Solutions, joined
 
 ROLLOUT = "/mno.v1.Solver/Rollout"
 INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
@@ -33,7 +34,7 @@ NAMES = {"shallow_water": Route(name="shallow_water", main=1)}
 Story = Callable[["Service"], Awaitable[None]]
 
 
-class SteppedWorker(Worker):
+class SteppedWorker(LoopWorker):
     """Adds 1 to h a step; each batch waits for one of the permits that the test gives."""
 
     def __init__(self) -> None:
@@ -53,16 +54,6 @@ class SteppedWorker(Worker):
         frames = {name: values[:, None] + 0 * steps for name, values in batch.fields.items()}
         frames["h"] = frames["h"] + steps
         return Solutions(frames, (0,) * batch.rows)
-
-    @property
-    def available(self) -> bool:
-        return True
-
-    def allocate(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        return np.empty(shape, dtype)
-
-    def close(self) -> None:
-        pass
 
     def permit(self, batches: int) -> None:
         for _ in range(batches):
