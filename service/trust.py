@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple, final
 
@@ -53,7 +54,11 @@ class Judged(NamedTuple):
 
 @final
 class Judge:
-    """Asks the queue of the bounds, and for bounds from both sides, which may take long, the solvers' one."""
+    """Asks who bounds errors.
+
+    That is the queue of the bounds, or that of the version that answered, where its device does it faster;
+    for bounds from both sides, which may take long, the solvers' one.
+    """
 
     def __init__(self, bounds: Batcher, references: Batcher) -> None:
         self._bounds = bounds
@@ -71,8 +76,8 @@ class Judge:
 
     def require_look(self, chosen: Chosen, inputs: Inputs, ticket: Ticket) -> None:
         """Refuse now what would find no room to be looked at; see :meth:`require_room`."""
-        queue, bucket = self._asked("bound", chosen, "float64")
-        queue.require_room(bucket, inputs.rows, inputs.nbytes, ticket)
+        bucket = _bucket(chosen.bucket, "float64", "bound")
+        self._bounds.require_room(bucket, inputs.rows, inputs.nbytes, ticket)
 
     async def judge(
         self,
@@ -106,13 +111,16 @@ class Judge:
 
     async def resembles_training(self, chosen: Chosen, inputs: Inputs, ticket: Ticket) -> tuple[bool, ...]:
         """Whether each row does."""
-        queue, bucket = self._asked("bound", chosen, "float64")
-        found = variations(await _looked(queue, bucket, inputs, {}, ticket))
+        bucket = _bucket(chosen.bucket, "float64", "bound")
+        found = variations(await _looked(self._bounds, bucket, inputs, {}, ticket))
         return tuple(each.in_distribution for each in novelty_of(chosen, inputs, found))
 
     def _asked(self, error: ErrorKind, chosen: Chosen, dtype: str) -> tuple[Batcher, Bucket]:
         if error == "certified":
             return self._references, _bucket(chosen.bucket, dtype, "certify")
+        if chosen.served is not None and chosen.served.version.bounds_errors:
+            # not one of a vjp or a jvp, which may have answered
+            return chosen.queue, replace(chosen.bucket, dtype=dtype, task="bound", directions=1)
         return self._bounds, _bucket(chosen.bucket, dtype, "bound")
 
 

@@ -9,6 +9,7 @@ from operators import EvolutionSurrogate, evolves
 from problems import EVOLUTION_PROBLEMS, PROBLEMS
 from service.settings import InvalidSettings
 from service.versions.served import ServedVersion
+from service.workers.device_bounds import bounds_on
 
 __all__ = ["load_version", "served_version"]
 
@@ -37,7 +38,7 @@ def load_version(catalog: Catalog, reference: Reference) -> LoadedVersion:
 
 
 def served_version(loaded: LoadedVersion) -> ServedVersion:
-    """What a service has to know of a version that it serves."""
+    """What a service has to know of a version that it serves, whose weights lie where they are used."""
     card, surrogate = loaded.card, loaded.surrogate
     evolution = surrogate if isinstance(surrogate, EvolutionSurrogate) else None
     return ServedVersion(
@@ -56,6 +57,7 @@ def served_version(loaded: LoadedVersion) -> ServedVersion:
         history=0 if evolution is None else evolution.history,
         frames=0 if evolution is None else evolution.frames,
         digests={name: record.sha256 for name, record in card.files.items()},
+        bounds_errors=any(bounds_on(each.device, card.problem) for each in surrogate.parameters()),
         weights_bytes=sum(each.numel() * each.element_size() for each in surrogate.parameters()),
     )
 

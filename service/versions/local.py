@@ -38,7 +38,9 @@ def local_models(versions: Iterable[LoadedVersion], table: Table, make_queue: Ma
     """Serve versions that are loaded in this process, under the names of ``table`` and their numbers."""
     models = Models()
     for version in versions:
-        models.add(served_version(version), make_queue(version))
+        # where the weights lie is known once there is a worker
+        queue = make_queue(version)
+        models.add(served_version(version), queue)
     models.route(table)
     return models
 
@@ -143,7 +145,8 @@ class LocalRepository(Repository):
 
     async def _warm(self, version: LoadedVersion) -> tuple[ServedVersion, Batcher]:
         """A version, and its queue, which no request has to warm up."""
-        served, queue = served_version(version), self._make_queue(version)
+        queue = self._make_queue(version)
+        served = served_version(version)
         try:
             await _try_out(served, queue)
         except ServiceFault as error:

@@ -36,6 +36,7 @@ class ServedVersion(BaseModel):
         frames: frames that one call returns; 0: steady.
         digests: file name -> SHA-256.
         weights_bytes: size of the parameters in memory [B].
+        bounds_errors: its workers bound the errors of its answers themselves, on their device.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,6 +57,7 @@ class ServedVersion(BaseModel):
     frames: int = 0
     digests: Mapping[str, str] = {}
     weights_bytes: int = 0
+    bounds_errors: bool = False
 
     @property
     def reference(self) -> Reference:

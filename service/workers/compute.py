@@ -15,7 +15,7 @@ from operators import AnySurrogate
 from operators.features import FeatureReader
 from problems import EVOLUTION_PROBLEMS, PROBLEMS, STEADY_PROBLEMS, FieldSpec
 from service.errors import InvalidSettings
-from service.workers import block_gradient
+from service.workers import block_gradient, device_bounds
 from service.workers.tangent import push_forward
 from service.workers.worker import COTANGENT, GRADIENT, Batch, Bucket, Solutions
 
@@ -68,12 +68,14 @@ class Surrogates:
         self._readers = {reference: FeatureReader(self._surrogates[reference]) for reference in self._spaces}
 
     def __call__(self, batch: Batch) -> Solutions:
-        """Answer all rows with one forward pass: solutions, the next block of frames, or gradients."""
+        """Answer all rows with one forward pass: solutions, frames, gradients; or bound their errors."""
         if batch.bucket.task == "vjp":
             evolves = batch.bucket.problem in EVOLUTION_PROBLEMS
             return self._differentiate_block(batch) if evolves else self._differentiate(batch)
         if batch.bucket.task == "jvp":
             return push_forward(self._of(batch.bucket), batch, self._device)
+        if batch.bucket.task == "bound":
+            return device_bounds.bound_errors(batch, self._device)
         answer = self.answer(
             batch.bucket, {name: self._tensor(values) for name, values in batch.fields.items()}
         )

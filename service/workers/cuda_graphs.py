@@ -42,7 +42,7 @@ def size_for(rows: int, max_batch: int) -> int | None:
 
 @final
 class GraphRunner(Runner):
-    """Computes jobs by graphs; without them where a capture fails, and gradients always."""
+    """Computes jobs by graphs; without them where a capture fails; gradients and bounds always."""
 
     def __init__(self, surrogates: Surrogates, device: torch.device, max_batch: int) -> None:
         self._surrogates = surrogates
@@ -57,7 +57,8 @@ class GraphRunner(Runner):
 
     def run(self, job: Job) -> Solutions:
         size = size_for(max(job.rows, job.pad_to or 0), self._max_batch)
-        graph = None if size is None or job.bucket.task in ("vjp", "jvp") else self._graph(job.bucket, size)
+        forward = job.bucket.task in ("solve", "advance")
+        graph = self._graph(job.bucket, size) if forward and size is not None else None
         return self._eager.run(job) if graph is None else graph.run(job).head(job.rows)
 
     def usable(self) -> bool:

@@ -23,6 +23,7 @@ import math
 import socket
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Self, final
 
 import numpy as np
@@ -32,7 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 from model_store import StoreError, open_catalog
 from model_store.cache import CachePlace
 from operators.scan import set_default_backend
-from problems import PROBLEMS
+from problems import PROBLEMS, STEADY_PROBLEMS
 from service.errors import InvalidSettings
 from service.telemetry.logs import LogSettings, set_up_logs
 from service.versions.loading import load_version, served_version
@@ -44,6 +45,7 @@ from service.workers.invariants import warm_up_invariants
 from service.workers.lane import BlockingLane
 from service.workers.lane_server import HostRunner, LaneServer, Runner, Watch, obey
 from service.workers.sample import Cost, batch_sizes, plain_bucket, sample
+from service.workers.worker import ANSWER
 
 __all__ = ["ModelSpec", "main", "warm_up"]
 
@@ -156,6 +158,9 @@ def warm_up(version: ServedVersion, runner: Runner, max_batch: int, seconds: flo
         # no request can be answered from one frame
         return []
     first = [_timed(version, runner, grid, 1) for grid in version.grids]
+    if version.bounds_errors:
+        for grid in version.grids:
+            runner.run(_bound_job(version, grid))
     costs, end = [], time.perf_counter() + seconds
     for (ny, nx), took in zip(version.grids, first, strict=True):
         for rows in batch_sizes(max_batch):
@@ -187,3 +192,12 @@ def _sample_job(version: ServedVersion, grid: tuple[int, int], rows: int) -> Job
     return Job(
         plain_bucket(version, grid), rows, None, {name: [values] for name, values in inputs.items()}, {}
     )
+
+
+def _bound_job(version: ServedVersion, grid: tuple[int, int]) -> Job:
+    """A bound of the error of 0."""
+    problem = STEADY_PROBLEMS[version.problem]
+    inputs = sample(problem, grid, "float64")
+    answers = {f"{ANSWER}{spec.name}": np.zeros((1, *grid)) for spec in problem.outputs}
+    bucket = replace(plain_bucket(version, grid), dtype="float64", task="bound")
+    return Job(bucket, 1, None, {name: [values] for name, values in (inputs | answers).items()}, {})

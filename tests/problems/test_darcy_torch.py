@@ -86,24 +86,28 @@ def test_no_bound_is_violated_and_none_is_much_looser_than_the_compiled_one(fami
         cases = [answer for _, answer in answers(truth.exact, other, np.random.default_rng(index))]
         fields = batch([2.0 * field] * len(cases), device)
         source = torch.full((len(cases),), 2.0, dtype=torch.float64, device=device)
-        lower, upper = (side.cpu() for side in bound_batch(fields, source, batch(cases, device), GRID))
+        found = bound_batch(fields, source, batch(cases, device), GRID)
+        lower, upper, estimate = found.lower.cpu(), found.upper.cpu(), found.l2_estimate.cpu()
         for k, answer in enumerate(cases):
-            true, _, _ = truth.errors(answer)
+            true, in_l2, _ = truth.errors(answer)
             compiled = DARCY.error_bound(
                 {"permeability": field, "source": np.array(1.0)}, {"pressure": answer}, GRID
             )
             assert lower[k] - 1e-11 <= true <= upper[k] + 1e-11
             # the compiled one has a multigrid step to tell how large the solution is
             assert upper[k] <= (1.05 if compiled.upper < 0.5 else 3.0) * compiled.upper
+            if family in EASY:
+                assert lower[k] >= 0.9 * min(true, 1.0) - 1e-11
+                assert estimate[k] == pytest.approx(in_l2, rel=0.15)
 
 
 def test_covers_rounding_and_knows_that_nothing_comes_from_nothing():
     field = FAMILIES["pdebench"](0, GRID)
     exact = Truth(field).exact
     fields, answer = batch([field, field, field], "cpu"), batch([exact, exact, 0 * exact], "cpu")
-    lower, upper = bound_batch(
-        fields, torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64), answer, GRID, rounding=2.0**-24
-    )
+    source = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+    found = bound_batch(fields, source, answer, GRID, rounding=2.0**-24)
+    lower, upper = found.lower, found.upper
     assert Truth(field).errors(exact.astype(np.float32).astype(np.float64))[0] <= upper[0] < 1e-4
     assert (lower[1], upper[1], lower[2], upper[2]) == (np.inf, np.inf, 0.0, 0.0)
 
