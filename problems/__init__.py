@@ -16,7 +16,16 @@ from problems.problem import Problem
 from problems.quantity import CertifiedQuantity, Mean, Outflow, Quantity, Reading
 from problems.sensitivity import Gradients, Tangents
 from problems.shallow_water import ShallowWater
-from problems.steady import CannotSolve, ErrorBound, NotCertifiable, Refined, Solution, SteadyProblem
+from problems.steady import (
+    Abandoned,
+    CannotSolve,
+    ErrorBound,
+    GoOn,
+    NotCertifiable,
+    Refined,
+    Solution,
+    SteadyProblem,
+)
 from problems.variation import Variation, variation
 
 STEADY_PROBLEMS: Mapping[str, SteadyProblem] = MappingProxyType({"darcy": Darcy()})
@@ -29,12 +38,14 @@ __all__ = [
     "EVOLUTION_PROBLEMS",
     "PROBLEMS",
     "STEADY_PROBLEMS",
+    "Abandoned",
     "CannotSolve",
     "CertifiedQuantity",
     "ErrorBound",
     "EvolutionProblem",
     "FieldSpec",
     "Fields",
+    "GoOn",
     "Gradients",
     "Grid",
     "InvalidField",

@@ -75,6 +75,7 @@ def refine(
     Raises:
         OutOfReach: the tolerance cannot be met in float64.
         Singular: the direct solver had to be used, and has no answer in float64.
+        Abandoned: nobody waits any more.
     """
     values, assessed = begin(system, start)
 

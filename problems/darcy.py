@@ -31,11 +31,13 @@ from problems.sensitivity import Gradients, Tangents
 from problems.steady import (
     CannotSolve,
     ErrorBound,
+    GoOn,
     Norm,
     NotCertifiable,
     Refined,
     Solution,
     SteadyProblem,
+    always,
 )
 from problems.two_point_flux import SCHEMES, Scheme
 
@@ -134,9 +136,10 @@ class Darcy(SteadyProblem):
         scheme: str | None = None,
         rounding: float = 0.0,
         norm: Norm = "energy",
+        go_on: GoOn = always,
     ) -> ErrorBound:
         """Guaranteed bounds whose two sides are within 5 %, in the energy norm unless another is named."""
-        system, unit = self._system(fields, grid, scheme)
+        system, unit = self._system(fields, grid, scheme, go_on)
         pressure = self._pressure(solution, grid)
         if unit == 0.0:
             return _bound_of_nothing(pressure)
@@ -166,11 +169,12 @@ class Darcy(SteadyProblem):
         grid: Grid,
         scheme: str | None = None,
         tolerance: float | Literal["discretization"] = 1e-6,
+        go_on: GoOn = always,
     ) -> Refined:
         """Pressure [Pa] with a guaranteed relative error of the Darcy velocity."""
         if tolerance != "discretization" and not 0 < tolerance < math.inf:
             raise ValueError(f"tolerance must be positive and finite, or discretization, got {tolerance:g}")
-        system, unit = self._system(fields, grid, scheme)
+        system, unit = self._system(fields, grid, scheme, go_on)
         if unit == 0.0:
             zero = np.zeros(grid.shape)
             none = _bound_of_nothing(zero)
@@ -202,9 +206,10 @@ class Darcy(SteadyProblem):
         scheme: str | None = None,
         start: Fields | None = None,
         tolerance: float | None = None,
+        go_on: GoOn = always,
     ) -> Gradients:
         """DJ / d permeability and dJ / d source of k functions J, from dJ / d pressure."""
-        system, unit = self._system(fields, grid, scheme)
+        system, unit = self._system(fields, grid, scheme, go_on)
         at = self._state(fields, system, self._start(start, unit, grid), tolerance)
         found = [self._adjoint(fields, system, at, cotangent, tolerance) for cotangent in cotangents]
         logarithmic = np.array([unit * one.gradient for one in found]).reshape(-1, *grid.shape)
@@ -231,9 +236,10 @@ class Darcy(SteadyProblem):
         scheme: str | None = None,
         start: Fields | None = None,
         tolerance: float | None = None,
+        go_on: GoOn = always,
     ) -> Tangents:
         """Derivative of the pressure in k directions of permeability and source."""
-        system, unit = self._system(fields, grid, scheme)
+        system, unit = self._system(fields, grid, scheme, go_on)
         of_permeability, of_source = _directions(directions, grid)
         at = self._state(fields, system, self._start(start, unit, grid), tolerance)
         per_source = grid.cell_area / float(np.max(fields["permeability"]))
@@ -265,9 +271,10 @@ class Darcy(SteadyProblem):
         scheme: str | None = None,
         start: Fields | None = None,
         tolerance: float | None = None,
+        go_on: GoOn = always,
     ) -> tuple[CertifiedQuantity, ...]:
         """Mean pressure and readings [Pa], outflow [m^2/s], with guaranteed intervals."""
-        system, unit = self._system(fields, grid, scheme)
+        system, unit = self._system(fields, grid, scheme, go_on)
         largest = float(np.max(fields["permeability"]))
         faces = two_point_flux.Faces(largest * system.faces.x, largest * system.faces.y)
         weights = [functional(quantity, faces, grid, system.scheme) for quantity in wanted]
@@ -340,7 +347,9 @@ class Darcy(SteadyProblem):
         with np.errstate(over="ignore"):
             return np.asarray(self._pressure(start, grid) / unit)
 
-    def _system(self, fields: Fields, grid: Grid, scheme: str | None) -> tuple[LinearSystem, float]:
+    def _system(
+        self, fields: Fields, grid: Grid, scheme: str | None, go_on: GoOn = always
+    ) -> tuple[LinearSystem, float]:
         """The equations for a source of 1 per cell, and the pressure that 1 stands for [Pa]."""
         discrete, faces, _ = self._discretise(fields, grid, scheme)
         source, largest = float(fields["source"]), float(np.max(fields["permeability"]))
@@ -349,7 +358,7 @@ class Darcy(SteadyProblem):
             raise _cannot_solve(
                 fields, f"{unit:.3g} Pa is no unit of pressure", "choose units in which they are moderate"
             )
-        return LinearSystem(fields["permeability"] / largest, faces, grid, discrete), unit
+        return LinearSystem(fields["permeability"] / largest, faces, grid, discrete, go_on), unit
 
     def _pressure(self, solution: Fields, grid: Grid) -> Float64[np.ndarray, "y x"]:
         validate_fields(self.outputs, solution)

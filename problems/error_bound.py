@@ -89,6 +89,9 @@ def certify(
     """Bound whose sides are within 5 % in ``norm``, by as few solver steps as that takes, or directly.
 
     Where the rounding of the numbers is all that can be seen of the error, the sides stay further apart.
+
+    Raises:
+        Abandoned: nobody waits any more.
     """
     assessed = system.assess(answer)
     found = of_assessed(system, assessed, rounding)
@@ -97,6 +100,7 @@ def certify(
     if system.levels is not None:
         iteration = ConjugateGradients(system.levels, assessed.residual, answer)
         for step in range(1, MAXIMUM_STEPS + 1):
+            system.require_interest()
             iteration.advance(1)
             found = _compare(system, assessed, iteration.values, rounding, found, step)
             if _close(found, norm) or _hidden(found):

@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from problems import assessment, multigrid, poisson, two_point_flux
 from problems.assessment import Assessment
 from problems.grid import Grid
+from problems.steady import Abandoned, GoOn, always
 from problems.two_point_flux import Faces, Scheme
 
 
@@ -23,12 +24,14 @@ class LinearSystem:
         faces: transmissibilities.
         grid: the grid.
         scheme: the discrete operator.
+        go_on: whether somebody waits for an answer still.
     """
 
     permeability: Float64[np.ndarray, "y x"]
     faces: Faces
     grid: Grid
     scheme: Scheme
+    go_on: GoOn = always
 
     @cached_property
     def levels(self) -> multigrid.Multigrid | None:
@@ -41,8 +44,19 @@ class LinearSystem:
 
         Raises:
             Singular: it has none in float64.
+            Abandoned: nobody waits any more.
         """
+        self.require_interest()
         return multigrid.Factorization(self.faces)
+
+    def require_interest(self) -> None:
+        """Ask before whatever takes long.
+
+        Raises:
+            Abandoned: nobody waits any more.
+        """
+        if not self.go_on():
+            raise Abandoned
 
     @property
     def source(self) -> Float64[np.ndarray, "y x"]:

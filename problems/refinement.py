@@ -52,9 +52,11 @@ def spend(
 
     Raises:
         Singular: the direct solver had to be used, and has no answer in float64.
+        Abandoned: nobody waits any more.
     """
     if system.levels is not None:
         iteration = _begin(system, right_hand_side, start)
+        system.require_interest()
         iteration.advance(steps)
         if np.isfinite(values := iteration.values).all():
             return Approximation(system.assess(values, right_hand_side), iteration.steps, "multigrid-cg")
@@ -80,6 +82,7 @@ def reach(
 
     Raises:
         Singular: the direct solver had to be used, and has no answer in float64.
+        Abandoned: nobody waits any more.
     """
     if system.levels is not None:
         iteration = _begin(system, right_hand_side, start)
@@ -117,6 +120,7 @@ def _iterate(
     """The assessment that is ``met``, None when the iteration does not get there."""
     before = math.inf
     for _ in range(MAXIMUM_ITERATIONS):
+        system.require_interest()
         taken = iteration.steps
         iteration.advance(1)
         if iteration.steps == taken:

@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +24,18 @@ GAP = 0.05
 
 class CannotSolve(ValueError):
     """The reference solver has no answer that can be trusted for these fields."""
+
+
+class Abandoned(Exception):
+    """Nobody waits for the answer any more: the solver stopped before its next step."""
+
+
+GoOn = Callable[[], bool]
+
+
+def always() -> bool:
+    """Somebody waits, however long it takes."""
+    return True
 
 
 class NotCertifiable(CannotSolve):
@@ -158,12 +170,17 @@ class SteadyProblem(Problem):
         scheme: str | None = None,
         rounding: float = 0.0,
         norm: Norm = "energy",
+        go_on: GoOn = always,
     ) -> ErrorBound:
         """Bound whose sides are within 5 % in ``norm``, unless rounding hides the error.
 
         The fewest solver steps that do are taken, ten at most, then the direct solver. Sides closer than
         twice ``floor`` cannot be had: the error of an answer that is exact to rounding is known to be small,
-        not how small.
+        not how small. ``go_on`` is asked before each step, here and below.
+
+        Raises:
+            InvalidField: a field breaks one of its rules.
+            Abandoned: ``go_on`` said no.
         """
 
     @abstractmethod
@@ -185,6 +202,7 @@ class SteadyProblem(Problem):
         grid: Grid,
         scheme: str | None = None,
         tolerance: float | Literal["discretization"] = 1e-6,
+        go_on: GoOn = always,
     ) -> Refined:
         """An answer whose guaranteed relative energy error is within ``tolerance``.
 
@@ -195,6 +213,7 @@ class SteadyProblem(Problem):
         Raises:
             InvalidField: a field breaks one of its rules.
             NotCertifiable: the tolerance cannot be met in float64.
+            Abandoned: ``go_on`` said no.
         """
 
     @abstractmethod
@@ -206,6 +225,7 @@ class SteadyProblem(Problem):
         scheme: str | None = None,
         start: Fields | None = None,
         tolerance: float | None = None,
+        go_on: GoOn = always,
     ) -> Gradients:
         """Gradients of functions J of the solution u with respect to the inputs, from ``dJ / du`` per cell.
 
@@ -214,6 +234,7 @@ class SteadyProblem(Problem):
         Raises:
             InvalidField: a field breaks one of its rules.
             NotCertifiable: the tolerance cannot be met in float64.
+            Abandoned: ``go_on`` said no.
         """
 
     @abstractmethod
@@ -225,12 +246,14 @@ class SteadyProblem(Problem):
         scheme: str | None = None,
         start: Fields | None = None,
         tolerance: float | None = None,
+        go_on: GoOn = always,
     ) -> Tangents:
         """Derivatives of the solution in k directions of the inputs, first axis k; those left out are 0.
 
         Raises:
             InvalidField: a field or a direction breaks one of its rules.
             NotCertifiable: the tolerance cannot be met in float64.
+            Abandoned: ``go_on`` said no.
         """
 
     @abstractmethod
@@ -242,6 +265,7 @@ class SteadyProblem(Problem):
         scheme: str | None = None,
         start: Fields | None = None,
         tolerance: float | None = None,
+        go_on: GoOn = always,
     ) -> tuple[CertifiedQuantity, ...]:
         """Quantities of interest with guaranteed intervals, corrected by adjoint solutions.
 
@@ -251,4 +275,5 @@ class SteadyProblem(Problem):
             InvalidField: a field breaks one of its rules.
             ValueError: a quantity is of a point outside the grid.
             NotCertifiable: the tolerance cannot be met in float64.
+            Abandoned: ``go_on`` said no.
         """

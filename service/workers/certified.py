@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
-from typing import Any, Final, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from problems import STEADY_PROBLEMS, CannotSolve, ErrorBound, Fields, Refined, Variation, variation
+from problems import (
+    STEADY_PROBLEMS,
+    Abandoned,
+    CannotSolve,
+    ErrorBound,
+    Fields,
+    GoOn,
+    Refined,
+    Variation,
+    variation,
+)
 from service.workers.worker import (
     ANSWER,
     AS_THE_GRID_RESOLVES,
@@ -17,7 +28,6 @@ from service.workers.worker import (
     DEADLINE,
     TOLERANCE,
     Batch,
-    Bucket,
     Solutions,
 )
 
@@ -26,15 +36,17 @@ __all__ = [
     "TOO_LATE",
     "certify_answers",
     "fields_of_row",
-    "is_late",
+    "of_row",
     "refine_answers",
     "start_of_row",
 ]
 
+Found = TypeVar("Found")
+
 # unit roundoff: what turning a float64 into the nearest float32 may change, relatively
 FLOAT32_ROUNDING: Final = 2.0**-24
-# why a row was not begun
-TOO_LATE: Final = "its deadline passed before it was begun; allow more time"
+# why a row was not begun, or given up
+TOO_LATE: Final = "its deadline passed before it was computed; allow more time"
 
 
 def fields_of_row(batch: Batch, row: int) -> Fields:
@@ -56,9 +68,23 @@ def start_of_row(batch: Batch, row: int) -> Fields | None:
     return found or None
 
 
-def is_late(batch: Batch, row: int) -> bool:
-    """Whether nobody waits for a sample any more."""
-    return DEADLINE in batch.fields and bool(time.perf_counter() >= batch.fields[DEADLINE][row])
+def of_row(batch: Batch, row: int, compute: Callable[[Batch, int, GoOn], Found]) -> Found | str:
+    """What ``compute`` gives for a row; or why it cannot be had in float64, or is not waited for any more."""
+    deadline = float(batch.fields[DEADLINE][row]) if DEADLINE in batch.fields else math.inf
+
+    def go_on() -> bool:
+        return time.perf_counter() < deadline
+
+    if not go_on():
+        return TOO_LATE
+    try:
+        # what overflows shows in the bound
+        with np.errstate(over="ignore", invalid="ignore"):
+            return compute(batch, row, go_on)
+    except Abandoned:
+        return TOO_LATE
+    except CannotSolve as error:
+        return str(error)
 
 
 def refine_answers(batch: Batch) -> Solutions:
@@ -71,13 +97,9 @@ def refine_answers(batch: Batch) -> Solutions:
     found = {name: np.full(batch.rows, np.nan) for name in CERTIFIED_FIELDS}
     iterations, unsolved = [0] * batch.rows, {}
     for row in range(batch.rows):
-        try:
-            refined = _refined(batch, row)
-        except CannotSolve as error:
-            unsolved[row] = str(error)
-            continue
-        if refined is None:
-            unsolved[row] = TOO_LATE
+        refined = of_row(batch, row, _refined)
+        if isinstance(refined, str):
+            unsolved[row] = refined
             continue
         iterations[row] = refined.iterations
         for name, values in outputs.items():
@@ -86,22 +108,16 @@ def refine_answers(batch: Batch) -> Solutions:
     return Solutions({**outputs, **found}, tuple(iterations), unsolved)
 
 
-def _refined(batch: Batch, row: int) -> Refined | None:
-    if is_late(batch, row):
-        return None
+def _refined(batch: Batch, row: int, go_on: GoOn) -> Refined:
     bucket, wanted = batch.bucket, float(batch.fields[TOLERANCE][row])
-    tolerance: float | Literal["discretization"] = (
-        "discretization" if wanted == AS_THE_GRID_RESOLVES else wanted
+    return STEADY_PROBLEMS[bucket.problem].refine(
+        fields_of_row(batch, row),
+        start_of_row(batch, row),
+        bucket.grid,
+        scheme=bucket.scheme,
+        tolerance="discretization" if wanted == AS_THE_GRID_RESOLVES else wanted,
+        go_on=go_on,
     )
-    # what overflows shows in the bound
-    with np.errstate(over="ignore", invalid="ignore"):
-        return STEADY_PROBLEMS[bucket.problem].refine(
-            fields_of_row(batch, row),
-            start_of_row(batch, row),
-            bucket.grid,
-            scheme=bucket.scheme,
-            tolerance=tolerance,
-        )
 
 
 def certify_answers(batch: Batch) -> Solutions:
@@ -112,30 +128,26 @@ def certify_answers(batch: Batch) -> Solutions:
     found = {name: np.full(batch.rows, np.nan) for name in CERTIFIED_FIELDS}
     unsolved = {}
     for row in range(batch.rows):
-        if is_late(batch, row):
-            unsolved[row] = TOO_LATE
-            continue
-        try:
-            bound = _certified(batch.bucket, batch, row)
-        except CannotSolve as error:
-            unsolved[row] = str(error)
+        bound = of_row(batch, row, _certified)
+        if isinstance(bound, str):
+            unsolved[row] = bound
             continue
         _note(found, row, bound, _variation(batch, row))
     return Solutions(found, (0,) * batch.rows, unsolved)
 
 
-def _certified(bucket: Bucket, batch: Batch, row: int) -> ErrorBound:
+def _certified(batch: Batch, row: int, go_on: GoOn) -> ErrorBound:
+    bucket = batch.bucket
     answers = [values for name, values in batch.fields.items() if name.startswith(ANSWER)]
     leaves_as_float32 = any(answer.dtype == np.float32 for answer in answers)
-    # what overflows shows in the bound
-    with np.errstate(over="ignore", invalid="ignore"):
-        return STEADY_PROBLEMS[bucket.problem].certify(
-            fields_of_row(batch, row),
-            start_of_row(batch, row) or {},
-            bucket.grid,
-            scheme=bucket.scheme,
-            rounding=FLOAT32_ROUNDING if leaves_as_float32 else 0.0,
-        )
+    return STEADY_PROBLEMS[bucket.problem].certify(
+        fields_of_row(batch, row),
+        start_of_row(batch, row) or {},
+        bucket.grid,
+        scheme=bucket.scheme,
+        rounding=FLOAT32_ROUNDING if leaves_as_float32 else 0.0,
+        go_on=go_on,
+    )
 
 
 def _variation(batch: Batch, row: int) -> Variation:

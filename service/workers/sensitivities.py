@@ -8,9 +8,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from problems import STEADY_PROBLEMS, CannotSolve, Mean, Outflow, Quantity, Reading
+from problems import STEADY_PROBLEMS, GoOn, Mean, Outflow, Quantity, Reading
 from problems.quantity import Wall
-from service.workers.certified import TOO_LATE, fields_of_row, is_late, start_of_row
+from service.workers.certified import fields_of_row, of_row, start_of_row
 from service.workers.outputs import outputs_of
 from service.workers.worker import (
     ANY,
@@ -39,7 +39,7 @@ def pull_back(batch: Batch) -> Solutions:
     return _each_row(batch, _gradients)
 
 
-def _gradients(batch: Batch, row: int) -> Row:
+def _gradients(batch: Batch, row: int, go_on: GoOn) -> Row:
     problem = STEADY_PROBLEMS[batch.bucket.problem]
     cotangents = np.asarray(batch.fields[f"{COTANGENT}{problem.outputs[0].name}"][row], np.float64)
     found = problem.adjoint(
@@ -49,6 +49,7 @@ def _gradients(batch: Batch, row: int) -> Row:
         scheme=batch.bucket.scheme,
         start=start_of_row(batch, row),
         tolerance=_tolerance(batch, row),
+        go_on=go_on,
     )
     return {f"{GRADIENT}{name}": values for name, values in found.fields.items()} | {
         GRADIENT_ERROR: found.error
@@ -60,7 +61,7 @@ def push_forward(batch: Batch) -> Solutions:
     return _each_row(batch, _tangents)
 
 
-def _tangents(batch: Batch, row: int) -> Row:
+def _tangents(batch: Batch, row: int, go_on: GoOn) -> Row:
     found = STEADY_PROBLEMS[batch.bucket.problem].tangent(
         fields_of_row(batch, row),
         {
@@ -72,6 +73,7 @@ def _tangents(batch: Batch, row: int) -> Row:
         scheme=batch.bucket.scheme,
         start=start_of_row(batch, row),
         tolerance=_tolerance(batch, row),
+        go_on=go_on,
     )
     return {f"{TANGENT}{name}": values for name, values in found.fields.items()} | {
         GRADIENT_ERROR: found.relative_error
@@ -83,7 +85,7 @@ def find_quantities(batch: Batch) -> Solutions:
     return _each_row(batch, _quantities)
 
 
-def _quantities(batch: Batch, row: int) -> Row:
+def _quantities(batch: Batch, row: int, go_on: GoOn) -> Row:
     wanted = [quantity_of(numbers) for numbers in batch.fields[QUANTITIES][row]]
     found = STEADY_PROBLEMS[batch.bucket.problem].quantities(
         fields_of_row(batch, row),
@@ -92,6 +94,7 @@ def _quantities(batch: Batch, row: int) -> Row:
         scheme=batch.bucket.scheme,
         start=start_of_row(batch, row),
         tolerance=_tolerance(batch, row),
+        go_on=go_on,
     )
     return {QUANTITIES: np.array([(each.value, each.half_width) for each in found])}
 
@@ -117,21 +120,15 @@ def quantity_of(numbers: NDArray[Any]) -> Quantity:
     return Reading(first, second)
 
 
-def _each_row(batch: Batch, compute: Callable[[Batch, int], Row]) -> Solutions:
+def _each_row(batch: Batch, compute: Callable[[Batch, int, GoOn], Row]) -> Solutions:
     """What ``compute`` gives for each row; one that it cannot be had for, or that is late, is told apart."""
     layout = outputs_of(batch.bucket)
     found = {name: np.full((batch.rows, *shape), np.nan, dtype) for name, (shape, dtype) in layout.items()}
     unsolved = {}
     for row in range(batch.rows):
-        if is_late(batch, row):
-            unsolved[row] = TOO_LATE
-            continue
-        try:
-            # what overflows shows in the error
-            with np.errstate(over="ignore", invalid="ignore"):
-                numbers = compute(batch, row)
-        except CannotSolve as error:
-            unsolved[row] = str(error)
+        numbers = of_row(batch, row, compute)
+        if isinstance(numbers, str):
+            unsolved[row] = numbers
             continue
         for name, values in found.items():
             values[row] = numbers[name]

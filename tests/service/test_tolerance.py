@@ -1,5 +1,6 @@
 """Which guarantee holds, and what is said where none can be given or nobody waits for it any more."""
 
+import itertools
 import json
 import time
 from typing import Any
@@ -20,8 +21,8 @@ from service.settings import Limits
 from service.telemetry.timing import Timing
 from service.tolerance import met_in_time, refuse_unsolved
 from service.validate import validate_inputs
-from service.workers.certified import TOO_LATE, certify_answers
-from service.workers.worker import ANSWER, DEADLINE, Batch, Bucket
+from service.workers.certified import TOO_LATE, certify_answers, refine_answers
+from service.workers.worker import ANSWER, DEADLINE, TOLERANCE, Batch, Bucket
 
 TIMING = Timing(0.0, 0.0, 0.0, 0.0)
 DARCY = STEADY_PROBLEMS["darcy"]
@@ -66,6 +67,20 @@ def test_nobody_is_certified_who_waits_no_longer() -> None:
     assert found.unsolved == {0: TOO_LATE}
     assert np.isnan(found.fields["upper"][0])
     assert np.isfinite(found.fields["upper"][1])
+
+
+def test_who_leaves_while_a_row_is_computed_has_it_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that moves on by 1 s whenever it is read."""
+    clock = itertools.count()
+    monkeypatch.setattr("service.workers.certified.time.perf_counter", lambda: float(next(clock)))
+    fields = {"permeability": np.exp(np.random.default_rng(0).standard_normal((3, 16, 16)))}
+    rows = {"source": np.ones(3), TOLERANCE: np.full(3, 1e-9), DEADLINE: np.array([2.0, 4.0, np.inf])}
+    bucket = Bucket("darcy", None, "tpfa-harmonic-v1", Grid((16, 16)), "float64", task="refine")
+    found = refine_answers(Batch(bucket, fields | rows))
+    # the first is begun, the second not even that
+    assert found.unsolved == {0: TOO_LATE, 1: TOO_LATE}
+    assert found.iterations[2] > 3
+    assert found.fields["upper"][2] <= 1e-9
 
 
 def derivative(errors: NDArray[np.float64] | None, rows: int, *, several: bool) -> Derivative:
