@@ -14,6 +14,16 @@ rounding for grids that divide each other, since products of fields are averaged
   square Froude number of at most 0.4.
 * ``wide``: one of the last three.
 
+Kinds that ``wide`` does not hold:
+
+* ``deep_dams``: discs of 4 to 8 m over 1 m.
+* ``many_dams``: 8 to 24 small discs of 1.1 to 3 m over 1 m.
+* ``low_dams``: discs of 0.6 to 3 m over 0.4 m.
+* ``straight_dam``: still water, 1.5 to 3 m deep behind a line of random direction, 1 m before it.
+* ``plane_waves``: water at rest under three plane waves of one length, each of an amplitude of 5 to 25 cm.
+* ``random_surface``: still water of a depth whose logarithm is a smooth Gaussian field of deviation 0.25.
+* ``rapid``: ``momentum`` with a root mean square Froude number of 0.6 to 1.2.
+
 Lengths are those of a domain whose shorter side is 5 m, and scale with it (``pdebench``: do not).
 """
 
@@ -21,6 +31,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -28,31 +39,34 @@ import scipy
 from jaxtyping import Float64
 
 from problems.coarsen import coarsen
-from problems.compiled import compiled
 from problems.family import Family
-from problems.fields import Fields
+from problems.fields import Fields, FieldSpec
 from problems.gaussian_field import gaussian_field
 from problems.grid import Grid
+from problems.shallow_water_discs import SHORTER_SIDE, Discs, places
+from problems.shallow_water_surfaces import fine_grid, plane_waves, random_surface, straight_dam
 from problems.shallow_water_sweeps import GRAVITY
 
 REST_DEPTH = 1.0
 """Depth [m] of the water around."""
 
-_SHORTER_SIDE = 5.0
 _MOST = 4
 _LEAST_DEPTH, _LOWEST_CREST, _GREATEST_DEPTH = 0.7, 1.1, 3.0
-_DISC_RADII = (0.2, 0.9)
 _BUMP_WIDTHS = (0.15, 0.8)
 _DIP_SHARE = 0.25
-_FROUDE = (0.05, 0.4)
+_FROUDE, _RAPID_FROUDE = (0.05, 0.4), (0.6, 1.2)
 # correlation lengths of the velocity over the longer side
 _VELOCITY_LENGTHS = (0.06, 0.25)
-# lines across a disc by which its area is integrated; along a line it is exact
-_LINES = 4096
-# cells per side on which products of fields are averaged
-_FINE = 512
 # points per side where the height of overlapping bumps is looked up
 _LATTICE = 96
+
+
+Depth = Callable[[np.random.Generator, Grid], Float64[np.ndarray, "y x"]]
+
+_DAMS: Depth = Discs().draw
+_DEEP_DAMS: Depth = Discs(depths=(4.0, 8.0)).draw
+_MANY_DAMS: Depth = Discs(least=8, most=24, radii=(0.1, 0.3)).draw
+_LOW_DAMS: Depth = Discs(depths=(0.6, 3.0), rest=0.4).draw
 
 
 def _draw_pdebench(rng: np.random.Generator, _parameters: Mapping[str, float], grid: Grid) -> Fields:
@@ -62,90 +76,39 @@ def _draw_pdebench(rng: np.random.Generator, _parameters: Mapping[str, float], g
     return _still(np.where(distance <= radius, 2.0, REST_DEPTH))
 
 
-def _draw_dams(rng: np.random.Generator, _parameters: Mapping[str, float], grid: Grid) -> Fields:
-    return _still(_dams(rng, grid))
+def _draw_still(
+    depth: Depth, rng: np.random.Generator, _parameters: Mapping[str, float], grid: Grid
+) -> Fields:
+    return _still(depth(rng, grid))
 
 
-def _draw_bumps(rng: np.random.Generator, _parameters: Mapping[str, float], grid: Grid) -> Fields:
-    return _still(_bumps(rng, grid))
+def _draw_moving(
+    froude: tuple[float, float], rng: np.random.Generator, _parameters: Mapping[str, float], grid: Grid
+) -> Fields:
+    depth = _DAMS if rng.random() < 0.5 else _bumps
+    return _moving(rng, depth, froude, grid)
 
 
-def _draw_momentum(rng: np.random.Generator, _parameters: Mapping[str, float], grid: Grid) -> Fields:
-    depth = _dams if rng.random() < 0.5 else _bumps
-    return _moving(rng, depth, grid)
+def _draw_waves(rng: np.random.Generator, parameters: Mapping[str, float], grid: Grid) -> Fields:
+    return _still(plane_waves(rng, parameters["wavelength"], grid))
+
+
+def _draw_surface(rng: np.random.Generator, parameters: Mapping[str, float], grid: Grid) -> Fields:
+    return _still(random_surface(rng, parameters["correlation_length"], grid))
 
 
 def _draw_wide(rng: np.random.Generator, parameters: Mapping[str, float], grid: Grid) -> Fields:
-    draw = (_draw_dams, _draw_bumps, _draw_momentum)[rng.integers(3)]
-    return draw(rng, parameters, grid)
+    return _OF_WIDE[rng.integers(3)](rng, parameters, grid)
 
 
 def _still(depth: Float64[np.ndarray, "y x"]) -> dict[str, Float64[np.ndarray, "y x"]]:
     return {"h": depth, "hu": np.zeros_like(depth), "hv": np.zeros_like(depth)}
 
 
-def _places(rng: np.random.Generator, grid: Grid) -> tuple[int, Float64[np.ndarray, "two n"]]:
-    """How many discs or bumps, and their centers (y, x) [m]; the first ones count."""
-    number = int(rng.integers(1, _MOST + 1))
-    centers = rng.random((_MOST, 2)) * np.array(grid.extent) + np.array(grid.origin)
-    return number, np.asarray(centers.T)
-
-
-def _dams(rng: np.random.Generator, grid: Grid) -> Float64[np.ndarray, "y x"]:
-    """Depth [m] of discs of still water, averaged over the cells."""
-    number, (center_y, center_x) = _places(rng, grid)
-    radius = rng.uniform(*_DISC_RADII, _MOST) * min(grid.extent) / _SHORTER_SIDE
-    depth = rng.uniform(_LOWEST_CREST, _GREATEST_DEPTH, _MOST)
-    # deeper ones later: a disc covers those before it
-    order = np.argsort(depth[:number])
-    lines = math.ceil(_LINES / grid.shape[0])
-    edges_x = grid.origin[1] + np.arange(grid.shape[1] + 1) * grid.spacing[1]
-    averages = np.empty(grid.shape)
-    _integrate_discs(
-        center_y[order], center_x[order], radius[order], depth[order] - REST_DEPTH,
-        edges_x, grid.origin[0], grid.spacing[0], lines, averages,
-    )  # fmt: skip
-    return REST_DEPTH + averages
-
-
-@compiled()
-def _integrate_discs(  # type: ignore[no-untyped-def]
-    center_y, center_x, radius, height, edges_x, bottom, hy, lines, averages
-):
-    """Averages of the height of the last disc that covers a point, 0 where none does."""
-    number = center_y.size
-    low, high = np.empty(number), np.empty(number)
-    breaks = np.empty(2 * number)
-    hx = edges_x[1] - edges_x[0]
-    for j in range(averages.shape[0]):
-        averages[j] = 0.0
-        for line in range(lines):
-            y = bottom + (j + (line + 0.5) / lines) * hy
-            for k in range(number):
-                half = math.sqrt(max(radius[k] ** 2 - (y - center_y[k]) ** 2, 0.0))
-                low[k] = max(center_x[k] - half, edges_x[0])
-                high[k] = max(min(center_x[k] + half, edges_x[-1]), low[k])
-                breaks[2 * k], breaks[2 * k + 1] = low[k], high[k]
-            breaks.sort()
-            for s in range(2 * number - 1):
-                left, right = breaks[s], breaks[s + 1]
-                middle, top = 0.5 * (left + right), 0.0
-                for k in range(number):
-                    if low[k] < middle < high[k]:
-                        top = height[k]
-                if top == 0.0:
-                    continue
-                i = min(max(int((left - edges_x[0]) / hx) - 1, 0), averages.shape[1] - 1)
-                while i < averages.shape[1] and edges_x[i] < right:
-                    covered = min(right, edges_x[i + 1]) - max(left, edges_x[i])
-                    averages[j, i] += top * max(covered, 0.0) / (hx * lines)
-                    i += 1
-
-
 def _bumps(rng: np.random.Generator, grid: Grid) -> Float64[np.ndarray, "y x"]:
     """Depth [m] of Gaussian bumps and dips, averaged over the cells."""
-    number, (center_y, center_x) = _places(rng, grid)
-    width = rng.uniform(*_BUMP_WIDTHS, _MOST) * min(grid.extent) / _SHORTER_SIDE
+    number, (center_y, center_x) = places(rng, grid, 1, _MOST)
+    width = rng.uniform(*_BUMP_WIDTHS, _MOST) * min(grid.extent) / SHORTER_SIDE
     crest = rng.uniform(_LOWEST_CREST - REST_DEPTH, _GREATEST_DEPTH - REST_DEPTH, _MOST)
     trough = rng.uniform(_LEAST_DEPTH - REST_DEPTH, 0.0, _MOST)
     height = np.where(rng.random(_MOST) < _DIP_SHARE, trough, crest)
@@ -176,16 +139,13 @@ def _gaussians(
 
 
 def _moving(
-    rng: np.random.Generator,
-    draw_depth: Callable[[np.random.Generator, Grid], Float64[np.ndarray, "y x"]],
-    grid: Grid,
+    rng: np.random.Generator, draw_depth: Depth, froude_range: tuple[float, float], grid: Grid
 ) -> dict[str, Float64[np.ndarray, "y x"]]:
     """Water of a random depth in motion."""
-    refinement = [math.ceil(_FINE / cells) for cells in grid.shape]
-    fine = Grid((grid.shape[0] * refinement[0], grid.shape[1] * refinement[1]), grid.extent, grid.origin)
+    fine = fine_grid(grid)
     h = draw_depth(rng, fine)
     length = rng.uniform(*_VELOCITY_LENGTHS) * max(grid.extent)
-    froude = rng.uniform(*_FROUDE)
+    froude = rng.uniform(*froude_range)
     window = _window(fine)
     u, v = window * gaussian_field(rng, length, fine), window * gaussian_field(rng, length, fine)
     scale = froude / math.sqrt(np.mean((u**2 + v**2) / (GRAVITY * h)))
@@ -203,6 +163,18 @@ def _pdebench_generator(seed: int, index: int, _name: str) -> np.random.Generato
     return np.random.default_rng(seed + index)
 
 
+_draw_dams = partial(_draw_still, _DAMS)
+_draw_bumps = partial(_draw_still, _bumps)
+_draw_momentum = partial(_draw_moving, _FROUDE)
+_OF_WIDE = (_draw_dams, _draw_bumps, _draw_momentum)
+
+_WAVELENGTH = FieldSpec(
+    "wavelength", "l", "m", "distance between two crests", minimum=0.1, maximum=10.0, rank=0
+)
+_CORRELATION_LENGTH = FieldSpec(
+    "correlation_length", "l", "m", "distance over which the depth varies", exclusive_minimum=0.0, rank=0
+)
+
 FAMILIES: Mapping[str, Family[Fields]] = MappingProxyType(
     {
         family.name: family
@@ -214,6 +186,27 @@ FAMILIES: Mapping[str, Family[Fields]] = MappingProxyType(
             Family("bumps", "one to four smooth bumps or dips of still water", (), _draw_bumps),
             Family("momentum", "dams or bumps with a random velocity", (), _draw_momentum),
             Family("wide", "dams, bumps, or either of them in motion", (), _draw_wide),
+            Family(
+                "deep_dams",
+                "one to four discs of still water, 4 to 8 m deep",
+                (),
+                partial(_draw_still, _DEEP_DAMS),
+            ),
+            Family("many_dams", "8 to 24 small discs of still water", (), partial(_draw_still, _MANY_DAMS)),
+            Family("low_dams", "discs of still water in water of 0.4 m", (), partial(_draw_still, _LOW_DAMS)),
+            Family(
+                "straight_dam", "still water behind a straight dam", (), partial(_draw_still, straight_dam)
+            ),
+            Family("plane_waves", "water at rest under three plane waves", (_WAVELENGTH,), _draw_waves),
+            Family(
+                "random_surface",
+                "still water, a smooth random surface",
+                (_CORRELATION_LENGTH,),
+                _draw_surface,
+            ),
+            Family(
+                "rapid", "dams or bumps with a fast random velocity", (), partial(_draw_moving, _RAPID_FROUDE)
+            ),
         )
     }
 )

@@ -8,8 +8,20 @@ from problems.diffusion_reaction import DiffusionReaction
 from problems.diffusion_reaction_families import FAMILIES
 
 PDEBENCH = DiffusionReaction.grid
-PARAMETERS = {"pdebench": {}, "band_limited": {"correlation_length": 0.3}, "wide": {}}
-SMOOTH = ("band_limited", "wide")
+LENGTH = {"correlation_length": 0.3}
+PARAMETERS = {
+    "pdebench": {},
+    "band_limited": LENGTH,
+    "wide": {},
+    "noise": {"amplitude": 2.5},
+    "strong": LENGTH | {"amplitude": 4.0},
+    "patches": LENGTH,
+    "stripes": {"wavelength": 0.5},
+    "spots": {},
+    "spiral": {},
+}
+RANDOM = ("band_limited", "wide")
+SMOOTH = tuple(name for name in PARAMETERS if name not in ("pdebench", "noise"))
 
 
 def square(side):
@@ -60,7 +72,7 @@ def test_smooth_families_do_not_depend_on_the_grid(family):
         np.testing.assert_allclose(fine[name][1::3, 1::3], coarse[name], rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("family", SMOOTH)
+@pytest.mark.parametrize("family", RANDOM)
 def test_u_and_v_are_independent(family):
     states = [sample(family, index=index, grid=square(16)) for index in range(300)]
     u, v = (np.stack([state[name] for state in states]) for name in ("u", "v"))
@@ -92,11 +104,68 @@ def test_wide_states_differ_in_amplitude_and_correlation_length():
 
 
 @pytest.mark.parametrize(
+    ("family", "amplitude", "of"), [("noise", 2.5, "pdebench"), ("strong", 4.0, "band_limited")]
+)
+def test_an_amplitude_is_one(family, amplitude, of):
+    """Seeds of families differ: sizes are compared."""
+    found, plain = (
+        np.stack([sample(each, index=index, grid=square(64))["v"] for index in range(100)])
+        for each in (family, of)
+    )
+    assert np.std(found) == pytest.approx(amplitude * np.std(plain), rel=0.1)
+
+
+def test_patches_are_nearly_1_or_minus_1():
+    states = np.stack([sample("patches", index=index, grid=square(64))["u"] for index in range(40)])
+    assert np.abs(states).max() <= 1
+    # of a Gaussian field 81 % are beyond 0.2, where tanh(8 * 0.2) is 0.92, so some more beyond 0.9
+    assert np.mean(np.abs(states) > 0.9) == pytest.approx(0.855, abs=0.03)
+    assert np.mean(states > 0) == pytest.approx(0.5, abs=0.1)
+
+
+def test_stripes_are_plane_waves():
+    """A plane wave and its Laplacian are parallel: lap u = -(2 pi / l)^2 u."""
+    grid = square(256)
+    for index in range(4):
+        for field in sample("stripes", index=index, grid=grid).values():
+            inner = field[1:-1, 1:-1]
+            laplacian = field[2:, 1:-1] + field[:-2, 1:-1] + field[1:-1, 2:] + field[1:-1, :-2] - 4 * inner
+            laplacian /= grid.spacing[0] ** 2
+            np.testing.assert_allclose(laplacian, -((2 * np.pi / 0.5) ** 2) * inner, atol=0.4)
+            assert 0.28 < np.abs(field).max() <= 1.5
+
+
+def test_spots_are_positive_and_leave_room():
+    states = [sample("spots", index=index, grid=square(64)) for index in range(40)]
+    fields = np.stack([state[name] for state in states for name in ("u", "v")])
+    assert fields.min() >= 0
+    assert 0.8 < np.median(fields.max(axis=(1, 2))) < 3.0
+    assert 0.1 < np.mean(fields < 0.05) < 0.8
+
+
+def test_a_spiral_begins_with_crossed_fronts():
+    for index in range(8):
+        state = sample("spiral", index=index, grid=square(128))
+        u, v = state["u"], state["v"]
+        assert np.mean(np.abs(u) > 0.99) > 0.6
+        assert np.abs(v).max() == pytest.approx(0.5, abs=1e-3)
+        # gradients are at right angles
+        (uy, ux), (vy, vx) = np.gradient(u), np.gradient(v)
+        across = np.abs(uy * vx - ux * vy).max()
+        assert np.abs(uy * vy + ux * vx).max() < 1e-2 * across
+        # all four combinations of signs
+        assert len({(a, b) for a, b in zip(np.sign(u).ravel(), np.sign(v).ravel(), strict=True)}) == 4
+
+
+@pytest.mark.parametrize(
     ("family", "parameters", "match"),
     [
         ("pdebench", {"correlation_length": 0.1}, "unknown field correlation_length"),
         ("band_limited", {}, "correlation_length is missing"),
         ("band_limited", {"correlation_length": 0.0}, "correlation_length must exceed 0 m, got 0"),
+        ("noise", {"amplitude": 0.0}, "amplitude must exceed 0"),
+        ("noise", {"amplitude": 11.0}, "amplitude must"),
+        ("stripes", {"wavelength": 0.01}, "wavelength must"),
     ],
 )
 def test_bad_parameters_are_refused(family, parameters, match):

@@ -9,7 +9,9 @@ import pytest
 from problems import EVOLUTION_PROBLEMS, Grid, InvalidField, coarsen
 
 PROBLEM = EVOLUTION_PROBLEMS["shallow_water"]
-WIDE = ("dams", "bumps", "momentum", "wide")
+PARAMETERS = {"plane_waves": {"wavelength": 0.7}, "random_surface": {"correlation_length": 0.4}}
+# all but PDEBench's look the same on every grid
+ON_EVERY_GRID = tuple(name for name in PROBLEM.families if name != "pdebench")
 EXTENT, ORIGIN = (5.0, 5.0), (-2.5, -2.5)
 
 
@@ -18,7 +20,7 @@ def grid_of(ny, nx=None):
 
 
 def draw(family, index, grid, seed=3):
-    return PROBLEM.sample(family, {}, seed, index, grid)
+    return PROBLEM.sample(family, PARAMETERS.get(family, {}), seed, index, grid)
 
 
 def test_pdebench_is_its_formula():
@@ -34,7 +36,7 @@ def test_pdebench_is_its_formula():
         assert not state["hv"].any()
 
 
-@pytest.mark.parametrize("family", WIDE)
+@pytest.mark.parametrize("family", ON_EVERY_GRID)
 @pytest.mark.parametrize("index", range(6))
 def test_a_fine_sample_averages_to_the_coarse_one(family, index):
     fine, coarse = draw(family, index, grid_of(256)), draw(family, index, grid_of(64))
@@ -42,7 +44,7 @@ def test_a_fine_sample_averages_to_the_coarse_one(family, index):
         np.testing.assert_allclose(field, coarse[name], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("family", WIDE)
+@pytest.mark.parametrize("family", ON_EVERY_GRID)
 def test_a_grid_of_another_shape_shows_the_same_sample(family):
     """96 and 40 divide neither each other nor the lines of integration."""
     for index in range(3):
@@ -106,9 +108,72 @@ def test_wide_holds_all_three():
     assert 10 < sum(np.mean(h == 1.0) > 0.2 for h in still) < 35
 
 
-def test_lengths_scale_with_the_domain():
-    small = PROBLEM.sample("dams", {}, 3, 4, Grid((64, 64), (1.0, 1.0), (7.0, -3.0)))
-    np.testing.assert_allclose(small["h"], draw("dams", 4, grid_of(64))["h"], atol=1e-9)
+@pytest.mark.parametrize("family", ["dams", "many_dams", "straight_dam"])
+def test_lengths_scale_with_the_domain(family):
+    small = PROBLEM.sample(family, {}, 3, 4, Grid((64, 64), (1.0, 1.0), (7.0, -3.0)))
+    np.testing.assert_allclose(small["h"], draw(family, 4, grid_of(64))["h"], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("family", "rest", "lowest", "highest"),
+    [("deep_dams", 1.0, 4.0, 8.0), ("many_dams", 1.0, 1.1, 3.0), ("low_dams", 0.4, 0.6, 3.0)],
+)
+def test_other_dams_have_their_depths(family, rest, lowest, highest):
+    depths = [draw(family, index, grid_of(512))["h"] for index in range(8)]
+    assert {float(h.min()) for h in depths} == {rest}
+    # inside of a disc, or of several
+    inside = [h[h > rest + 0.999 * (h.max() - rest)].max() for h in depths]
+    assert lowest - 1e-9 <= min(inside)
+    assert max(inside) <= highest + 1e-9
+
+
+def test_many_dams_are_many_and_small():
+    shares = [np.mean(draw("many_dams", index, grid_of(128))["h"] > 1.0) for index in range(20)]
+    # 8 to 24 discs of a radius of 0.1 to 0.3 m on 25 m^2, some of which overlap
+    assert 0.05 < np.mean(shares) < 0.12
+
+
+def test_a_straight_dam_has_the_area_behind_a_line():
+    for index in range(6):
+        state = draw("straight_dam", index, grid_of(64))
+        rng = np.random.default_rng([3, index, zlib.crc32(b"straight_dam")])
+        angle, offset, depth = rng.uniform(0, 2 * np.pi), rng.uniform(-1, 1), rng.uniform(1.5, 3.0)
+        points = -2.5 + (np.arange(2048) + 0.5) * 5 / 2048
+        behind = np.sin(angle) * points[:, None] + np.cos(angle) * points > offset
+        expected = 1.0 + (depth - 1.0) * coarsen({"h": behind.astype(float)}, (64, 64))["h"]
+        np.testing.assert_allclose(state["h"], expected, atol=0.03)
+        assert np.mean(state["h"]) == pytest.approx(np.mean(expected), abs=1e-4)
+        assert not (state["hu"].any())
+        assert not (state["hv"].any())
+
+
+@pytest.mark.parametrize("wavelength", [0.5, 1.25])
+def test_plane_waves_have_one_length(wavelength):
+    """All of the surface's spectrum lies on a ring, up to the leakage of a window."""
+    state = PROBLEM.sample("plane_waves", {"wavelength": wavelength}, 3, 2, grid_of(128))
+    window = np.hanning(128)
+    power = np.abs(np.fft.fft2((state["h"] - 1) * window[:, None] * window)) ** 2
+    cycles = np.hypot(*np.meshgrid(*2 * [np.fft.fftfreq(128, 5 / 128)]))
+    off = np.abs(cycles - 1 / wavelength)
+    assert power[off < 0.6].sum() > 0.995 * power.sum()
+    # three amplitudes of 5 to 25 cm
+    assert 0.05 * math.sqrt(1.5) * 0.8 < np.std(state["h"]) < 0.25 * math.sqrt(1.5) * 1.2
+
+
+def test_a_random_surface_is_log_normal_and_smooth():
+    depths = np.stack([draw("random_surface", index, grid_of(64))["h"] for index in range(60)])
+    assert np.std(np.log(depths)) == pytest.approx(0.25, rel=0.1)
+    assert abs(np.mean(np.log(depths))) < 0.03
+    # rms slope of a field with the covariance exp(-r^2 / (2 l^2)) along one direction: deviation / l
+    slopes = np.diff(np.log(depths), axis=2)[:, 16:48, 16:48] / (5 / 64)
+    assert np.sqrt(np.mean(slopes**2)) == pytest.approx(0.25 / 0.4, rel=0.15)
+
+
+def test_rapid_water_is_rapid():
+    for index in range(8):
+        state = draw("rapid", index, grid_of(64))
+        h, speed = state["h"], np.hypot(state["hu"], state["hv"]) / state["h"]
+        assert 0.58 < math.sqrt(np.mean(speed**2 / h)) < 1.21
 
 
 @pytest.mark.parametrize("family", PROBLEM.families)
