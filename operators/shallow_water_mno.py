@@ -28,6 +28,7 @@ from torch.nn import functional
 from operators import shallow_water_scheme
 from operators.axial_trunk import AxialTrunk
 from operators.evolution import EvolutionOperator
+from operators.forward_mode import has_tangent
 from operators.frame_correction import FrameCorrection
 from operators.precision import without_autocast
 from operators.scan_plan import PlanName
@@ -119,7 +120,8 @@ class ShallowWaterMno(EvolutionOperator):
         interval, (hy, hx) = self.config.frame_interval, spacing
         ratios = interval / hy, interval / hx
         compiled = state.device.type == "cpu" and state.dtype == torch.float32
-        if compiled and not (torch.is_grad_enabled() and state.requires_grad):
+        differentiated = (torch.is_grad_enabled() and state.requires_grad) or has_tangent(state)
+        if compiled and not differentiated:
             # numba is loaded only where it computes
             from operators import shallow_water_kernel
 

@@ -26,8 +26,10 @@ class SpectralConvolution(nn.Module):
         ny, nx = fields.shape[-2:]
         # where the rows' frequencies of both corners would meet there are fewer
         my, mx = min(self.modes, ny // 2), min(self.modes, nx // 2 + 1)
-        weight = torch.view_as_complex(self.weight.to(torch.float32))
-        spectrum = torch.fft.rfft2(fields.to(torch.float32), norm="ortho")
+        # not every transform is there in less than float32
+        dtype = torch.promote_types(fields.dtype, torch.float32)
+        weight = torch.view_as_complex(self.weight.to(dtype))
+        spectrum = torch.fft.rfft2(fields.to(dtype), norm="ortho")
         mixed = spectrum.new_zeros(fields.shape[0], weight.shape[2], ny, nx // 2 + 1)
         for corner, rows in zip(weight, (slice(0, my), slice(ny - my, ny)), strict=True):
             # the rows at the end hold the negative frequencies, the last of them -1

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from operators.forward_mode import has_tangent
 from operators.scan.chunked import Chunked
 from operators.scan.dispatch import TABLE, Choice, choose, explain, set_default_backend, work_of
 from operators.scan.mamba_ssm import MambaSsm
@@ -63,12 +64,17 @@ def selective_scan(
         dt_softplus: whether softplus is applied to the step sizes.
         directions: of `Direction`.
         grid: (H, W), needed by directions that know rows or columns.
-        backend: a name in `BACKENDS`; without it, the fastest that can.
+        backend: a name in `BACKENDS`; without it, the fastest that can. What carries tangents
+            (`operators.forward_mode`) is scanned by ``torch``, whichever is named.
     """
     directions, grid = [int(k) for k in directions], list(grid)
     if torch.compiler.is_compiling():
         # the operation chooses when it runs
         return _through_op(x, dt, A, B, C, D, z, dt_bias, dt_softplus, directions, grid)
+    if has_tangent(x, dt, A, B, C, D, z, dt_bias):
+        # the others' kernels know nothing of tangents
+        scan = prepare(x, dt, A, B, C, D, z, dt_bias, dt_softplus, directions, grid)
+        return BACKENDS["torch"].forward(scan, save=False).y
     sequences = x.shape[0] * len(directions) * x.shape[-1]
     chosen = choose(work_of(x.device, x.dtype, x.shape[1], sequences, A.shape[-1]), backend)
     # in inference mode there is nothing to differentiate: the operation would only cost its dispatch

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from operators.forward_mode import has_tangent
 from operators.mixers.mixer import CannotMix
 from operators.points import Points
 from operators.trunks.trunk import Trunk
@@ -60,6 +61,9 @@ class Unet(Trunk):
             )
         coordinates = points.coordinates.to(values.dtype).expand(values.shape[0], -1, -1)
         fields = torch.cat([values, coordinates], dim=-1).mT.reshape(values.shape[0], -1, *points.grid)
+        if has_tangent(fields):
+            # torch's rule for tangents through a group norm takes no other layout
+            fields = fields.contiguous()
         known: list[Tensor] = []
         for level, block in enumerate(self.down):
             fields = block(fields if level == 0 else self.pool(fields))

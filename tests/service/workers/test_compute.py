@@ -14,7 +14,7 @@ from problems import Grid
 from service.errors import InvalidSettings
 from service.workers.compute import Surrogates, choose_device
 from service.workers.outputs import outputs_of
-from service.workers.worker import COTANGENT, GRADIENT, Batch, Bucket
+from service.workers.worker import COTANGENT, GRADIENT, TANGENT, Batch, Bucket
 
 CPU = torch.device("cpu")
 DARCY = Bucket("darcy", Reference("darcy", 1), "tpfa-harmonic-v1", Grid((32, 32), (1.0, 1.0)), "float32")
@@ -119,6 +119,30 @@ def test_a_row_has_the_gradient_that_it_has_alone(
     for name, values in alone.items():
         scale = np.abs(values).max()
         assert np.allclose(together[name][1:2], values, rtol=1e-4, atol=1e-5 * scale), name
+
+
+def test_tangents_are_those_of_finite_differences_and_belong_to_the_gradients(
+    darcy: Surrogates, store_url: str, permeability: NDArray[np.float32]
+) -> None:
+    rng = np.random.default_rng(3)
+    tangent, cotangent = rng.normal(size=(2, *permeability.shape)).astype(np.float32)
+    given = {"permeability": permeability, "source": SOURCE}
+    pushed = darcy(Batch(replace(DARCY, task="jvp"), given | {f"{TANGENT}permeability": tangent})).fields
+    pulled = darcy(Batch(replace(DARCY, task="vjp"), given | {f"{COTANGENT}pressure": cotangent})).fields
+    found = pushed[f"{TANGENT}pressure"]
+    assert found.dtype == np.float32
+    assert np.allclose(
+        pushed["pressure"], darcy(Batch(DARCY, given)).fields["pressure"], rtol=1e-5, atol=1e-7
+    )
+    forth, back = np.vdot(cotangent, found), np.vdot(pulled[f"{GRADIENT}permeability"], tangent)
+    assert forth == pytest.approx(back, abs=1e-5 * float(np.linalg.norm(cotangent) * np.linalg.norm(found)))
+
+    exact = open_store(store_url).load("darcy", 1).surrogate.requires_grad_(False).double()
+    field, source, h = torch.from_numpy(permeability).double(), torch.from_numpy(SOURCE).double(), 1e-5
+    along = h * torch.from_numpy(tangent).double()
+    ahead, behind = (exact((field + sign * along)[:, None], source)[:, 0] for sign in (1, -1))
+    expected = ((ahead - behind) / (2 * h)).numpy()
+    assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected)
 
 
 def test_without_a_cotangent_there_is_no_gradient(
