@@ -1,4 +1,4 @@
-"""The fields of Darcy flow on a grid, the equations that they stand for, and what is said where there are none.
+"""The fields of Darcy flow on a grid, the equations that they stand for, and refusals where float64 has none.
 
 The solvers work in units in which the source is 1 per cell and the largest permeability 1: whatever the units
 of the fields, it is the contrast alone that decides what float64 carries.
