@@ -49,13 +49,14 @@ def store_url(tmp_path_factory: pytest.TempPathFactory) -> str:
     return url
 
 
-@pytest.fixture(scope="session")
+# a cluster that outlived its module would take its part of two cores from all later tests
+@pytest.fixture(scope="module")
 def token() -> str:
     """By which the processes of this cluster are told from all others."""
     return uuid.uuid4().hex
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(token: str) -> Iterator[Any]:
     """Two nodes of one core."""
     if sys.platform != "linux" or importlib.util.find_spec("ray") is None:

@@ -90,7 +90,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Iterator[played_s3.PlayedS3]:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def seaweed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[seaweed.Seaweed]:
     """A real one, in a process of its own."""
     with seaweed.running(tmp_path_factory.mktemp("seaweed")) as server:
