@@ -3,9 +3,9 @@
 In distribution: how many of fresh samples stay within the calibrated quantile, per horizon, beside the
 interval that 99 in 100 draws of a binomial of the nominal probability lie in. The calibration sample is a
 draw too, so that a small one may miss the interval by its own chance: beside it stands the interval with
-that counted in, of the beta-binomial (Vovk 2012, arXiv 1209.2673, proposition 2a). Out of distribution
-(Darcy): what share of the answers that are worse than twice the in-distribution 95 % quantile is flagged.
-Versions that step in time: see ``trust_rollouts``.
+that counted in, of the beta-binomial (Vovk 2012, arXiv 1209.2673, proposition 2a). Out of distribution:
+what share of the answers that are worse than twice the in-distribution 95 % quantile is flagged. Versions
+that step in time: see ``trust_rollouts`` and ``trust_families``.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks import trust_rollouts
+from benchmarks import trust_families, trust_rollouts
 from benchmarks.coverage import COVERAGES, FRESH_SEED, covered
 from model_store import Calibration, LoadedVersion, open_catalog
 from operators import EvolutionSurrogate, Surrogate
@@ -26,7 +26,11 @@ from problems import STEADY_PROBLEMS, Grid, variation
 from service.novelty import Novelty, steady_novelty
 from service.versions.loading import served_version
 from training.config import parse_run
+from training.generate import generate
+from training.progress import silent
 from training.recipe import resolve_parameters
+from training.splits import worker_count
+from training.trajectory_metrics import headline
 
 BATCH_SIZE = 16
 # unit roundoff of the float32 that answers leave a service in
@@ -139,11 +143,34 @@ def _line(calibration: Calibration, errors: NDArray[np.float64], coverage: float
     )
 
 
+def _of_rollouts(version: LoadedVersion, samples: int, others: int, data: Path) -> Iterator[str]:
+    """Coverage of fresh trajectories, and what is flagged of them and of others."""
+    calibration, run = _calibration(version), parse_run(version.card.run)
+    fresh_ones = trust_rollouts.fresh_files(version, samples, data)
+    foreign = trust_families.other_files(run, others, data)
+    generate([*fresh_ones, *foreign.values()], worker_count(run), silent)
+    known = trust_rollouts.roll(version, calibration, fresh_ones)
+    yield (
+        f"{version.reference}: calibrated on {calibration.origin.samples}, "
+        f"{known.errors.shape[1]} fresh trajectories"
+    )
+    yield from trust_rollouts.lines(version, calibration, known.errors)
+    rolled = {name: trust_rollouts.roll(version, calibration, [file]) for name, file in foreign.items()}
+    limits = trust_families.limits(calibration, headline(version.card.problem))
+    yield from trust_families.lines(known, rolled, limits)
+
+
 @click.command("trust")
 @click.option("--model", default="darcy@production", show_default=True, help="A calibrated version.")
 @click.option("--store", help="A model store over the built-in models.")
 @click.option("--samples", default=2000, show_default=True, help="Fresh samples in distribution.")
-@click.option("--others", default=40, show_default=True, help="Darcy: fields of each other family.")
+@click.option(
+    "--others",
+    default=20,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Fields or trajectories of each other family.",
+)
 @click.option(
     "--data",
     type=click.Path(file_okay=False, path_type=Path),
@@ -159,11 +186,7 @@ def bench_trust(model: str, store: str | None, samples: int, others: int, data: 
     version = catalog.load(reference.name, reference.version)
     calibration = _calibration(version)
     if isinstance(version.surrogate, EvolutionSurrogate):
-        files = trust_rollouts.fresh_files(version, samples, data / str(reference))
-        errors = trust_rollouts.fresh_errors(version, files)
-        known = calibration.origin.samples
-        click.echo(f"{reference}: calibrated on {known}, {errors.shape[1]} fresh trajectories")
-        for line in trust_rollouts.lines(version, calibration, errors):
+        for line in _of_rollouts(version, samples, others, data / str(reference)):
             click.echo(line)
         return
     found = ask(version, list(in_distribution(version, samples)))

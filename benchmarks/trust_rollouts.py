@@ -4,8 +4,9 @@ Horizons are counted one by one, since each has a quantile of its own; the error
 horizons are not independent, so that the horizons of a table are not either.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +14,29 @@ from numpy.typing import NDArray
 from benchmarks.coverage import COVERAGES, FRESH_SEED, Covered, covered
 from model_store import Calibration, LoadedVersion
 from operators import EvolutionSurrogate
+from operators.features import FeatureReader
+from problems import EVOLUTION_PROBLEMS, Grid
+from service.novelty import Novelty, state_novelty
 from training.config import parse_run
-from training.forecast import SurrogateForecast
-from training.generate import DatasetFile, generate
-from training.progress import silent
-from training.splits import split_files, worker_count
-from training.trajectories import open_trajectories
-from training.trajectory_evaluation import BATCH_SIZE, evaluate_forecast, window_of
+from training.generate import DatasetFile
+from training.splits import split_files
+from training.trajectories import Trajectories, open_trajectories
+from training.trajectory_calibration import listen
 from training.trajectory_metrics import headline
+
+
+class Rollouts(NamedTuple):
+    """Errors of rollouts [horizon sample], and what a service would say of the states they begin with.
+
+    Attributes:
+        errors: by the metric that speaks for the problem.
+        novelty: of each sample.
+        scores: ``ood_score`` of the frames of each block [block sample].
+    """
+
+    errors: NDArray[np.float64]
+    novelty: tuple[Novelty, ...]
+    scores: NDArray[np.float64]
 
 
 def fresh_files(version: LoadedVersion, count: int, directory: Path) -> list[DatasetFile]:
@@ -40,19 +56,38 @@ def fresh_files(version: LoadedVersion, count: int, directory: Path) -> list[Dat
     return list(split_files(run.model_copy(update={"data": data}), "calibration").values())
 
 
-def fresh_errors(version: LoadedVersion, files: Sequence[DatasetFile]) -> NDArray[np.float64]:
-    """Errors [horizon sample] of rollouts of the trajectories, which are generated if they are missing."""
+def roll(version: LoadedVersion, calibration: Calibration, files: Sequence[DatasetFile]) -> Rollouts:
+    """Rollouts of the trajectories, which lie there."""
     surrogate, card = version.surrogate, version.card
     assert isinstance(surrogate, EvolutionSurrogate)
-    generate(list(files), worker_count(parse_run(card.run)), silent)
-    found = []
-    for file in files:
-        with open_trajectories(file.path) as data:
-            forecast = SurrogateForecast(surrogate.eval(), data.extent)
-            rolled = evaluate_forecast(forecast, data, window_of(data, card.first_frame, None), BATCH_SIZE)
-            found.append(rolled.curves[headline(card.problem)].T)
-    frames = min(len(errors) for errors in found)
-    return np.concatenate([errors[:frames] for errors in found], axis=1)
+    parts = []
+    with FeatureReader(surrogate.eval()) as reader:
+        for file in files:
+            with open_trajectories(file.path) as data:
+                heard = listen(surrogate, reader, data, card.first_frame)
+                scores = [calibration.features.score(block) for block in heard.features]
+                novelty = state_novelty(card.training_hull, _features(version, data), scores[0])
+            parts.append(Rollouts(heard.errors.T, novelty, np.array(scores)))
+    return joined(parts)
+
+
+def joined(parts: Sequence[Rollouts]) -> Rollouts:
+    """Several as one, at the horizons that all of them have."""
+    frames, blocks = (min(len(part[place]) for part in parts) for place in (0, 2))
+    return Rollouts(
+        np.concatenate([part.errors[:frames] for part in parts], axis=1),
+        tuple(each for part in parts for each in part.novelty),
+        np.concatenate([part.scores[:blocks] for part in parts], axis=1),
+    )
+
+
+def _features(version: LoadedVersion, data: Trajectories) -> Iterator[Mapping[str, float]]:
+    """Of the states that rollouts begin with, as a service computes them from a request."""
+    problem, first = EVOLUTION_PROBLEMS[version.card.problem], version.card.first_frame
+    grid = Grid(data.grid, data.extent, data.origin)
+    for index in range(len(data)):
+        (state,) = data.read(index, slice(first, first + 1)).astype(np.float64)
+        yield problem.features(dict(zip(data.names, state, strict=True)), grid)
 
 
 def coverages(

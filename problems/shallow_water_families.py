@@ -17,7 +17,9 @@ rounding for grids that divide each other, since products of fields are averaged
 Kinds that ``wide`` does not hold:
 
 * ``deep_dams``: discs of 4 to 8 m over 1 m.
+* ``small_dams``: one to four discs with radii of 8 to 20 cm, of 1.1 to 3 m over 1 m.
 * ``many_dams``: 8 to 24 small discs of 1.1 to 3 m over 1 m.
+* ``steep_bumps``: ``bumps`` that are 5 to 15 cm wide.
 * ``low_dams``: discs of 0.6 to 3 m over 0.4 m.
 * ``straight_dam``: still water, 1.5 to 3 m deep behind a line of random direction, 1 m before it.
 * ``plane_waves``: water at rest under three plane waves of one length, each of an amplitude of 5 to 25 cm.
@@ -52,7 +54,7 @@ REST_DEPTH = 1.0
 
 _MOST = 4
 _LEAST_DEPTH, _LOWEST_CREST, _GREATEST_DEPTH = 0.7, 1.1, 3.0
-_BUMP_WIDTHS = (0.15, 0.8)
+_BUMP_WIDTHS, _STEEP_WIDTHS = (0.15, 0.8), (0.05, 0.15)
 _DIP_SHARE = 0.25
 _FROUDE, _RAPID_FROUDE = (0.05, 0.4), (0.6, 1.2)
 # correlation lengths of the velocity over the longer side
@@ -60,11 +62,11 @@ _VELOCITY_LENGTHS = (0.06, 0.25)
 # points per side where the height of overlapping bumps is looked up
 _LATTICE = 96
 
-
 Depth = Callable[[np.random.Generator, Grid], Float64[np.ndarray, "y x"]]
 
 _DAMS: Depth = Discs().draw
 _DEEP_DAMS: Depth = Discs(depths=(4.0, 8.0)).draw
+_SMALL_DAMS: Depth = Discs(radii=(0.08, 0.2)).draw
 _MANY_DAMS: Depth = Discs(least=8, most=24, radii=(0.1, 0.3)).draw
 _LOW_DAMS: Depth = Discs(depths=(0.6, 3.0), rest=0.4).draw
 
@@ -105,10 +107,12 @@ def _still(depth: Float64[np.ndarray, "y x"]) -> dict[str, Float64[np.ndarray, "
     return {"h": depth, "hu": np.zeros_like(depth), "hv": np.zeros_like(depth)}
 
 
-def _bumps(rng: np.random.Generator, grid: Grid) -> Float64[np.ndarray, "y x"]:
+def _bumps(
+    rng: np.random.Generator, grid: Grid, widths: tuple[float, float] = _BUMP_WIDTHS
+) -> Float64[np.ndarray, "y x"]:
     """Depth [m] of Gaussian bumps and dips, averaged over the cells."""
     number, (center_y, center_x) = places(rng, grid, 1, _MOST)
-    width = rng.uniform(*_BUMP_WIDTHS, _MOST) * min(grid.extent) / SHORTER_SIDE
+    width = rng.uniform(*widths, _MOST) * min(grid.extent) / SHORTER_SIDE
     crest = rng.uniform(_LOWEST_CREST - REST_DEPTH, _GREATEST_DEPTH - REST_DEPTH, _MOST)
     trough = rng.uniform(_LEAST_DEPTH - REST_DEPTH, 0.0, _MOST)
     height = np.where(rng.random(_MOST) < _DIP_SHARE, trough, crest)
@@ -166,6 +170,7 @@ def _pdebench_generator(seed: int, index: int, _name: str) -> np.random.Generato
 _draw_dams = partial(_draw_still, _DAMS)
 _draw_bumps = partial(_draw_still, _bumps)
 _draw_momentum = partial(_draw_moving, _FROUDE)
+_steep_bumps = partial(_bumps, widths=_STEEP_WIDTHS)
 _OF_WIDE = (_draw_dams, _draw_bumps, _draw_momentum)
 
 _WAVELENGTH = FieldSpec(
@@ -191,6 +196,15 @@ FAMILIES: Mapping[str, Family[Fields]] = MappingProxyType(
                 "one to four discs of still water, 4 to 8 m deep",
                 (),
                 partial(_draw_still, _DEEP_DAMS),
+            ),
+            Family(
+                "small_dams", "one to four small discs of still water", (), partial(_draw_still, _SMALL_DAMS)
+            ),
+            Family(
+                "steep_bumps",
+                "one to four narrow bumps or dips of still water",
+                (),
+                partial(_draw_still, _steep_bumps),
             ),
             Family("many_dams", "8 to 24 small discs of still water", (), partial(_draw_still, _MANY_DAMS)),
             Family("low_dams", "discs of still water in water of 0.4 m", (), partial(_draw_still, _LOW_DAMS)),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 import torch
@@ -31,6 +31,21 @@ class Rollouts:
     scores: dict[str, NDArray[np.float64]]
 
 
+@final
+class Heard(NamedTuple):
+    """What rollouts of the trajectories of a file were like.
+
+    Attributes:
+        metric: of the errors.
+        features: of the states that blocks start from [block sample feature].
+        errors: [sample frame].
+    """
+
+    metric: str
+    features: NDArray[np.float32]
+    errors: NDArray[np.float64]
+
+
 def measure_rollouts(
     surrogate: EvolutionSurrogate, training: Sequence[Path], held_out: Sequence[Path], first_frame: int
 ) -> Rollouts:
@@ -47,11 +62,12 @@ def measure_rollouts(
             _look(surrogate, data, first_frame)
         known = reader.take().cpu().numpy()
         opened = map(files.enter_context, map(open_trajectories, held_out))
-        found = [_measure(surrogate, reader, data, first_frame) for data in opened]
+        found = [listen(surrogate, reader, data, first_frame) for data in opened]
     # all families at the horizons that the shortest of them has
-    frames = min(errors.shape[1] for _, _, errors in found)
-    errors = np.concatenate([errors[:, :frames] for _, _, errors in found])
-    return Rollouts(known, np.concatenate([each for _, each, _ in found]), {found[0][0]: errors.T})
+    frames = min(each.errors.shape[1] for each in found)
+    errors = np.concatenate([each.errors[:, :frames] for each in found])
+    features = np.concatenate([each.features.reshape(-1, each.features.shape[-1]) for each in found])
+    return Rollouts(known, features, {found[0].metric: errors.T})
 
 
 @torch.inference_mode()
@@ -66,14 +82,21 @@ def _look(surrogate: EvolutionSurrogate, data: Trajectories, first_frame: int) -
         surrogate(torch.from_numpy(histories).to(device), data.extent, chosen=(0,))
 
 
-def _measure(
+def listen(
     surrogate: EvolutionSurrogate, reader: FeatureReader, data: Trajectories, first_frame: int
-) -> tuple[str, NDArray[np.float32], NDArray[np.float64]]:
-    """The metric, the features of all states that blocks start from, the errors [sample frame]."""
+) -> Heard:
+    """Roll every trajectory of a file out.
+
+    Args:
+        surrogate: in evaluation mode.
+        reader: of its features, entered.
+        data: the trajectories.
+        first_frame: the last given one.
+    """
     forecast = _Listening(SurrogateForecast(surrogate, data.extent), reader, surrogate.frames)
     found = evaluate_forecast(forecast, data, window_of(data, first_frame, None), BATCH_SIZE)
     metric = headline(found.problem)
-    return metric, np.concatenate(forecast.features), found.curves[metric]
+    return Heard(metric, np.concatenate(forecast.features, axis=1), found.curves[metric])
 
 
 @final
@@ -90,6 +113,7 @@ class _Listening(Forecast):
     def __call__(self, indices: Sequence[int], given: Given, frames: int) -> Continuation:
         found = self._forecast(indices, given, frames)
         # a first call may have warmed up on a sample: what counts comes last
-        counted = len(indices) * -(-frames // self._block)
-        self.features.append(self._reader.take().cpu().numpy()[-counted:])
+        blocks, samples = -(-frames // self._block), len(indices)
+        counted = self._reader.take().cpu().numpy()[-blocks * samples :]
+        self.features.append(counted.reshape(blocks, samples, -1))
         return found

@@ -76,10 +76,12 @@ def test_rollouts_are_covered_at_each_horizon(tmp_path: Path) -> None:
     with torch_settings():
         execute(run, text, SilentProgress(), resume=False, store=url)
     version = open_store(url).load("dams", 1)
-    options = ["--model", "dams@1", "--store", url, "--samples", "5", "--data", str(kept)]
+    options = ["--model", "dams@1", "--store", url, "--samples", "5", "--others", "1"]
+    options += ["--data", str(kept)]
     result = CliRunner().invoke(bench_trust, options)
     assert result.exit_code == 0, result.output
-    first, *lines = result.output.splitlines()
+    first, *lines, last = result.output.splitlines()
+    assert last == "  too few calibration samples to say which error is unusual"
     assert first == "dams@1: calibrated on 9, 5 fresh trajectories"
     # of 9 samples none is certain to be within 95 %
     assert [line.startswith("  perturbation_l2, nominal") for line in lines] == [True, True, False]

@@ -127,6 +127,21 @@ def test_other_dams_have_their_depths(family, rest, lowest, highest):
     assert max(inside) <= highest + 1e-9
 
 
+def test_small_dams_are_smaller_than_dams():
+    shares = [np.mean(draw("small_dams", index, grid_of(128))["h"] > 1.0) for index in range(20)]
+    # one to four discs of a radius of 8 to 20 cm on 25 m^2, and the cells that they touch
+    assert np.pi * 0.08**2 / 25 < min(shares)
+    assert max(shares) < 4 * np.pi * (0.2 + 0.06) ** 2 / 25
+
+
+def test_steep_bumps_are_steeper_than_bumps():
+    samples = [draw("steep_bumps", index, grid_of(512))["h"] for index in range(20)]
+    slopes = [np.abs(np.diff(h, axis=1)).max() / np.abs(h - 1).max() * 512 / 5 for h in samples]
+    # a Gaussian's largest slope is its height over its width times e^(1/2)
+    assert min(slopes) > 0.9 / (0.15 * math.sqrt(math.e))
+    assert max(slopes) < 1.1 / (0.05 * math.sqrt(math.e))
+
+
 def test_many_dams_are_many_and_small():
     shares = [np.mean(draw("many_dams", index, grid_of(128))["h"] > 1.0) for index in range(20)]
     # 8 to 24 discs of a radius of 0.1 to 0.3 m on 25 m^2, some of which overlap
