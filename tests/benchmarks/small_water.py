@@ -1,11 +1,11 @@
 """A store with a small model of shallow water, for the benchmarks of evolution models."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from small_models import small_card
 
-from model_store import Card, open_store
+from model_store import open_store
 from operators import surrogate_from_config
 from operators.shallow_water_mno import ShallowWaterMnoConfig
 from problems import EVOLUTION_PROBLEMS, Grid
@@ -22,21 +22,6 @@ def publish_small_water(folder: Path) -> str:
     """The URL of a store with one small model, as it is before training."""
     url = f"file:{folder}"
     torch.manual_seed(0)
-    card = Card(
-        problem=WATER.name,
-        scheme=WATER.schemes[0],
-        operator=CONFIG,
-        grids=(SHAPE,),
-        extent=GRID.extent,
-        inputs=(),
-        outputs=(),
-        frame_interval=WATER.frame_interval,
-        walls="periodic",
-        dataset={"sha256": "0" * 64},
-        run="",
-        metrics={},
-        code_version="0",
-        created=datetime(2026, 1, 2, tzinfo=UTC),
-    )
+    card = small_card(CONFIG, WATER.name, grids=(SHAPE,), extent=GRID.extent, walls="periodic")
     open_store(url).publish(WATER.name, surrogate_from_config(CONFIG).state_dict(), card)
     return url

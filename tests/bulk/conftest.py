@@ -5,21 +5,19 @@ import os
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from small_models import SMALL, small_card
 
 from bulk.engine import Engine
 from bulk.local_engine import InProcess, Processes
 from bulk.ray_engine import RayActors, Share
-from model_store import Card, FieldRecord, open_store
+from model_store import open_store
 from operators import surrogate_from_config
-from operators.axial_mno import AxialMnoConfig
 
-CONFIG = AxialMnoConfig(channels=8, inner_channels=8, states=2, rank=1, blocks=1)
 # what a process of the cluster has in its environment
 TOKEN = "TOKEN_OF_THE_TESTS_CLUSTER"
 
@@ -30,21 +28,8 @@ def store_url(tmp_path_factory: pytest.TempPathFactory) -> str:
     url = f"file:{tmp_path_factory.mktemp('bulk') / 'store'}"
     store = open_store(url)
     torch.manual_seed(0)
-    card = Card(
-        problem="darcy",
-        scheme="tpfa-harmonic-v1",
-        operator=CONFIG,
-        grids=((32, 32),),
-        inputs=(FieldRecord(name="permeability", unit="m^2"),),
-        outputs=(FieldRecord(name="pressure", unit="Pa"),),
-        training_hull={"contrast_min": 1.0, "contrast_max": 1e4},
-        dataset={"sha256": "0" * 64},
-        run="",
-        metrics={},
-        code_version="0",
-        created=datetime(2026, 1, 1, tzinfo=UTC),
-    )
-    store.publish("darcy", surrogate_from_config(CONFIG).state_dict(), card)
+    card = small_card(training_hull={"contrast_min": 1.0, "contrast_max": 1e4})
+    store.publish("darcy", surrogate_from_config(SMALL).state_dict(), card)
     store.set_alias("darcy", "production", 1, expected=None)
     return url
 

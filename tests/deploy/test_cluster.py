@@ -1,4 +1,4 @@
-"""The manifests in a real cluster, which `KUBECONFIG` names.
+"""The manifests in a real cluster, which `KUBESMALL` names.
 
 It needs no DNS, proxy of Services, metrics or storage. Its nodes have the image that `CLUSTER_IMAGE` names
 (default: that of the overlay `cpu`). `CLUSTER_NEXT_IMAGE` is what the service is updated to; without, the
@@ -10,29 +10,27 @@ import os
 import secrets
 import urllib.request
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import torch
 from cluster import Cluster, Load, images, store_map, way_to, with_store
 from rendered import Document, kustomizations, of_kind, rendered, templates
+from small_models import SMALL, small_card
 
-from model_store import Card, FieldRecord, open_store
+from model_store import open_store
 from operators import surrogate_from_config
-from operators.axial_mno import AxialMnoConfig
 from service.access.tokens import TokenRecord, edit_tokens, new_token
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(3600),
-    pytest.mark.skipif("KUBECONFIG" not in os.environ, reason="KUBECONFIG names no cluster"),
+    pytest.mark.skipif("KUBESMALL" not in os.environ, reason="KUBESMALL names no cluster"),
 ]
 
 # the kinds of a plain cluster: others need operators, and KServe's folder has no others
 PLAIN = [folder for folder in kustomizations() if folder != "kserve"]
 BUILT_IN = ("v1", "apps/", "autoscaling/", "batch/", "networking.k8s.io/", "policy/")
-CONFIG = AxialMnoConfig(channels=8, inner_channels=8, states=2, rank=1, blocks=1)
 # a version whose weights are not those of its card
 BROKEN = 3
 
@@ -42,23 +40,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a store of three small versions; the last one is broken, production is the first."""
     folder = tmp_path_factory.mktemp("store")
     store = open_store(f"file:{folder}")
-    card = Card(
-        problem="darcy",
-        scheme="tpfa-harmonic-v1",
-        operator=CONFIG,
-        grids=((32, 32),),
-        inputs=(FieldRecord(name="permeability", unit="m^2"),),
-        outputs=(FieldRecord(name="pressure", unit="Pa"),),
-        training_hull={"contrast_min": 1.0, "contrast_max": 10.0},
-        dataset={"sha256": "0" * 64},
-        run="",
-        metrics={},
-        code_version="0",
-        created=datetime(2026, 1, 1, tzinfo=UTC),
-    )
+    card = small_card()
     for seed in range(BROKEN):
         torch.manual_seed(seed)
-        store.publish("darcy", surrogate_from_config(CONFIG).state_dict(), card)
+        store.publish("darcy", surrogate_from_config(SMALL).state_dict(), card)
     store.set_alias("darcy", "production", 1, expected=None)
     files = [path for path in folder.rglob("*") if path.is_file() and ".mno" not in path.parts]
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}

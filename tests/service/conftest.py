@@ -6,7 +6,6 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -15,16 +14,16 @@ import pytest
 import torch
 import uvicorn
 from numpy.typing import DTypeLike, NDArray
+from service_thread import running_service
+from small_models import SMALL, small_card
 from torch import Tensor
 
-from model_store import Card, Catalog, FieldRecord, LoadedVersion, Reference, open_store
+from model_store import Card, Catalog, LoadedVersion, Reference, open_store
 from operators import EvolutionOperator, EvolutionSurrogate, Surrogate, surrogate_from_config
-from operators.axial_mno import AxialMnoConfig
 from operators.shallow_water_mno import ShallowWaterMnoConfig
 from service.batching.batcher import Batcher, BatchRules
 from service.http.abortable import AbortableProtocol
 from service.http.routes import create_app
-from service.serve import Service
 from service.settings import Limits, Settings
 from service.solver import Queues, Solver
 from service.versions.local import LocalRepository, local_models
@@ -34,14 +33,13 @@ from service.workers.compute import Surrogates
 from service.workers.reference import advance_reference, bound_errors, solve_reference
 from service.workers.worker import Batch, Solutions, ThreadWorker, Worker, joined
 
-CONFIG = AxialMnoConfig(channels=8, inner_channels=8, states=2, rank=1, blocks=1)
 GRIDS = ((32, 32), (32, 48))
 
 
 @pytest.fixture(scope="session")
 def surrogate() -> Surrogate:
     torch.manual_seed(0)
-    return surrogate_from_config(CONFIG).eval()
+    return surrogate_from_config(SMALL).eval()
 
 
 @pytest.fixture(scope="session")
@@ -49,20 +47,7 @@ def store_url(tmp_path_factory: pytest.TempPathFactory, surrogate: Surrogate) ->
     """A store with ``darcy@1`` and ``darcy@2``; production is the first."""
     url = f"file:{tmp_path_factory.mktemp('service') / 'store'}"
     store = open_store(url)
-    card = Card(
-        problem="darcy",
-        scheme="tpfa-harmonic-v1",
-        operator=CONFIG,
-        grids=GRIDS,
-        inputs=(FieldRecord(name="permeability", unit="m^2"),),
-        outputs=(FieldRecord(name="pressure", unit="Pa"),),
-        training_hull={"contrast_min": 1.0, "contrast_max": 10.0},
-        dataset={"sha256": "0" * 64},
-        run="",
-        metrics={},
-        code_version="0",
-        created=datetime(2026, 1, 1, tzinfo=UTC),
-    )
+    card = small_card(grids=GRIDS)
     for _ in range(2):
         store.publish("darcy", surrogate.state_dict(), card)
     store.set_alias("darcy", "production", 1, expected=None)
@@ -87,23 +72,8 @@ def settings(store_url: str) -> Settings:
 @pytest.fixture(scope="session")
 def address(settings: Settings) -> Iterator[str]:
     """A real server in a thread, shared by the session: each test also shows that it survived the others."""
-    ready: queue.Queue[str] = queue.Queue()
-    service = Service(settings)
-
-    def run() -> None:
-        try:
-            service.run(lambda addresses, _: ready.put(addresses.http))
-        finally:
-            ready.put("")
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    address = ready.get()
-    assert address, "the service did not start"
-    yield address
-    service.stop()
-    thread.join(timeout=30)
-    assert not thread.is_alive()
+    with running_service(settings) as (addresses, _):
+        yield addresses.http
 
 
 @pytest.fixture
@@ -189,23 +159,12 @@ WATER_CONFIG = ShallowWaterMnoConfig(
 @pytest.fixture(scope="session")
 def water_card() -> Card:
     """Of a model of shallow water on three grids."""
-    return Card(
-        problem="shallow_water",
-        scheme="hllc-muscl-v1",
-        operator=WATER_CONFIG,
+    return small_card(
+        WATER_CONFIG,
+        "shallow_water",
         grids=((16, 24), (16, 16), (512, 512)),
-        extent=(5.0, 5.0),
-        inputs=(FieldRecord(name="h", unit="m"),),
-        outputs=(FieldRecord(name="h", unit="m"),),
-        frame_interval=0.01,
-        walls="outflow",
         training_hull={"depth_min_min": 0.5, "depth_max_max": 3.0},
         calibration={"perturbation_l2_q90.frame_10": 0.2, "perturbation_l2_q90.frame_20": 0.4},
-        dataset={"sha256": "0" * 64},
-        run="",
-        metrics={},
-        code_version="0",
-        created=datetime(2026, 1, 1, tzinfo=UTC),
     )
 
 

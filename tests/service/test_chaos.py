@@ -9,7 +9,6 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
@@ -20,10 +19,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from server_process import Server, running
+from small_models import SMALL, small_card
 
-from model_store import Card, FieldRecord, Store, open_store
+from model_store import Card, Store, open_store
 from operators import surrogate_from_config
-from operators.axial_mno import AxialMnoConfig
 from service.client import AsyncClient, ServiceError
 from service.pb import solver_pb2 as pb
 
@@ -40,7 +39,6 @@ BROKEN = "Internal error from Core"
 # requests that a client has under way in a stream
 WINDOW = 4
 STREAM = "/mno.v1.Solver/SolveStream"
-CONFIG = AxialMnoConfig(channels=8, inner_channels=8, states=2, rank=1, blocks=1)
 NPY = "application/x-npy"
 EXTENT = (1.0, 1.0)
 
@@ -49,23 +47,10 @@ EXTENT = (1.0, 1.0)
 def store(tmp_path_factory: pytest.TempPathFactory, water_card: Card) -> Store:
     """``shallow_water@1``, and ``darcy@1`` and ``darcy@2``, which answer differently; the first answers."""
     store = open_store(f"file:{tmp_path_factory.mktemp('chaos') / 'store'}")
-    card = Card(
-        problem="darcy",
-        scheme="tpfa-harmonic-v1",
-        operator=CONFIG,
-        grids=((32, 32),),
-        inputs=(FieldRecord(name="permeability", unit="m^2"),),
-        outputs=(FieldRecord(name="pressure", unit="Pa"),),
-        training_hull={"contrast_min": 1.0, "contrast_max": 10.0},
-        dataset={"sha256": "0" * 64},
-        run="",
-        metrics={},
-        code_version="0",
-        created=datetime(2026, 1, 1, tzinfo=UTC),
-    )
+    card = small_card()
     for seed in (1, 2):
         torch.manual_seed(seed)
-        store.publish("darcy", surrogate_from_config(CONFIG).state_dict(), card)
+        store.publish("darcy", surrogate_from_config(SMALL).state_dict(), card)
     store.set_alias("darcy", "production", 1, expected=None)
     water = water_card.model_copy(update={"grids": ((16, 24),)})
     store.publish("shallow_water", surrogate_from_config(water.operator).state_dict(), water)

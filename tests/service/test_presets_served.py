@@ -1,9 +1,6 @@
 """Every named operator through the store and the service: what is published is what is loaded and served."""
 
-import queue
-import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -11,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from service_thread import running_service
+from small_models import small_card
 
-from model_store import Card, FieldRecord, Store, open_store
+from model_store import Card, Store, open_store
 from operators import (
     AnySurrogate,
     EvolutionSurrogate,
@@ -45,22 +44,7 @@ def card(operator: OperatorConfig, grids: tuple[tuple[int, int], ...] = (GRID,))
     """Of a version that has learnt nothing."""
     evolution = evolves(operator)
     problem = "shallow_water" if evolution else "darcy"
-    return Card(
-        problem=problem,
-        scheme="hllc-muscl-v1" if evolution else "tpfa-harmonic-v1",
-        operator=operator,
-        grids=grids,
-        extent=EXTENT[problem],
-        inputs=(FieldRecord(name="h" if evolution else "permeability", unit="m"),),
-        outputs=(FieldRecord(name="h" if evolution else "pressure", unit="m"),),
-        frame_interval=0.01 if evolution else None,
-        walls="outflow" if evolution else None,
-        dataset={"sha256": "0" * 64},
-        run="",
-        metrics={},
-        code_version="0",
-        created=datetime(2026, 1, 1, tzinfo=UTC),
-    )
+    return small_card(operator, problem, grids=grids)
 
 
 def model_of(name: str, problem: str) -> str:
@@ -105,23 +89,8 @@ def settings(store: Store) -> Settings:
 @pytest.fixture(scope="module")
 def address(store: Store) -> Iterator[str]:
     """One server for all of them."""
-    ready: queue.Queue[str] = queue.Queue()
-    service = Service(settings(store))
-
-    def run() -> None:
-        try:
-            service.run(lambda addresses, _: ready.put(addresses.http))
-        finally:
-            ready.put("")
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    address = ready.get()
-    assert address, "the service did not start"
-    yield address
-    service.stop()
-    thread.join(timeout=30)
-    assert not thread.is_alive()
+    with running_service(settings(store)) as (addresses, _):
+        yield addresses.http
 
 
 @pytest.fixture(scope="module")

@@ -2,50 +2,33 @@
 
 import html
 import json
-import queue
 import re
 import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from service_thread import running_service
 
 from model_store import open_store
 from operators import EvolutionSurrogate
 from service.client import Client
-from service.serve import Service
 from service.settings import Settings
 
 
 @pytest.fixture(scope="module")
 def address(water_store: str) -> Iterator[str]:
     # one thread, so that a forward pass in a test gives the same bits as one in the service
-    settings = Settings(
-        store=water_store,
-        models=("shallow_water",),
-        http_port=0,
-        grpc_port=0,
-        processes="none",
-        threads=1,
-        device="cpu",
-    )
-    ready: queue.Queue[tuple[Any, Any]] = queue.Queue()
-    service = Service(settings)
-    thread = threading.Thread(target=lambda: service.run(lambda *known: ready.put(known)))
-    thread.start()
-    addresses, versions = ready.get(timeout=600)
-    assert [str(version) for version in versions] == ["shallow_water@1"]
-    yield addresses.http
-    service.stop()
-    thread.join(timeout=30)
-    assert not thread.is_alive()
+    settings = Settings(store=water_store, models=("shallow_water",), threads=1, device="cpu")
+    with running_service(settings) as (addresses, versions):
+        assert [str(version) for version in versions] == ["shallow_water@1"]
+        yield addresses.http
 
 
 def published(store: str, water: NDArray[np.float32], steps: int) -> NDArray[np.float32]:

@@ -5,17 +5,16 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import DTypeLike, NDArray
+from small_models import small_card
 
-from model_store import Card, FieldRecord, LoadedVersion, Reference
+from model_store import LoadedVersion, Reference
 from operators import Surrogate
-from operators.axial_mno import AxialMnoConfig
 from problems import STEADY_PROBLEMS
 from service import gradient
 from service.batching.batcher import Batcher, BatchRules
@@ -586,20 +585,7 @@ def test_an_unknown_problem_or_tolerance_is_refused_before_anything_is_computed(
 
 
 def real(surrogate: Surrogate) -> Worker:
-    card = Card(
-        problem="darcy",
-        scheme="tpfa-harmonic-v1",
-        operator=AxialMnoConfig(channels=8, inner_channels=8, states=2, rank=1, blocks=1),
-        grids=((SIDE, SIDE),),
-        inputs=(FieldRecord(name="permeability", unit="m^2"),),
-        outputs=(FieldRecord(name="pressure", unit="Pa"),),
-        training_hull={},
-        dataset={"sha256": "0" * 64},
-        run="",
-        metrics={},
-        code_version="0",
-        created=datetime(2026, 1, 1, tzinfo=UTC),
-    )
+    card = small_card(grids=((SIDE, SIDE),), training_hull={})
     loaded = LoadedVersion(Reference("darcy", 1), card, surrogate)
     return ThreadWorker(Surrogates([loaded], torch.device("cpu")), lambda: torch.set_num_threads(1))
 

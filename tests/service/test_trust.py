@@ -3,8 +3,6 @@
 import asyncio
 import io
 import json
-import queue
-import threading
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
@@ -18,13 +16,13 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.linalg import splu
+from service_thread import running_service
 
 from benchmarks import certificate_cases
 from problems import STEADY_PROBLEMS, Grid
 from problems.permeability import FAMILIES
 from service.client import AsyncClient, Client, ServiceError
 from service.processes.supervisor import Addresses
-from service.serve import Service
 from service.settings import Limits, Settings
 
 SIDE = 128
@@ -35,25 +33,9 @@ NPY = {"Content-Type": "application/x-npy", "Accept": "application/x-npy"}
 @pytest.fixture(scope="module")
 def addresses() -> Iterator[Addresses]:
     """The service as ``make serve`` has it, on the built-in model, in one process."""
-    ready: queue.Queue[Addresses | None] = queue.Queue()
     limits = Limits(batch=8, grid_side=160)
-    config = Settings(models=("darcy",), http_port=0, grpc_port=0, processes="none", threads=1, limits=limits)
-    service = Service(config)
-
-    def run() -> None:
-        try:
-            service.run(lambda found, _: ready.put(found))
-        finally:
-            ready.put(None)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    found = ready.get()
-    assert found is not None, "the service did not start"
-    yield found
-    service.stop()
-    thread.join(timeout=30)
-    assert not thread.is_alive()
+    with running_service(Settings(models=("darcy",), threads=1, limits=limits)) as (addresses, _):
+        yield addresses
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """``mno evaluate`` on rollouts of a published version, and on solutions of a steady one."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from small_models import small_card
 
-from model_store import Card, open_store
+from model_store import open_store
 from operators import EvolutionSurrogate, surrogate_from_config
 from operators.shallow_water_mno import ShallowWaterMnoConfig
 from problems import EVOLUTION_PROBLEMS
@@ -39,22 +39,7 @@ def small_surrogate() -> EvolutionSurrogate:
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A store with one small version, as it is before training."""
     url = f"file:{tmp_path_factory.mktemp('store')}"
-    card = Card(
-        problem=WATER.name,
-        scheme=WATER.schemes[0],
-        operator=CONFIG,
-        grids=((SIDE, SIDE),),
-        extent=WATER.grid.extent,
-        inputs=(),
-        outputs=(),
-        frame_interval=WATER.frame_interval,
-        walls="outflow",
-        dataset={"sha256": "0" * 64},
-        run="",
-        metrics={},
-        code_version="0",
-        created=datetime(2026, 1, 2, tzinfo=UTC),
-    )
+    card = small_card(CONFIG, WATER.name, grids=((SIDE, SIDE),))
     open_store(url).publish("water", small_surrogate().state_dict(), card)
     return url
 

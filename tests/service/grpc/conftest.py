@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import grpc
 import pytest
 import torch
+from service_thread import running_service
 
 from model_store import LoadedVersion, open_catalog
 from service.access.gate import Guard
@@ -20,7 +21,6 @@ from service.grpc.server import GrpcServer, create_grpc_server
 from service.oip.inference import Inference
 from service.oip.statistics import Statistics
 from service.processes.supervisor import Addresses
-from service.serve import Service
 from service.settings import Limits, Settings
 from service.solver import Queues, Solver
 from service.versions.local import LocalRepository, load_models, local_models
@@ -182,34 +182,10 @@ def store_parts() -> Callable[[Settings], Parts]:
     return parts_of_store
 
 
-@contextmanager
-def running(settings: Settings) -> Iterator[Addresses]:
-    """A whole service in a thread, over HTTP and gRPC."""
-    ready: queue.Queue[Addresses | None] = queue.Queue()
-    service = Service(settings.model_copy(update={"http_port": 0, "grpc_port": 0}))
-
-    def run() -> None:
-        try:
-            service.run(lambda addresses, _: ready.put(addresses))
-        finally:
-            ready.put(None)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    addresses = ready.get(timeout=120)
-    assert addresses is not None, "the service did not start"
-    try:
-        yield addresses
-    finally:
-        service.stop()
-        thread.join(timeout=30)
-        assert not thread.is_alive()
-
-
 @pytest.fixture(scope="session")
 def darcy_service(settings: Settings) -> Iterator[Addresses]:
     """``darcy@1`` and ``darcy@2``."""
-    with running(settings) as addresses:
+    with running_service(settings) as (addresses, _):
         yield addresses
 
 
@@ -217,5 +193,5 @@ def darcy_service(settings: Settings) -> Iterator[Addresses]:
 def water_service(water_store: str) -> Iterator[Addresses]:
     """``shallow_water@1``, which has learnt nothing."""
     settings = Settings(store=water_store, models=("shallow_water",), threads=1, device="cpu")
-    with running(settings) as addresses:
+    with running_service(settings) as (addresses, _):
         yield addresses
