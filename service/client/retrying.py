@@ -3,7 +3,7 @@
 * Whoever cannot be reached, or breaks off, is asked again for some seconds: a service that begins anew is
   back by then.
 * Whoever says that it cannot answer now (429, 503) is asked again as often as the caller wishes, after as
-  long as it says.
+  long as it says; not at all, where that is past the deadline.
 
 Everything that is asked may be asked twice: the service keeps nothing of a request.
 """
@@ -78,19 +78,26 @@ class Patience:
     def attempts(self, options: Mapping[str, Any]) -> Attempts:
         """For a question with these options, which may have a deadline."""
         deadline = options.get("timeout_ms")
-        seconds = self.seconds if deadline is None else min(self.seconds, deadline / 1000)
-        return Attempts(self.retries, seconds)
+        seconds = math.inf if deadline is None else deadline / 1000
+        return Attempts(self.retries, min(self.seconds, seconds), seconds)
 
 
 @final
 class Attempts:
     """Of one question, or of a rollout since its newest frame."""
 
-    def __init__(self, retries: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """See ``Patience``."""
+    def __init__(
+        self,
+        retries: int,
+        seconds: float,
+        deadline: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """See ``Patience``; after the deadline, counted from now, nobody has use for an answer [s]."""
         self._retries = retries
         self._seconds = seconds
         self._clock = clock
+        self._ends = clock() + deadline
         self._refusals = 0
         self._losses = 0
         self._lost_at = 0.0
@@ -112,8 +119,12 @@ class Attempts:
         # it was reached
         self._losses = 0
         if failure.after is None:
-            return _doubled(FIRST_PAUSE_REFUSED, self._refusals)
-        return min(failure.after, LONGEST_PAUSE) * random.uniform(*SPREAD_REFUSED)
+            pause = _doubled(FIRST_PAUSE_REFUSED, self._refusals)
+        else:
+            pause = min(failure.after, LONGEST_PAUSE) * random.uniform(*SPREAD_REFUSED)
+        if self._clock() + pause > self._ends:
+            raise failure.error
+        return pause
 
     def _after_loss(self, failure: Retryable) -> float:
         now = self._clock()

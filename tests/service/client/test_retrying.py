@@ -32,8 +32,8 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def attempts(self, retries: int = 2, seconds: float = PATIENCE) -> Attempts:
-        return Attempts(retries, seconds, self)
+    def attempts(self, retries: int = 2, seconds: float = PATIENCE, deadline: float = math.inf) -> Attempts:
+        return Attempts(retries, seconds, deadline, self)
 
     def lose(self, attempts: Attempts, until: float = math.inf) -> list[float]:
         """When a service is asked that is away until then [s], counted from its loss; the last gets it."""
@@ -114,6 +114,19 @@ def test_a_deadline_ends_the_patience() -> None:
         else:
             with pytest.raises(Unreachable):
                 attempts.pause(LOST)
+
+
+def test_nobody_waits_past_the_deadline_to_be_let_in() -> None:
+    clock = Clock()
+    attempts = clock.attempts(retries=5, deadline=10.0)
+    clock.now += attempts.pause(refused(4.0))
+    with pytest.raises(ServiceError, match="not-ready"):
+        attempts.pause(refused(6.5))
+    # the way there was in vain, not the deadline over
+    assert attempts.pause(refused(1.0)) > 0
+    clock.now += 6.0
+    with pytest.raises(ServiceError):
+        attempts.pause(refused())
 
 
 @pytest.mark.parametrize(
