@@ -42,6 +42,7 @@ class Call(ABC):
         deadline: when the client has no more use for an answer, on that clock; None: never.
         client: whose share of the workers it uses.
         stay: of a stream, lets in each of its requests; None: whoever calls is let in.
+        refused: is told the slug of the fault that is the answer to a request of a stream.
         request_id: comes back to the client, and is in the log.
         trailing: sent with the outcome, whatever that is.
         timing: where the time of its one answer went; None: nobody knows.
@@ -54,6 +55,7 @@ class Call(ABC):
         self.deadline = deadline
         self.client = ""
         self.stay: Stay | None = None
+        self.refused: Callable[[str], None] = lambda _: None
         self.request_id = ""
         self.trailing: Metadata = ()
         self.timing: Timing | None = None

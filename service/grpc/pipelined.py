@@ -110,8 +110,10 @@ class Pipeline(Generic[Wanted]):
                 async with aclosing(self._answers(wanted, item)) as answers:
                     async for parts in answers:
                         yield parts
-        except Exception as fault:  # whatever broke is this request's answer
-            yield self._failed(name, describe(fault, item.call.request_id))
+        except Exception as error:  # whatever broke is this request's answer
+            fault = describe(error, item.call.request_id)
+            item.call.refused(fault.type)
+            yield self._failed(name, fault)
 
 
 def _let_in(call: Call) -> AbstractContextManager[None]:

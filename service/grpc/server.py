@@ -166,6 +166,7 @@ class GrpcServer:
                 if method.kind == "stream":
                     who = partial(self._guard.security.authenticate, authorization, method.scope)
                     call.stay = entry = Stay(self._guard.rate, who, entry)
+                    call.refused = partial(self._guard.metrics.refuse, PROTOCOL)
             if call.deadline is None:
                 await method.handler(call)
             else:

@@ -278,6 +278,11 @@ def test_each_request_counts_for_the_rate(tell: Tell, dialect: type[Dialect]) ->
         assert await service.solve() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert await stream.end() is grpc.StatusCode.OK
         assert service.accepted == 3
+        # those of the stream as much as the call
+        page = service.metrics.render()[0].decode()
+        (counted,) = (line for line in page.splitlines() if line.startswith("mno_refused_total{"))
+        assert 'reason="overloaded"' in counted
+        assert float(counted.split()[-1]) == 3
 
     tell(story, limited(requests_per_second=0.01, burst=3))
 
