@@ -122,6 +122,7 @@ class Judged:
         closed: nothing passes the walls.
         single: the caller sent one state, not a batch.
         dtype: of the frames.
+        solver: the reference solver is a way out.
     """
 
     problem: EvolutionProblem
@@ -133,10 +134,15 @@ class Judged:
     single: bool
     dtype: Literal["float32", "float64"]
     closed: bool = False
+    solver: bool = True
 
     def diverged(self, step: int, row: int, why: str) -> InvalidField:
         """What to raise when the state of a row has left what the problem allows."""
-        way_out = "another model, or method=solver" if self.surrogate else "or start from a tamer state"
+        way_out = "another model, or method=solver"
+        if not self.surrogate:
+            way_out = "or start from a tamer state"
+        elif not self.solver:
+            way_out = "or another model"
         message = f"step {step}: {why}; ask for fewer steps, {way_out}"
         return InvalidField(
             self.problem.outputs[0].name, "diverged", message, None if self.single else (row,)

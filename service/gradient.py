@@ -125,7 +125,8 @@ class Derivative:
 
     Attributes:
         values: with the axes that the cotangents or tangents had.
-        name: the field, or ``log_<field>``, whose gradient it is, or the output whose tangent it is.
+        name: the field, or ``log_<field>``, whose gradient it is, or the output whose tangent it is; of a
+            tangent through a rollout the fields of a frame, which are on the axis before y, with commas.
         single: the request had one field.
         model: the version whose answer was differentiated, or started from; None: no version took part.
         operator: id of the discrete operator that is differentiated, or that the version approximates.
@@ -134,6 +135,8 @@ class Derivative:
             for every direction d of the logarithm of the input; ``energy``: relative, of a tangent.
         errors: guaranteed bounds, one for each field (ny, nx) that ``values`` has; None: unknown.
         batch_size: rows that were computed together, those of other requests included.
+        steps: of a tangent through a rollout, those of its frames; if these were asked for, they are on the
+            axis before the fields.
     """
 
     values: NDArray[Any]
@@ -147,6 +150,7 @@ class Derivative:
     errors: NDArray[np.float64] | None
     batch_size: int
     timing: Timing
+    steps: tuple[int, ...] = ()
 
     @property
     def certified(self) -> bool:

@@ -40,6 +40,7 @@ RolloutMethod = Literal["auto", "surrogate", "solver", "hybrid"]
 Features = Mapping[str, float]
 # of ``defects``: as many as there are
 ALL: Final = 2**32 - 1
+OR_SOLVER: Final = " or method=solver"
 # walls that nothing passes
 CLOSED: Final = ("reflecting", "periodic", "zero_flux")
 
@@ -61,6 +62,8 @@ class RolloutRequest:
         received: ``time.perf_counter()`` when the request arrived [s].
         defects: so many of the frames that are sent, or all if these are fewer, are compared with one step of
             the reference solver from the frame before.
+        derived: a derivative is taken through it: a refusal names neither the reference solver nor a step to
+            go on from as a way out.
     """
 
     problem: str
@@ -76,6 +79,7 @@ class RolloutRequest:
     key: str = ""
     received: float = field(default_factory=time.perf_counter)
     defects: int = 0
+    derived: bool = False
 
 
 @final
@@ -225,16 +229,18 @@ class Roller:
         return CheckedMarch(march, self._references, self._limits.cell_steps, chosen, request.start_step)
 
     def _surrogate(self, problem: EvolutionProblem, request: RolloutRequest, inputs: Inputs) -> March:
-        served = self._models.find(problem.name, request.model, request.key or next(self._turns))
+        key, solver = request.key or next(self._turns), not request.derived
+        served = self._models.find(problem.name, request.model, key, solver=solver)
         version = served.version
         walls = version.walls or problem.walls[0]
         if request.walls not in (None, walls):
-            message = f"{version} knows walls {walls!r} only; choose another model or method=solver"
-            raise InvalidField("walls", "model", message)
-        require_tested(version, problem.inputs[0].name, inputs.grid)
+            message = f"{version} knows walls {walls!r} only; choose another model"
+            raise InvalidField("walls", "model", message + OR_SOLVER * solver)
+        require_tested(version, problem.inputs[0].name, inputs.grid, solver=solver)
         if version.history > 1:
             message = f"{version} starts from {version.history} frames, a rollout from one state"
-            raise InvalidField("model", "history", f"{message}; choose another model or method=solver")
+            message = f"{message}; choose another model"
+            raise InvalidField("model", "history", message + OR_SOLVER * solver)
         bucket = Bucket(
             problem.name,
             version.reference,
@@ -256,6 +262,7 @@ class Roller:
             single=inputs.single,
             dtype=request.dtype,
             closed=walls in CLOSED,
+            solver=solver,
         )
         return March(
             served.queue, bucket, judged, version.training_hull, None, request.ticket, served, self._shadows
@@ -305,7 +312,8 @@ _OWN: Final = Form(_same, _own)
 def _check_span(request: RolloutRequest, limits: Limits) -> None:
     steps = request.steps - request.start_step
     if steps > limits.rollout_steps:
-        message = f"steps: at most {limits.rollout_steps} a request, got {steps}; go on with start_step"
+        way_out = "ask for fewer" if request.derived else "go on with start_step"
+        message = f"steps: at most {limits.rollout_steps} a request, got {steps}; {way_out}"
         raise InvalidField("steps", "maximum", message)
     if request.steps // request.every <= request.start_step // request.every:
         message = (
@@ -324,7 +332,7 @@ def _looked_at(
 ) -> tuple[FrameJudge, tuple[Features, ...]]:
     """What judges the frames, and for each row the numbers by which it is compared with the training data."""
     if march.bucket.dtype == "float32":
-        within_float32(march.judged.problem, inputs)
+        within_float32(march.judged.problem, inputs, solver=not request.derived)
     judge = FrameJudge(march.judged, request.start_step, inputs.fields)
     if march.hull is None or march.served is None:
         return judge, ()

@@ -27,7 +27,8 @@ from service.quantities import QuantitiesRequest, QuantitiesResponse, Reader
 from service.refine import Refiner, wants_refinement
 from service.request import ErrorKind, Method, SolveRequest, SolveResponse
 from service.rollout import Progress, Roller, Rollout, RolloutRequest
-from service.rollout_gradient import RolloutDifferentiator, RolloutVjpRequest
+from service.rollout_derivative import RolloutDifferentiator
+from service.rollout_question import RolloutJvpRequest, RolloutVjpRequest
 from service.route import Chosen, Router
 from service.settings import Limits
 from service.shadow import Comparisons, NoComparisons, Shadows
@@ -147,12 +148,14 @@ class Solver:
         """The frames that follow from a state; see :meth:`Roller.start`."""
         return await self._roller.start(request)
 
-    async def differentiate(self, request: VjpRequest | JvpRequest | RolloutVjpRequest) -> Derivative:
+    async def differentiate(
+        self, request: VjpRequest | JvpRequest | RolloutVjpRequest | RolloutJvpRequest
+    ) -> Derivative:
         """The gradient of solution times cotangents, or a tangent of it; see :class:`Differentiator`.
 
-        Of a frame of a rollout, see :class:`RolloutDifferentiator`.
+        Of frames of a rollout, see :class:`RolloutDifferentiator`.
         """
-        if isinstance(request, RolloutVjpRequest):
+        if isinstance(request, RolloutVjpRequest | RolloutJvpRequest):
             return await self._rollout_differentiator.differentiate(request)
         return await self._differentiator.differentiate(request)
 

@@ -131,11 +131,16 @@ def complete_state(problem: Problem, given: Mapping[str, NDArray[Any]], step: in
     return {**given, **{name: np.full(shape, AT_REST[name]) for name in missing}}
 
 
-def within_float32(problem: Problem, inputs: Inputs) -> None:
+def within_float32(problem: Problem, inputs: Inputs, *, solver: bool = True) -> None:
     """Refuse numbers that a float32 surrogate would read as infinity, or as a zero that means another thing.
 
     A parameter scales the answer, and a positive field has no zero; in any other field, such as a momentum,
     what is too small for float32 is as good as zero.
+
+    Args:
+        problem: whose fields they are.
+        inputs: checked otherwise.
+        solver: the reference solver is a way out.
     """
     if inputs.fits_float32:
         return
@@ -148,9 +153,8 @@ def within_float32(problem: Problem, inputs: Inputs) -> None:
             bad |= (size < FLOAT32_TINY) & (values != 0)
         if bad.any():
             index = _callers_index(np.unravel_index(int(np.argmax(bad)), bad.shape), values, inputs.single)
-            message = (
-                f"{name}: {values[bad][0]:g} does not fit float32; scale the input, or ask for method=solver"
-            )
+            way_out = "scale the input, or ask for method=solver" if solver else "scale the input"
+            message = f"{name}: {values[bad][0]:g} does not fit float32; {way_out}"
             raise InvalidField(name, "float32", message, index)
 
 

@@ -14,7 +14,15 @@
 ``AsyncClient`` is its twin for an event loop.
 """
 
-from service.client.answers import Answer, CalibratedEstimate, ErrorEstimate, ErrorSummary, Frame, Gradient
+from service.client.answers import (
+    Answer,
+    CalibratedEstimate,
+    ErrorEstimate,
+    ErrorSummary,
+    Frame,
+    Gradient,
+    Tangent,
+)
 from service.client.asynchronous import AsyncClient
 from service.client.blocking import Client
 from service.client.connection import ServiceError, Unreachable
@@ -29,5 +37,6 @@ __all__ = [
     "Frame",
     "Gradient",
     "ServiceError",
+    "Tangent",
     "Unreachable",
 ]

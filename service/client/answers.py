@@ -141,9 +141,12 @@ class Tangent:
 
     Attributes:
         tangent: in the shape of the solution, with the leading axis of several tangents of the input.
-        of: the output field.
+        of: the output field; through a rollout the fields of a frame, with commas, which are on the axis
+            before (y, x).
         error: guaranteed relative error in the energy norm, of each field that ``tangent`` has; None: nothing
             is known.
+        steps: through a rollout, those of the frames; where ``every`` was asked for, they are on the axis
+            before the fields.
     """
 
     tangent: NDArray[Any]
@@ -155,6 +158,15 @@ class Tangent:
     timing_ms: Mapping[str, float]
     error: Any = None
     certified: bool = False
+    steps: tuple[int, ...] = ()
+
+    @property
+    def fields(self) -> Mapping[str, NDArray[Any]]:
+        """The tangents by field."""
+        if not self.steps:
+            return {self.of: self.tangent}
+        channels = np.moveaxis(self.tangent, -3, 0)
+        return dict(zip(self.of.split(","), channels, strict=True))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         # of a labelled tangent, its numbers

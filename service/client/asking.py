@@ -51,6 +51,12 @@ def _said(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None and value is not False}
 
 
+def _refuse_rollout(**options: object) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise ValueError(f"{', '.join(given)}: expected steps with them: they belong to a rollout")
+
+
 def named_alike(field: Any, found: Known) -> Known:
     """The answer with the coordinates of the question's field, if it has any."""
     if not is_labelled(field):
@@ -202,19 +208,22 @@ class Asking(ABC, Generic[Solved, PulledBack, PushedForward, Read, Followed, Des
             "reproducible": reproducible,
         }
         if steps is None:
-            if start_step is not None or walls is not None:
-                raise ValueError("start_step, walls: expected steps with them: they belong to a rollout")
+            _refuse_rollout(start_step=start_step, walls=walls)
             return self._pull_back(question_of(problem, field, options, parameters, cotangent), field)
         options |= {"steps": steps, "start_step": start_step, "walls": walls}
-        question = state_question(problem, field, cotangent, _said(options), parameters)
+        question = state_question(problem, field, "cotangent", cotangent, _said(options), parameters)
         return self._pull_back(question, first_field(field))
 
     def jvp(
         self,
         problem: str,
-        field: ArrayLike | Any,
-        tangent: ArrayLike | Any,
+        field: Mapping[str, ArrayLike | Any] | ArrayLike | Any,
+        tangent: Mapping[str, ArrayLike | Any] | ArrayLike | Any,
         *,
+        steps: int | None = None,
+        every: int | None = None,
+        start_step: int | None = None,
+        walls: str | None = None,
         wrt: str | None = None,
         model: str | None = None,
         method: str = "auto",
@@ -224,13 +233,21 @@ class Asking(ABC, Generic[Solved, PulledBack, PushedForward, Read, Followed, Des
         reproducible: bool = False,
         **parameters: float,
     ) -> PushedForward:
-        """What a change of the input by ``tangent`` changes in the solution, to first order.
+        """What a change of the input by ``tangent`` changes in the solution, or in frames, to first order.
 
         Args:
-            problem: ``darcy``.
-            field: where to differentiate; see ``solve``.
-            tangent: in the shape of the field, or several such on a leading axis.
-            wrt: what changes: the input field, or ``log_permeability``, its logarithm.
+            problem: ``darcy``; with ``steps``, ``shallow_water`` or ``diffusion_reaction``.
+            field: where to differentiate; see ``solve``. With ``steps`` a state; see ``rollout``.
+            tangent: in the shape of the field, or several such on a leading axis. With ``steps`` of the
+                state, by name or as channels like it; fields that are left out do not change.
+            steps: the step of the frame, counted from the initial state. Such a tangent is that of the
+                network, through the whole rollout, and nothing bounds its error.
+            every: the tangents of all steps that this divides, up to ``steps``, on an axis of their own;
+                None: of ``steps`` alone.
+            start_step: see ``vjp``; so for ``walls``.
+            walls: see ``vjp``.
+            wrt: what changes: the input field, or ``log_permeability``, its logarithm. Of a state, ``log_h``
+                says that the tangents of h are those of its logarithm.
             model: see ``vjp``; so for the others.
             method: see ``vjp``.
             tolerance: see ``vjp``.
@@ -240,6 +257,7 @@ class Asking(ABC, Generic[Solved, PulledBack, PushedForward, Read, Followed, Des
             parameters: uniform parameters of the problem, for Darcy ``source``.
 
         Raises:
+            ValueError: tangents of fields that the state does not have; a start without ``steps``.
             ServiceError: the service refused or failed.
             httpx.HTTPError: the service could not be reached; over gRPC ``Unreachable``.
         """
@@ -252,7 +270,12 @@ class Asking(ABC, Generic[Solved, PulledBack, PushedForward, Read, Followed, Des
             "priority": priority,
             "reproducible": reproducible,
         }
-        return self._push_forward(question_of(problem, field, options, parameters, tangent), field)
+        if steps is None:
+            _refuse_rollout(every=every, start_step=start_step, walls=walls)
+            return self._push_forward(question_of(problem, field, options, parameters, tangent), field)
+        options |= {"steps": steps, "every": every, "start_step": start_step, "walls": walls}
+        question = state_question(problem, field, "tangent", tangent, _said(options), parameters)
+        return self._push_forward(question, first_field(field))
 
     def quantities(
         self,

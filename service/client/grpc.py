@@ -192,7 +192,7 @@ class GrpcTransport(Transport):
     def push_forward(self, question: Question) -> Tangent:
         """See ``Transport``."""
         with _reaching():
-            return _tangent(self._wire.push_forward(question))
+            return _tangent(self._wire.push_forward(question), question)
 
     def read(self, question: Question) -> list[Quantity]:
         """See ``Transport``."""
@@ -250,7 +250,7 @@ class AsyncGrpcTransport(AsyncTransport):
     async def push_forward(self, question: Question) -> Tangent:
         """See ``Transport``."""
         with _reaching():
-            return _tangent(await self._wire.push_forward(question))
+            return _tangent(await self._wire.push_forward(question), question)
 
     async def read(self, question: Question) -> list[Quantity]:
         """See ``Transport``."""
@@ -330,7 +330,7 @@ def _entries(tag: bytes, fields: Mapping[str, NDArray[Any]]) -> Iterator[bytes |
 def _vjp_bytes(question: Question) -> bytes:
     assert question.direction is not None
     if "steps" in question.options:
-        return _rollout_vjp_bytes(question, question.direction)
+        return _through_rollout(pb.VjpRequest, question, question.direction)
     problem = STEADY_PROBLEMS.get(question.problem)
     output = problem.outputs[0].name if problem else "solution"
     return b"".join(
@@ -342,20 +342,18 @@ def _vjp_bytes(question: Question) -> bytes:
     )
 
 
-def _rollout_vjp_bytes(question: Question, direction: NDArray[Any]) -> bytes:
+def _through_rollout(
+    kind: type[pb.VjpRequest] | type[pb.JvpRequest], question: Question, direction: NDArray[Any]
+) -> bytes:
     options = question.options
     names = _channel_names(question.problem, options.get("fields"), len(question.field))
-    cotangents = [np.ascontiguousarray(channel) for channel in np.moveaxis(direction, -3, 0)]
-    rest = pb.VjpRequest(
-        wrt=options.get("wrt", ""),
-        steps=options["steps"],
-        start_step=options.get("start_step", 0),
-        walls=options.get("walls", ""),
-    )
+    directions = [np.ascontiguousarray(channel) for channel in np.moveaxis(direction, -3, 0)]
+    said = ("wrt", "steps", "every", "start_step", "walls")
+    rest = kind(**{name: options[name] for name in said if name in options})
     return b"".join(
         [
             *tagged(VJP_REQUEST, [_request_bytes(question, dict(zip(names, question.field, strict=True)))]),
-            *_entries(VJP_COTANGENTS, dict(zip(names, cotangents, strict=True))),
+            *_entries(VJP_COTANGENTS, dict(zip(names, directions, strict=True))),
             rest.SerializeToString(),
         ]
     )
@@ -363,6 +361,8 @@ def _rollout_vjp_bytes(question: Question, direction: NDArray[Any]) -> bytes:
 
 def _jvp_bytes(question: Question) -> bytes:
     assert question.direction is not None
+    if "steps" in question.options:
+        return _through_rollout(pb.JvpRequest, question, question.direction)
     wrt = question.options.get("wrt") or _input_name(question.problem)
     return b"".join(
         [
@@ -473,11 +473,16 @@ def _gradient(message: pb.VjpResponse) -> Gradient:
     return Gradient(gradient=gradient, wrt=message.wrt, error=errors, **_derivative(message.solution))
 
 
-def _tangent(message: pb.JvpResponse) -> Tangent:
-    ((name, tensor),) = message.tangents.items()
-    tangent = _array(tensor)
+def _tangent(message: pb.JvpResponse, question: Question) -> Tangent:
+    # a map has no order, the channels of a problem have one
+    known = EVOLUTION_PROBLEMS.get(question.problem)
+    order = [spec.name for spec in known.outputs] if known else []
+    names = sorted(message.tangents, key=lambda name: order.index(name) if name in order else len(order))
+    channels = [_array(message.tangents[name]) for name in names]
+    tangent = np.stack(channels, axis=-3) if message.steps else channels[0]
     errors = _errors(message.errors, tangent)
-    return Tangent(tangent=tangent, of=name, error=errors, **_derivative(message.solution))
+    told = _derivative(message.solution)
+    return Tangent(tangent=tangent, of=",".join(names), error=errors, steps=tuple(message.steps), **told)
 
 
 def _errors(errors: Sequence[float], values: NDArray[Any]) -> Any:

@@ -300,7 +300,9 @@ def _gradient(response: httpx.Response, question: Question) -> Gradient:
 
 def _tangent(response: httpx.Response, question: Question) -> Tangent:
     values, known = _derivative(response, question)
-    return Tangent(tangent=values, of=response.headers["Mno-Field"], **known)
+    steps = response.headers.get("Mno-Steps", "")
+    told = tuple(map(int, steps.split(","))) if steps else ()
+    return Tangent(tangent=values, of=response.headers["Mno-Field"], steps=told, **known)
 
 
 def _derivative(response: httpx.Response, question: Question) -> tuple[NDArray[Any], dict[str, Any]]:

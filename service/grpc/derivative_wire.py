@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from service.grpc.wire import (
 )
 from service.pb import solver_pb2 as pb
 from service.quantities import QuantitiesRequest, QuantitiesResponse
-from service.rollout_gradient import RolloutVjpRequest
+from service.rollout_question import RolloutJvpRequest, RolloutVjpRequest
 
 __all__ = ["read_jvp", "read_quantities", "read_vjp", "write_jvp", "write_quantities", "write_vjp"]
 
@@ -53,9 +53,7 @@ def read_vjp(message: pb.VjpRequest, call: Call) -> VjpRequest | RolloutVjpReque
     request = message.request
     if request.problem in EVOLUTION_PROBLEMS:
         return _read_rollout_vjp(message, call)
-    if message.steps or message.start_step or message.walls:
-        text = f"steps: {request.problem[:LONGEST_QUOTE]} has no steps; leave out steps, start_step and walls"
-        raise InvalidField("steps", "evolution", text)
+    _refuse_steps(message)
     given = arrays("fields", request.fields)
     tolerance = _tolerance(request)
     return VjpRequest(
@@ -74,32 +72,58 @@ def read_vjp(message: pb.VjpRequest, call: Call) -> VjpRequest | RolloutVjpReque
 
 
 def _read_rollout_vjp(message: pb.VjpRequest, call: Call) -> RolloutVjpRequest:
+    given = _rollout(message, call)
+    cotangents = arrays("cotangents", message.cotangents, RANK_OF_DIRECTIONS)
+    return RolloutVjpRequest(cotangents=cotangents, **given)
+
+
+def _read_rollout_jvp(message: pb.JvpRequest, call: Call) -> RolloutJvpRequest:
+    given = _rollout(message, call)
+    tangents = arrays("tangents", message.tangents, RANK_OF_DIRECTIONS)
+    return RolloutJvpRequest(tangents=tangents, every=message.every or None, **given)
+
+
+def _rollout(message: pb.VjpRequest | pb.JvpRequest, call: Call) -> dict[str, Any]:
+    """What requests for derivatives through a rollout have beside their directions."""
     request = message.request
     state = state_of("fields", request.fields)
     refuse_parameters(request.parameters)
     _refuse_error(request)
     check_steps(message.steps, message.start_step)
-    return RolloutVjpRequest(
-        request.problem,
-        state,
-        arrays("cotangents", message.cotangents, RANK_OF_DIRECTIONS),
-        message.steps,
-        message.start_step,
-        message.wrt or None,
-        dtype_of(request.dtype, common_dtype(values.dtype for values in state.values())),
-        request.model or None,
-        choice("method", METHODS, request.method),
-        message.walls or None,
-        _energy(request),
-        ticket_of(request, call),
-        call.metadata.get(KEY_NAME, ""),
-        call.received,
-    )
+    return {
+        "problem": request.problem,
+        "state": state,
+        "steps": message.steps,
+        "start_step": message.start_step,
+        "wrt": message.wrt or None,
+        "dtype": dtype_of(request.dtype, common_dtype(values.dtype for values in state.values())),
+        "model": request.model or None,
+        "method": choice("method", METHODS, request.method),
+        "walls": message.walls or None,
+        "tolerance": _energy(request),
+        "ticket": ticket_of(request, call),
+        "key": call.metadata.get(KEY_NAME, ""),
+        "received": call.received,
+    }
 
 
-def read_jvp(message: pb.JvpRequest, call: Call) -> JvpRequest:
+def _refuse_steps(message: pb.VjpRequest | pb.JvpRequest) -> None:
+    """Refuse what only a problem that evolves has."""
+    if message.steps or message.start_step or message.walls:
+        name = message.request.problem[:LONGEST_QUOTE]
+        text = f"steps: {name} has no steps; leave out steps, start_step and walls"
+        raise InvalidField("steps", "evolution", text)
+
+
+def read_jvp(message: pb.JvpRequest, call: Call) -> JvpRequest | RolloutJvpRequest:
     """The request of a call; see ``service.grpc.wire.read_solve``."""
     request = message.request
+    if request.problem in EVOLUTION_PROBLEMS:
+        return _read_rollout_jvp(message, call)
+    _refuse_steps(message)
+    if message.every or message.wrt:
+        text = "every, wrt: they are for problems that evolve; name the input field among the tangents"
+        raise InvalidField("every" if message.every else "wrt", "evolution", text)
     given = arrays("fields", request.fields)
     tolerance = _tolerance(request)
     tangents = arrays("tangents", message.tangents, RANK_OF_DIRECTIONS)
@@ -166,8 +190,14 @@ def write_vjp(response: Derivative, name: str = "") -> Parts:
 
 def write_jvp(response: Derivative, name: str = "") -> Parts:
     """A ``JvpResponse``; see :func:`write_vjp`."""
-    known = pb.JvpResponse(solution=_solution(response, name), errors=_errors(response))
-    return [*entry(TANGENTS, response.name, response.values), known.SerializeToString()]
+    known = pb.JvpResponse(solution=_solution(response, name), errors=_errors(response), steps=response.steps)
+    if not response.steps:
+        return [*entry(TANGENTS, response.name, response.values), known.SerializeToString()]
+    parts: list[bytes | memoryview] = []
+    channels = np.moveaxis(response.values, -3, 0)
+    for field, channel in zip(response.name.split(","), channels, strict=True):
+        parts += entry(TANGENTS, field, np.ascontiguousarray(channel))
+    return [*parts, known.SerializeToString()]
 
 
 def _errors(response: Derivative) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import decimal
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, TypeVar, final
+from typing import Any, Literal, TypeVar, final
 
 import numpy as np
 import orjson
@@ -13,8 +13,8 @@ from problems import EvolutionProblem, Problem
 from service.codec import array_from_lists, decode_json, decode_npy, encode_json
 from service.errors import LONGEST_QUOTE, InvalidField, UnsupportedMedia
 from service.gradient import Derivative, GradientMethod, JvpRequest, VjpRequest
-from service.http.directions_wire import COTANGENT, HIGHEST_RANK, cotangents_of, direction_of
-from service.http.rollout_gradient_wire import read_rollout_vjp
+from service.http.directions_wire import COTANGENT, HIGHEST_RANK, TANGENT, direction_of, directions_of
+from service.http.rollout_derivative_wire import read_rollout_jvp, read_rollout_vjp
 from service.http.wire import (
     JSON,
     NPY,
@@ -28,12 +28,10 @@ from service.http.wire import (
     timing_header,
 )
 from service.options import Asker, Urgency, read_options
-from service.rollout_gradient import RolloutVjpRequest
+from service.rollout_question import RolloutJvpRequest, RolloutVjpRequest
 from service.settings import Limits
 
 __all__ = ["Reads", "derivative_headers", "json_derivative", "read_jvp", "read_vjp"]
-
-TANGENT: Final = "tangent"
 
 Request = TypeVar("Request", VjpRequest, JvpRequest)
 Dtype = Literal["float32", "float64"]
@@ -41,7 +39,8 @@ Dtype = Literal["float32", "float64"]
 Make = Callable[[Problem, Mapping[str, Any], Any, Dtype, "DerivativeOptions", Asker], Request]
 # who reads one: problem, headers, query, body, limits, and who asks
 Reads = Callable[
-    [Problem, Mapping[str, str], str, bytes, Limits, Asker], VjpRequest | JvpRequest | RolloutVjpRequest
+    [Problem, Mapping[str, str], str, bytes, Limits, Asker],
+    VjpRequest | JvpRequest | RolloutVjpRequest | RolloutJvpRequest,
 ]
 
 
@@ -69,9 +68,11 @@ def read_vjp(
 
 def read_jvp(
     problem: Problem, headers: Mapping[str, str], query: str, body: bytes, limits: Limits, asker: Asker
-) -> JvpRequest:
+) -> JvpRequest | RolloutJvpRequest:
     """The request for a tangent in a body that is not compressed, or no longer."""
     media = _media(headers)
+    if isinstance(problem, EvolutionProblem):
+        return read_rollout_jvp(problem, media, query, body, limits, asker)
     if media == NPY:
         return _from_npy(problem, query, body, asker, _jvp)
     return _from_json(problem, query, body, limits, asker, _jvp, TANGENT)
@@ -134,7 +135,7 @@ def _vjp(
     return VjpRequest(
         problem.name,
         given,
-        cotangents_of(problem, directions),
+        directions_of(COTANGENT, problem.outputs, directions),
         options.wrt,
         dtype,
         options.model,
@@ -174,11 +175,9 @@ def _jvp(
 def json_derivative(response: Derivative, key: Literal["gradient", "tangent"]) -> bytes:
     """The derivative as JSON, under ``key``."""
     known = list(response.in_distribution)
-    name = "wrt" if key == "gradient" else "of"
     return encode_json(
         {
-            key: response.values,
-            name: response.name,
+            **_numbers(response, key),
             "model": response.model,
             "method": response.method,
             "operator": response.operator,
@@ -188,6 +187,19 @@ def json_derivative(response: Derivative, key: Literal["gradient", "tangent"]) -
             "timing_ms": response.timing._asdict(),
         }
     )
+
+
+def _numbers(response: Derivative, key: Literal["gradient", "tangent"]) -> dict[str, Any]:
+    """The derivative, and what it is of."""
+    if key == "gradient":
+        return {key: response.values, "wrt": response.name}
+    if not response.steps:
+        return {key: response.values, "of": response.name}
+    names = response.name.split(",")
+    channels = np.moveaxis(response.values, -3, 0)
+    # the encoder takes no other layout
+    fields = {name: np.ascontiguousarray(field) for name, field in zip(names, channels, strict=True)}
+    return {key: fields, "of": names, "steps": response.steps}
 
 
 def _error(response: Derivative, written: Callable[[float], float]) -> dict[str, Any] | None:
@@ -205,9 +217,11 @@ def derivative_headers(response: Derivative, form: Form) -> dict[str, str]:
     if form == JSON:
         return timing
     known = [str(each).lower() for each in response.in_distribution]
+    steps = {"Mno-Steps": ",".join(map(str, response.steps))} if response.steps else {}
     error = _error(response, lambda upper: four_digits(upper, decimal.ROUND_CEILING))
     return {
         "Mno-Field": response.name,
+        **steps,
         "Mno-Model": response.model or "",
         "Mno-Method": response.method,
         "Mno-Operator": response.operator,

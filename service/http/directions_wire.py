@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from problems import Problem
+from problems import FieldSpec
 from service.codec import array_from_lists
 from service.errors import LONGEST_QUOTE, InvalidField
 
-__all__ = ["COTANGENT", "HIGHEST_RANK", "cotangents_of", "direction_of"]
+__all__ = ["COTANGENT", "HIGHEST_RANK", "TANGENT", "direction_of", "directions_of"]
 
 COTANGENT: Final = "cotangent"
+TANGENT: Final = "tangent"
 # axes of several directions of a batch
 HIGHEST_RANK: Final = 4
 
 
-def cotangents_of(problem: Problem, given: object) -> dict[str, Any]:
-    """Cotangents by the name of their output field; alone where there is one field.
+def directions_of(word: str, specs: Sequence[FieldSpec], given: object) -> dict[str, Any]:
+    """Directions by the name of their field; alone where there is one field.
+
+    Args:
+        word: ``COTANGENT`` or ``TANGENT``.
+        specs: of the fields that there are.
+        given: what came.
 
     Raises:
         InvalidField: they are no object of arrays.
     """
-    if isinstance(given, list | np.ndarray) and len(problem.outputs) == 1:
-        given = {problem.outputs[0].name: given}
+    if isinstance(given, list | np.ndarray) and len(specs) == 1:
+        given = {specs[0].name: given}
     if not isinstance(given, dict):
-        expected = ", ".join(f'"{spec.name}": [[...]]' for spec in problem.outputs)
-        raise InvalidField(COTANGENT, "missing", f"{COTANGENT}: expected an object {{{expected}}}")
+        expected = ", ".join(f'"{spec.name}": [[...]]' for spec in specs)
+        raise InvalidField(word, "missing", f"{word}: expected an object {{{expected}}}")
     return {name: direction_of(name[:LONGEST_QUOTE], values) for name, values in given.items()}
 
 

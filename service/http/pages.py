@@ -142,7 +142,7 @@ _STACK: dict[str, Any] = {
     "format": "binary",
     "description": "(1 + n, ny, nx) or (1 + n, batch, ny, nx): the field, then n directions: cotangents "
     "of the solution (``vjp``), tangents of the input (``jvp``); through a rollout "
-    "(1 + n, channel, ny, nx): the state, then n cotangents of the frame",
+    "(1 + n, channel, ny, nx): the state, then n cotangents of the frame or tangents of the state",
 }
 
 
@@ -183,8 +183,6 @@ def _derivative_body(direction: str, schema: dict[str, Any], answer: str) -> dic
         },
     }
 
-
-JVP_BODY: dict[str, Any] = _derivative_body("tangent", _TANGENT, "tangent")
 
 _QUANTITY_OPTIONS: dict[str, Any] = {
     "source": _OPTIONS["source"],
@@ -376,12 +374,19 @@ _ROLLOUT_COTANGENT: dict[str, Any] = {
     "several such on a leading axis; fields that are left out do not count",
 }
 
+_ROLLOUT_TANGENT: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": {"type": "array", "items": {}},
+    "description": "of the state, by field, each in its shape, numbers of any sign, or several such on a "
+    "leading axis; fields that are left out do not change",
+}
+
 _ROLLOUT_VJP_OPTIONS: dict[str, Any] = {
     "steps": {
         "type": "integer",
         "minimum": 1,
         "description": "the step of the frame, counted from the initial state; the server limits how many a "
-        "gradient goes through (``limits.gradient_steps``), those of all cotangents together",
+        "derivative goes through (``limits.gradient_steps``), those of all directions together",
     },
     "start_step": {
         "type": "integer",
@@ -405,19 +410,35 @@ _ROLLOUT_VJP_OPTIONS: dict[str, Any] = {
 }
 
 
-def _with_rollouts(body: dict[str, Any]) -> dict[str, Any]:
-    """What a gradient of a solution has, or one through a rollout."""
+_ROLLOUT_JVP_OPTIONS: dict[str, Any] = {
+    **_ROLLOUT_VJP_OPTIONS,
+    "every": {
+        "type": "integer",
+        "minimum": 1,
+        "description": "the tangents of the frames of all steps that this divides, up to ``steps``, on an "
+        "axis of their own; default: of that of ``steps`` alone",
+    },
+    "wrt": {
+        "type": "string",
+        "description": "``log_`` and a field of the state: its tangents are those of its logarithm",
+    },
+}
+
+
+def _with_rollouts(
+    body: dict[str, Any], direction: str, schema: dict[str, Any], options: dict[str, Any]
+) -> dict[str, Any]:
+    """What a derivative of a solution has, or one through a rollout."""
     content = body["requestBody"]["content"]
     through_rollouts = {
         "type": "object",
-        "required": ["state", "cotangent", "steps"],
-        "properties": {"state": _STATE, "cotangent": _ROLLOUT_COTANGENT, **_ROLLOUT_VJP_OPTIONS},
+        "required": ["state", direction, "steps"],
+        "properties": {"state": _STATE, direction: schema, **options},
         "additionalProperties": False,
     }
     either = {"oneOf": [content["application/json"]["schema"], through_rollouts]}
-    others = {"fields": _CHANNELS} | {
-        name: _ROLLOUT_VJP_OPTIONS[name] for name in ("steps", "start_step", "walls")
-    }
+    own = [name for name in ("steps", "every", "start_step", "walls") if name in options]
+    others = {"fields": _CHANNELS} | {name: options[name] for name in own}
     more = [
         {
             "name": name,
@@ -436,7 +457,15 @@ def _with_rollouts(body: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-VJP_BODY: dict[str, Any] = _with_rollouts(_derivative_body("cotangent", _COTANGENT, "gradient"))
+VJP_BODY: dict[str, Any] = _with_rollouts(
+    _derivative_body("cotangent", _COTANGENT, "gradient"),
+    "cotangent",
+    _ROLLOUT_COTANGENT,
+    _ROLLOUT_VJP_OPTIONS,
+)
+JVP_BODY: dict[str, Any] = _with_rollouts(
+    _derivative_body("tangent", _TANGENT, "tangent"), "tangent", _ROLLOUT_TANGENT, _ROLLOUT_JVP_OPTIONS
+)
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>mno</title>
@@ -493,11 +522,14 @@ curl -N -H 'Content-Type: application/x-npy' --data-binary @state.npy \\
 <p>What holds for all of them is in headers:</p>
 <table>{rollout_headers}</table>
 <p>The gradient of the sum of <code>cotangent</code> times the frame of a step with respect to a field of the
-state (<code>vjp</code>) is that of the network, through the whole rollout. <code>error</code> is
-<code>null</code> and <code>certified</code> is <code>false</code>: nothing bounds it. As
-<code>application/x-npy</code> the body is (1 + n, channel, ny, nx), the state and n cotangents. A request
-has:</p>
+state (<code>vjp</code>), and what a change of the state (<code>tangent</code>) does to frames
+(<code>jvp</code>), are those of the network, through the whole rollout. <code>error</code> is
+<code>null</code> and <code>certified</code> is <code>false</code>: nothing bounds them. As
+<code>application/x-npy</code> the body is (1 + n, channel, ny, nx), the state and n cotangents or tangents. A
+gradient has:</p>
 <table>{rollout_vjp_options}</table>
+<p>Tangents have:</p>
+<table>{rollout_jvp_options}</table>
 <h2 id="endpoints">Endpoints</h2>
 <table>{rows}</table>
 <details><summary>Open Inference Protocol: the same models for <code>tritonclient</code> and KServe</summary>
@@ -535,6 +567,7 @@ def docs(openapi: dict[str, Any], address: str) -> str:
         rollout_vjp_options=_table(
             {"state": _STATE, "cotangent": _ROLLOUT_COTANGENT, **_ROLLOUT_VJP_OPTIONS}
         ),
+        rollout_jvp_options=_table({"state": _STATE, "tangent": _ROLLOUT_TANGENT, **_ROLLOUT_JVP_OPTIONS}),
         frames=_text(_FRAMES),
         rollout_headers=_table({name: {"description": text} for name, text in _ROLLOUT_HEADERS.items()}),
         address=escape(address),

@@ -226,8 +226,11 @@ def _add_solving(app: FastAPI, desk: _Desk) -> None:
 
     @app.post("/v1/problems/{problem}/jvp", openapi_extra=pages.JVP_BODY, response_class=Response)
     async def jvp(problem: str, request: Request) -> Response:
-        """What a small change of the input field changes in the solution, per change."""
-        found = find_steady(problem)
+        """What a small change of the input field changes in the solution, per change.
+
+        Of a problem that evolves, what one of the state changes in the frames that follow.
+        """
+        found = find_problem(problem)
         return await desk.differentiate(found, request, derivative_wire.read_jvp, "tangent")
 
     @app.post(
@@ -348,7 +351,7 @@ def _describe(problem: Problem, models: Models, limits: Limits) -> dict[str, Any
             "solver": f"up to {limits.grid_side} cells a side",
         },
         "models": models.of_problem(problem.name),
-        "operations": ["rollout", "vjp"]
+        "operations": ["rollout", "vjp", "jvp"]
         if isinstance(problem, EvolutionProblem)
         else ["solve", "vjp", "jvp", "quantities"],
         **(_describe_evolution(problem, limits) if isinstance(problem, EvolutionProblem) else {}),

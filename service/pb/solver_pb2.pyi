@@ -320,7 +320,7 @@ class VjpResponse(_message.Message):
     def __init__(self, gradient: _Optional[_Union[Tensor, _Mapping]] = ..., solution: _Optional[_Union[SolveResponse, _Mapping]] = ..., wrt: _Optional[str] = ..., errors: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class JvpRequest(_message.Message):
-    __slots__ = ("request", "tangents")
+    __slots__ = ("request", "tangents", "steps", "every", "start_step", "walls", "wrt")
     class TangentsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -330,12 +330,22 @@ class JvpRequest(_message.Message):
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     TANGENTS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    EVERY_FIELD_NUMBER: _ClassVar[int]
+    START_STEP_FIELD_NUMBER: _ClassVar[int]
+    WALLS_FIELD_NUMBER: _ClassVar[int]
+    WRT_FIELD_NUMBER: _ClassVar[int]
     request: SolveRequest
     tangents: _containers.MessageMap[str, Tensor]
-    def __init__(self, request: _Optional[_Union[SolveRequest, _Mapping]] = ..., tangents: _Optional[_Mapping[str, Tensor]] = ...) -> None: ...
+    steps: int
+    every: int
+    start_step: int
+    walls: str
+    wrt: str
+    def __init__(self, request: _Optional[_Union[SolveRequest, _Mapping]] = ..., tangents: _Optional[_Mapping[str, Tensor]] = ..., steps: _Optional[int] = ..., every: _Optional[int] = ..., start_step: _Optional[int] = ..., walls: _Optional[str] = ..., wrt: _Optional[str] = ...) -> None: ...
 
 class JvpResponse(_message.Message):
-    __slots__ = ("tangents", "solution", "errors")
+    __slots__ = ("tangents", "solution", "errors", "steps")
     class TangentsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -346,10 +356,12 @@ class JvpResponse(_message.Message):
     TANGENTS_FIELD_NUMBER: _ClassVar[int]
     SOLUTION_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
     tangents: _containers.MessageMap[str, Tensor]
     solution: SolveResponse
     errors: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, tangents: _Optional[_Mapping[str, Tensor]] = ..., solution: _Optional[_Union[SolveResponse, _Mapping]] = ..., errors: _Optional[_Iterable[float]] = ...) -> None: ...
+    steps: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, tangents: _Optional[_Mapping[str, Tensor]] = ..., solution: _Optional[_Union[SolveResponse, _Mapping]] = ..., errors: _Optional[_Iterable[float]] = ..., steps: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class QuantitiesRequest(_message.Message):
     __slots__ = ("request", "quantities")

@@ -137,20 +137,21 @@ class Models:
         other = self._served(shadow) if shadow in self._loaded and shadow != reference and shadow else None
         return Served(loaded.version, loaded.queue, other, loaded.hold)
 
-    def find(self, problem: str, wanted: str | None, key: str = "") -> Served:
+    def find(self, problem: str, wanted: str | None, key: str = "", *, solver: bool = True) -> Served:
         """The version that a request means; without a name, the problem's own, or else its first.
 
         Args:
             problem: what it has to solve.
             wanted: ``darcy``, ``darcy@production`` or ``darcy@3``; None: what the problem's own name means.
             key: where a canary has a share, requests with the same key go the same way; empty: by chance.
+            solver: the reference solver is a way out.
 
         Raises:
             UnknownModel: nothing of that name is loaded.
             WorkerLost: its worker is not here yet.
             InvalidField: it solves another problem.
         """
-        found = self._default(problem, key) if wanted is None else self._named(wanted, key)
+        found = self._default(problem, key, solver) if wanted is None else self._named(wanted, key)
         if found.version.problem != problem:
             message = (
                 f"{wanted} solves {found.version.problem}, not {problem}; choose another model or endpoint"
@@ -181,7 +182,7 @@ class Models:
         loaded = sorted({*self._choices, *self._numbered}) or "none at all"
         raise UnknownModel(f"{wanted[:LONGEST_QUOTE]!r} is not loaded; expected one of {loaded}")
 
-    def _default(self, problem: str, key: str) -> Served:
+    def _default(self, problem: str, key: str, solver: bool) -> Served:
         own = self._choices.get(problem)
         if own is None and problem in self._table:
             # nobody else answers in its place
@@ -196,7 +197,8 @@ class Models:
                 return served
         if self._table.keys() - self._choices.keys():
             raise _not_here(f"a model for {problem}")
-        raise UnknownModel(f"no model for {problem} is loaded; publish one, or ask for method=solver")
+        way_out = "publish one, or ask for method=solver" if solver else "publish one"
+        raise UnknownModel(f"no model for {problem} is loaded; {way_out}")
 
     def identify(self, problem: str, wanted: str | None, *, solver: bool) -> dict[str, Any] | None:
         """The version that answers, or whose operator the reference solver takes, with its files' hashes."""
@@ -215,12 +217,23 @@ class Models:
         return sorted({grid for v in self.versions if v.problem == problem for grid in v.grids})
 
 
-def require_tested(version: ServedVersion, field: str, grid: tuple[int, int]) -> None:
-    """Refuse a grid (ny, nx) that the version was not tested on; ``field`` is the one that has it."""
+def require_tested(version: ServedVersion, field: str, grid: tuple[int, int], *, solver: bool = True) -> None:
+    """Refuse a grid (ny, nx) that the version was not tested on.
+
+    Args:
+        version: is to answer.
+        field: the one that has the grid.
+        grid: of the field.
+        solver: the reference solver is a way out.
+
+    Raises:
+        UnsupportedGrid: it was not.
+    """
     if grid not in version.grids:
         supported = ", ".join(f"{ny}x{nx}" for ny, nx in version.grids)
         got = "x".join(map(str, grid))
-        message = f"{version} was tested on grids {supported}, got {got}; or ask for method=solver"
+        way_out = "or ask for method=solver" if solver else "or choose another model"
+        message = f"{version} was tested on grids {supported}, got {got}; {way_out}"
         raise UnsupportedGrid(field, "grid", message)
 
 

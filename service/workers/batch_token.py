@@ -272,5 +272,10 @@ def _layout(bucket: Bucket) -> tuple[str, tuple[_Output, ...]]:
 @lru_cache(BUCKETS)
 def _bucket_of(text: str) -> Bucket:
     values = orjson.loads(text)
-    version, grid = values.pop("version"), values.pop("grid")
-    return Bucket(version=version and Reference(*version), grid=Grid(*map(tuple, grid)), **values)
+    version, grid, chosen = (values.pop(name) for name in ("version", "grid", "chosen"))
+    return Bucket(
+        version=version and Reference(*version),
+        grid=Grid(*map(tuple, grid)),
+        chosen=tuple(chosen),
+        **values,
+    )

@@ -18,8 +18,8 @@ __all__ = ["pull_back"]
 
 def pull_back(
     surrogate: AnySurrogate, states: Tensor, cotangents: Tensor, extent: tuple[float, float], frame: int
-) -> tuple[Tensor, Tensor]:
-    """The ``frame``-th frame after each state, and the gradients of the sums of frame times cotangent.
+) -> Tensor:
+    """The gradients of the sums of the ``frame``-th frame after each state times its cotangent.
 
     Args:
         surrogate: of an evolution problem, that starts from one state.
@@ -29,20 +29,18 @@ def pull_back(
         frame: of the block, counted from 1.
 
     Returns:
-        frames and gradients [batch channel y x].
+        gradients [batch channel y x].
     """
     # one by one: what a block keeps for its way back is hundreds of times its state
     rows = zip(torch.split(states, 1), torch.split(cotangents, 1), strict=True)
-    found = [_row(surrogate, state, cotangent, extent, frame) for state, cotangent in rows]
-    frames, gradients = zip(*found, strict=True)
-    return torch.cat(frames), torch.cat(gradients)
+    return torch.cat([_row(surrogate, state, cotangent, extent, frame) for state, cotangent in rows])
 
 
 def _row(
     surrogate: AnySurrogate, state: Tensor, cotangent: Tensor, extent: tuple[float, float], frame: int
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     given = state.detach().requires_grad_()
     with torch.enable_grad():
         (after,) = surrogate(given[:, None], extent, [frame - 1]).unbind(1)
         (gradient,) = torch.autograd.grad(after, given, cotangent, materialize_grads=True)
-    return after.detach(), gradient
+    return gradient

@@ -139,9 +139,9 @@ class Surrogates:
         )
 
     def _differentiate_block(self, batch: Batch) -> Solutions:
-        """The frame of a block that has cotangents, and the gradients with respect to the state before it."""
+        """The gradients with respect to the state before a block, of a frame that has cotangents."""
         problem, bucket = EVOLUTION_PROBLEMS[batch.bucket.problem], batch.bucket
-        frames, gradients = block_gradient.pull_back(
+        gradients = block_gradient.pull_back(
             self._of(bucket),
             self._stacked(batch, problem.inputs),
             self._cotangents(batch, problem.outputs),
@@ -150,9 +150,7 @@ class Surrogates:
         )
         by_field = by_name(problem.inputs, gradients)
         return Solutions(
-            by_name(problem.outputs, frames)
-            | {f"{GRADIENT}{name}": gradient for name, gradient in by_field.items()},
-            (0,) * batch.rows,
+            {f"{GRADIENT}{name}": gradient for name, gradient in by_field.items()}, (0,) * batch.rows
         )
 
     def _cotangents(self, batch: Batch, outputs: Sequence[FieldSpec]) -> Tensor:

@@ -95,6 +95,8 @@ class Bucket:
         frames: of an ``advance``, the frames that one call gives; of the ``vjp`` of a problem that evolves,
             the frame of a block that has the cotangents, counted from 1.
         directions: of an ``adjoint`` or a ``tangent``, how many each row has; of ``quantities``, how many.
+        chosen: of the ``jvp`` of a problem that evolves, the frames of a block whose tangents are wanted,
+            counted from 1.
         reproducible: computed in batches of one fixed size, so that no answer depends on its company.
     """
 
@@ -108,6 +110,7 @@ class Bucket:
     frames: int = 1
     reproducible: bool = False
     directions: int = 1
+    chosen: tuple[int, ...] = ()
 
 
 @final

@@ -286,7 +286,7 @@ def test_the_client_reads_frames(
 def test_the_catalog_tells_what_evolves(http: httpx.Client) -> None:
     described = {problem["name"]: problem for problem in http.get("/v1/problems").json()["problems"]}
     water = described["shallow_water"]
-    assert water["operations"] == ["rollout", "vjp"]
+    assert water["operations"] == ["rollout", "vjp", "jvp"]
     assert water["optional_inputs"] == ["hu", "hv"]
     assert water["walls"] == ["outflow", "reflecting", "periodic"]
     assert water["frame_interval"] == 0.01

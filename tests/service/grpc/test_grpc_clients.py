@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,16 @@ import trustme
 from numpy.typing import NDArray
 
 from service.access.tls import Tls, TlsSettings
-from service.client import Answer, AsyncClient, Client, Frame, Gradient, ServiceError, Unreachable
+from service.client import (
+    Answer,
+    AsyncClient,
+    Client,
+    Frame,
+    Gradient,
+    ServiceError,
+    Tangent,
+    Unreachable,
+)
 from service.client.retrying import PATIENCE
 from service.pb import solver_pb2 as pb
 from service.processes.supervisor import Addresses
@@ -248,6 +257,32 @@ def test_gradients_through_rollouts_are_the_same(
     labelled = {name: Labelled(field, ("y", "x"), {}) for name, field in named.items()}
     gradient: Any = water_way.ask("vjp", "shallow_water", labelled, {"h": water[0]}, steps=2).gradient
     assert (gradient.name, gradient.dims) == ("h", ("y", "x"))
+
+
+def test_tangents_through_rollouts_are_the_same(
+    water_way: Way, water_service: Addresses, water: NDArray[np.float32]
+) -> None:
+    reference = way_to(water_service, "http")
+    named = dict(zip(("h", "hu", "hv"), water, strict=True))
+    several = np.stack([water - 1, water[::-1]])
+    options: dict[str, Any] = {"start_step": 1, "reproducible": True}
+    for state, tangent, said, shape in (
+        (named, {"hv": several[:, 0], "h": several[:, 1]}, {"steps": 3, "every": 2}, (2, 1, 3)),
+        (named, {"hv": water[0]}, {"steps": 6}, (3,)),
+        (water, several[:1], {"steps": 3, "every": 1}, (1, 2, 3)),
+        (water.astype(np.float64), several[1], {"steps": 2, "wrt": "log_h"}, (3,)),
+    ):
+        got: Tangent = water_way.ask("jvp", "shallow_water", state, tangent, **options, **said)
+        same: Tangent = reference.ask("jvp", "shallow_water", state, tangent, **options, **said)
+        assert np.array_equal(got.tangent, same.tangent)
+        assert (got.tangent.dtype, got.steps) == (same.tangent.dtype, same.steps)
+        assert got.tangent.shape == (*shape, 16, 24)
+        assert (got.of, got.model, got.method) == ("h,hu,hv", "shallow_water@1", "surrogate")
+        assert (got.error, got.certified, got.operator) == (None, False, same.operator)
+        assert np.array_equal(got.fields["hv"], got.tangent[..., 2, :, :])
+        assert np.abs(got.tangent).max() > 0
+    darcy_like: Tangent = replace(got, steps=(), of="pressure")
+    assert list(darcy_like.fields) == ["pressure"]
 
 
 def test_refused_gradients_through_rollouts_are_errors(water_way: Way, water: NDArray[np.float32]) -> None:

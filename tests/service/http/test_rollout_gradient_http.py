@@ -121,10 +121,7 @@ def test_stacks_that_are_none_are_refused(drifting: httpx.Client, shape: tuple[i
     assert (answer.status_code, answer.json()["type"]) == (422, "invalid-field")
 
 
-def test_tangents_and_pictures_are_refused(drifting: httpx.Client) -> None:
-    body = {"state": {"h": REST.tolist()}, "tangent": {"h": REST.tolist()}, "steps": 5}
-    answer = drifting.post("/v1/problems/shallow_water/jvp", json=body)
-    assert (answer.status_code, answer.json()["rule"]) == (422, "steady")
+def test_pictures_are_refused(drifting: httpx.Client) -> None:
     answer = drifting.post(PATH, json={}, headers={"Accept": "image/png"})
     assert answer.status_code == 501
 

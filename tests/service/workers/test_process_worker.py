@@ -566,6 +566,10 @@ def test_every_task_says_what_it_gives() -> None:
     }
     assert outputs_of(replace(three, task="tangent")) == {"tangent.pressure": of_each, "error": error}
     assert outputs_of(replace(darcy, task="jvp")) == {"pressure": field, "tangent.pressure": field}
+    water = Bucket("shallow_water", Reference("w", 1), "s", Grid((4, 6)), "float32", chosen=(2, 4))
+    names, two = ("h", "hu", "hv"), ((2, 4, 6), np.dtype("f4"))
+    assert outputs_of(replace(water, task="vjp")) == {f"gradient.{name}": field for name in names}
+    assert outputs_of(replace(water, task="jvp")) == {f"tangent.{name}": two for name in names}
     assert outputs_of(replace(three, task="quantities")) == {"quantities": ((3, 2), np.dtype("f8"))}
     assert outputs_of(replace(darcy, task="bound")) == dict.fromkeys(BOUND_FIELDS, ((), np.dtype("f8")))
     water = replace(darcy, problem="shallow_water", task="advance", frames=5)
