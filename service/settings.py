@@ -43,7 +43,7 @@ class Limits(BaseModel):
     inflight_bytes: int = Field(
         default=512 * 2**20,
         gt=0,
-        description="bodies under way together, JSON counts 16 times; as much again for gradients",
+        description="bodies under way together, JSON counts 16 times; as much again for derivatives",
     )
     batch: int = Field(default=256, gt=0, description="fields in one request")
     grid_side: int = Field(default=1024, gt=0, description="cells along one side of a grid")
@@ -51,7 +51,7 @@ class Limits(BaseModel):
     gradient_steps: int = Field(
         default=100,
         gt=0,
-        description="steps of a gradient through a rollout, those of all its cotangents together",
+        description="steps of a gradient or a tangent through a rollout, those of all its directions together",
     )
     cell_steps: int = Field(
         default=3 * 10**8,
