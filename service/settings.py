@@ -51,7 +51,7 @@ class Limits(BaseModel):
     gradient_steps: int = Field(
         default=100,
         gt=0,
-        description="steps of a gradient or a tangent through a rollout, those of all its directions together",
+        description="steps of a derivative through a rollout, those of all its directions together",
     )
     cell_steps: int = Field(
         default=3 * 10**8,

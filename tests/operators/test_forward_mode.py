@@ -34,7 +34,7 @@ def answering(surrogate: AnySurrogate) -> Of:
     """The answer as a function of the input alone."""
     if isinstance(surrogate, EvolutionSurrogate):
         return lambda given: surrogate(given, EXTENT)
-    return lambda given: surrogate(given, torch.ones(len(given), dtype=given.dtype))
+    return lambda given: surrogate(given, given.new_ones(len(given)))
 
 
 def draws(surrogate: AnySurrogate, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -89,6 +89,18 @@ def test_tangents_and_gradients_belong_together(
         for one, other in ((cotangent, tangent), (gradient, direction))
     )
     assert abs(ahead - back) < most * cotangent.double().norm() * tangent.double().norm()
+
+
+@pytest.mark.gpu
+def test_tangents_on_a_device_are_those_on_the_host(config: OperatorConfig) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    surrogate = surrogate_of(config, torch.float32)
+    given, direction = draws(surrogate, torch.float32)
+    _, expected = push_forward(answering(surrogate), given, direction)
+    surrogate = surrogate.cuda()
+    _, found = push_forward(answering(surrogate), given.cuda(), direction.cuda())
+    assert (found.cpu() - expected).norm() < 1e-3 * expected.norm()
 
 
 # --- the scan
