@@ -81,6 +81,13 @@ class Assessment:
         least = abs(self.work) - self.work_slack
         return least / self.energy if least > 0 else 0.0
 
+    @property
+    def off_by_scale(self) -> float:
+        """The energy norm of the error's part along x, to rounding: ``|(r, x)| / ||x||_A``; 0: unknown."""
+        if not (_SMALLEST_SQUARE < self.energy * self.energy < math.inf):
+            return 0.0
+        return abs(self.work - self.energy * self.energy) / self.energy
+
     def error(self, size: float) -> float:
         """Upper bound of ``||u - x||_A``, ``size`` one of ``||e||_A``."""
         bounds = (self.remainder + self.rounding * size, self.largest * size)
@@ -152,6 +159,19 @@ def project(
     slack = _relative_slack(v.size)
     least = max(abs(work) - slack * terms, 0.0) / (math.sqrt(energy) * (1 + slack))
     return work / energy, least
+
+
+def best_in_plane(
+    faces: Faces, direction: Float64[np.ndarray, "y x"], assessed: Assessment
+) -> tuple[float, float]:
+    """Which multiples of a direction and of x together come closest to the error of x, about; 0 if any do."""
+    wide, x = _with_rim(direction), _with_rim(assessed.values)
+    square, product, along, work = _products(faces.x, faces.y, wide, x, assessed.residual)
+    own = assessed.energy * assessed.energy
+    determinant = square * own - product * product
+    if not 0 < determinant < math.inf:
+        return 0.0, 0.0
+    return (along * own - work * product) / determinant, (work * square - along * product) / determinant
 
 
 def energy_norm(faces: Faces, v: Float64[np.ndarray, "y x"]) -> float:
@@ -230,6 +250,29 @@ def _sums(tx, ty, x, right_hand_side):
         energy += last
         spread += last
     return energy, spread, work, terms
+
+
+@compiled()
+def _products(tx, ty, d, x, residual):
+    """``sum T (G d)^2``, ``sum T (G d)(G x)``, ``(r, d)`` and ``(r, x)``."""
+    ny, nx = residual.shape
+    square, product, along, work = 0.0, 0.0, 0.0, 0.0
+    for i in range(ny):
+        for j in range(nx):
+            here, there = d[i + 1, j + 1], x[i + 1, j + 1]
+            of_x, of_y = tx[i, j] * (here - d[i + 1, j]), ty[i, j] * (here - d[i, j + 1])
+            square += of_x * (here - d[i + 1, j]) + of_y * (here - d[i, j + 1])
+            product += of_x * (there - x[i + 1, j]) + of_y * (there - x[i, j + 1])
+            along += residual[i, j] * here
+            work += residual[i, j] * there
+        last = tx[i, nx] * d[i + 1, nx]
+        square += last * d[i + 1, nx]
+        product += last * x[i + 1, nx]
+    for j in range(nx):
+        last = ty[ny, j] * d[ny, j + 1]
+        square += last * d[ny, j + 1]
+        product += last * x[ny, j + 1]
+    return square, product, along, work
 
 
 @compiled()

@@ -14,6 +14,7 @@ from typing import final
 
 import torch
 
+from problems.error_bound import WHOLE
 from problems.grid import Grid
 from problems.two_point_flux_torch import (
     Batch,
@@ -135,11 +136,19 @@ def _sides(matrices: Matrices, answer: torch.Tensor) -> _Sides:
     evaluation = _EVALUATION * (1 + _gather_sizes(x, y).amax(dim=(1, 2)))
     remainder, lost = _remainder(matrices, residual)
     rounding, largest = lost + evaluation, residual.abs().amax(dim=(1, 2)) + evaluation
-    most = _remainder(matrices, torch.ones_like(answer))[0] * (1 + _SLACK)
+    one = torch.ones_like(answer)
+    most = _remainder(matrices, one)[0] * (1 + _SLACK)
     remaining = torch.minimum(remainder + rounding * most, largest * most)
-    correction, proved = _correct(matrices, residual)
-    least, better = (proved - rounding * most).clamp(min=0.0), answer + correction
-    size = _least_size(matrices, answer, better)
+    plain, scaled = (
+        conjugate_gradients(matrices, residual, 0.0, STEPS, scale)[0].nan_to_num(0.0, 0.0, 0.0)
+        for scale in (None, matrices.scale)
+    )
+    solver_step, _ = _better(matrices, residual, plain, scaled)
+    # what is wrong with the answer as a whole, solver steps find late at high contrast
+    together = _in_plane(matrices, solver_step, answer, residual)
+    step, proved = _better(matrices, residual, solver_step, together)
+    least = (proved - rounding * most).clamp(min=0.0)
+    size = _least_size(matrices, answer, answer + step)
     # ||u||^2 = known + ||u - x||^2
     energy, work = matrices.energy(answer), answer.sum(dim=(1, 2))
     known, slack = 2 * work - energy, _SLACK * (energy + 2 * answer.abs().sum(dim=(1, 2)))
@@ -148,19 +157,33 @@ def _sides(matrices: Matrices, answer: torch.Tensor) -> _Sides:
     highest = torch.maximum(*(_square_ratio(end, known - slack) for end in ends)).sqrt()
     lower = torch.maximum(torch.where(lowest.isfinite(), lowest, 0.0), least / most)
     upper = torch.minimum(torch.minimum(highest, remaining / size), largest)
-    estimate = correction.flatten(1).norm(dim=1) / better.flatten(1).norm(dim=1)
+    # as in ``error_bound``
+    told = torch.where((least >= WHOLE * remaining)[:, None, None], step, solver_step)
+    estimate = told.flatten(1).norm(dim=1) / (answer + told).flatten(1).norm(dim=1)
     return _Sides(lower * (1 - _SLACK) - _EVALUATION, upper * (1 + _SLACK) + _EVALUATION, estimate, size)
 
 
-def _correct(matrices: Matrices, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """An approximation to the error that leaves this residual, and the energy norm that it proves."""
-    plain, scaled = (
-        conjugate_gradients(matrices, residual, 0.0, STEPS, scale)[0].nan_to_num(0.0, 0.0, 0.0)
-        for scale in (None, matrices.scale)
-    )
-    by_plain, by_scaled = (_projection(matrices, each, residual) for each in (plain, scaled))
-    better = by_scaled > by_plain
-    return torch.where(better[:, None, None], scaled, plain), torch.where(better, by_scaled, by_plain)
+def _better(
+    matrices: Matrices, residual: torch.Tensor, first: torch.Tensor, second: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of two approximations to the error that leaves a residual, what proves more, and how much it does."""
+    by_first, by_second = (_projection(matrices, each, residual) for each in (first, second))
+    better = by_second > by_first
+    return torch.where(better[:, None, None], second, first), torch.maximum(by_first, by_second)
+
+
+def _in_plane(
+    matrices: Matrices, first: torch.Tensor, second: torch.Tensor, right_hand_side: torch.Tensor
+) -> torch.Tensor:
+    """Of all sums of multiples of two vectors, about the one that comes closest to ``A^{-1} c``."""
+    (x, y), (of_x, of_y) = differences(first), differences(second)
+    squares = matrices.energy(first), matrices.energy(second)
+    product = inner(matrices.x * x, of_x) + inner(matrices.y * y, of_y)
+    works = inner(right_hand_side, first), inner(right_hand_side, second)
+    determinant = squares[0] * squares[1] - product * product
+    shares = works[0] * squares[1] - works[1] * product, works[1] * squares[0] - works[0] * product
+    of_first, of_second = ((share / determinant).nan_to_num(0.0, 0.0, 0.0)[:, None, None] for share in shares)
+    return of_first * first + of_second * second
 
 
 def _spread(matrices: Matrices, u: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ Upper bounds are those of ``assessment``. Relative they become by bounds of the 
 ||x||_A`` and ``dist <= ||u - x||_A`` the distance of u from the multiples of x.
 
 Lower bounds need something better than x. For every v, ``||u - x||_A >= |(r, v)| / ||v||_A``: v is one solver
-step. For a better answer y,
+step, with a multiple of x where that helps. For a better answer y,
 
     ||u - x||_A^2 = (y - x)^T (r_x + r_y) + ||u - y||_A^2,
 
@@ -47,6 +47,8 @@ _COEFFICIENTS = 2.0**-48
 _SLACK = 1e-8
 # errors above this part of the solution make its size worth a better bound
 _LARGE = 0.1
+# a step that proves this part of an error is nearly all of it
+WHOLE = 0.98
 # the squares of larger numbers, and sums of these, may be beyond float64
 _MODERATE = 1e150
 
@@ -67,11 +69,13 @@ def bound(system: LinearSystem, answer: Float64[np.ndarray, "y x"], rounding: fl
 
 def of_assessed(system: LinearSystem, assessed: Assessment, rounding: float) -> ErrorBound:
     """The same for an answer that was assessed before."""
-    correction, least = system.correct(assessed.residual)
-    better = assessed.values + correction
-    size = measure(system, assessed, better)
-    least = max(least - assessed.rounding * size.upper, 0.0)
-    estimate = _ratio(float(np.linalg.norm(correction)), float(np.linalg.norm(better)))
+    correction = system.correct(assessed)
+    size = measure(system, assessed, assessed.values + correction.step)
+    least = max(correction.least - assessed.rounding * size.upper, 0.0)
+    # a step that proves all of the error is the error; a part of it tells more in L2 if it is the solver's
+    whole = least >= WHOLE * assessed.error(size.upper)
+    step = correction.step if whole else correction.solver_step
+    estimate = _ratio(float(np.linalg.norm(step)), float(np.linalg.norm(assessed.values + step)))
     sides = _sides(assessed, size, (0.0, 0.0), least)
     return _leave(assessed, sides, size, rounding, estimate)
 
