@@ -1,6 +1,6 @@
 """The story of a calibration: answer held-out samples, and store what was found with the version."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from training.feature_space import fit
 from training.files import exclusive
 from training.generate import DatasetFile, generate
 from training.hashes import hash_files
+from training.hull import merge_hulls, training_contents
 from training.progress import Progress
 from training.provenance import provenance
 from training.splits import split_files, worker_count
@@ -98,15 +99,20 @@ def _measured(
 def recalibrate(store: Store, version: LoadedVersion, run: Run) -> Reference:
     """Publish the weights of a version once more, with a calibration of their own.
 
+    Its card says the ranges of the training data as before, and those of what was not looked at then.
+
     Raises:
         InvalidRun: it is not the run that the version comes from, or has no samples for it.
     """
     require_origin(run, version.card)
     record = version.card.files[WEIGHTS]
     calibration = measure_calibration(run, version.surrogate.eval(), record.sha256)
-    if (same := _published(store, version.reference.name, calibration)) is not None:
+    measured = merge_hulls([contents.hull for contents in training_contents(run).values()])
+    hull = {**measured, **version.card.training_hull}
+    if (same := _published(store, version.reference.name, calibration, hull)) is not None:
         return same
-    card = version.card.model_copy(update={"calibration": {}, "created": datetime.now(UTC)})
+    about = {"calibration": {}, "training_hull": hull, "created": datetime.now(UTC)}
+    card = version.card.model_copy(update=about)
     files = {CALIBRATION: calibration.to_bytes()}
     number = store.publish(version.reference.name, version.surrogate.state_dict(), card, files)
     return Reference(version.reference.name, number)
@@ -134,10 +140,13 @@ def require_origin(run: Run, card: Card) -> None:
             )
 
 
-def _published(store: Store, name: str, calibration: Calibration) -> Reference | None:
+def _published(
+    store: Store, name: str, calibration: Calibration, hull: Mapping[str, float]
+) -> Reference | None:
     """A version that an interrupted call has published before it moved its alias."""
     for number in store.versions(name):
-        if CALIBRATION in store.card(name, number).files:
+        card = store.card(name, number)
+        if CALIBRATION in card.files and card.training_hull == hull:
             found = store.load(name, number).calibration
             if found is not None and found.to_bytes() == calibration.to_bytes():
                 return Reference(name, number)

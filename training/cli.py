@@ -62,7 +62,8 @@ def calibrate(progress: Progress, model: str, run_file: Path, store: str | None,
     """Publish MODEL@VERSION once more, with estimates measured on samples that it has not learnt from.
 
     RUN.toml is the version's run file, perhaps with samples set aside, such as calibration = 1000 for a
-    family; else its test samples are taken. What is missing is generated. The weights stay as they are.
+    family; else its test samples are taken. What is missing is generated. The weights stay as they are,
+    and so do the ranges of inputs on the card; those that it lacks are added.
     """
     run, _ = _read(run_file)
     opened = open_store(store or story.DEFAULT_STORE)

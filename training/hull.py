@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from problems import EvolutionProblem, Grid, variation
+from problems import EVOLUTION_PROBLEMS, EvolutionProblem, Grid, variation
+from training.config import Run
 from training.dataset import read_dataset
+from training.splits import split_files
 from training.trajectories import Trajectories, open_trajectories
 
 # frames between two states that enter the hull
@@ -25,6 +27,20 @@ class Contents:
     samples: int
     recipe: str
     hull: Hull
+
+
+def training_contents(run: Run) -> dict[Path, Contents]:
+    """Of every file that a run learns from; they are there."""
+    paths = [file.path for file in split_files(run, "train").values()]
+    if run.data.problem not in EVOLUTION_PROBLEMS:
+        return {path: steady_contents(path) for path in paths}
+    problem, first = EVOLUTION_PROBLEMS[run.data.problem], first_frame(run)
+    return {path: trajectory_contents(path, problem, first) for path in paths}
+
+
+def first_frame(run: Run) -> int:
+    """The earliest frame that a rollout may begin with; 0 of a steady problem."""
+    return 0 if run.sequence is None else run.sequence.first_frame
 
 
 def steady_contents(path: Path) -> Contents:

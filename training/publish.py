@@ -11,10 +11,9 @@ from problems import EVOLUTION_PROBLEMS, PROBLEMS, FieldSpec
 from training.checkpoint import Checkpoint
 from training.config import Limits, Run
 from training.hashes import hash_files
-from training.hull import merge_hulls, steady_contents, trajectory_contents
+from training.hull import first_frame, merge_hulls, training_contents
 from training.learner import averaged_state
 from training.provenance import provenance
-from training.splits import split_files
 
 Metrics = Mapping[str, Mapping[str, float]]
 # what is known of the errors of a version, once the hash of its weights is
@@ -89,11 +88,7 @@ def make_card(run: Run, checkpoint: Checkpoint, metrics: Metrics, description: s
     """The card of the version; reads the data sets for their hashes and hull."""
     problem = PROBLEMS[run.data.problem]
     evolution = EVOLUTION_PROBLEMS.get(run.data.problem)
-    paths = [file.path for file in split_files(run, "train").values()]
-    if evolution is None:
-        contents = {path: steady_contents(path) for path in paths}
-    else:
-        contents = {path: trajectory_contents(path, evolution, _first_frame(run)) for path in paths}
+    contents = training_contents(run)
     return Card(
         description=description,
         problem=run.data.problem,
@@ -105,13 +100,13 @@ def make_card(run: Run, checkpoint: Checkpoint, metrics: Metrics, description: s
         outputs=_records(problem.outputs),
         frame_interval=None if evolution is None else evolution.frame_interval,
         walls=None if evolution is None else run.data.walls or evolution.walls[0],
-        first_frame=_first_frame(run),
+        first_frame=first_frame(run),
         training_hull=merge_hulls([content.hull for content in contents.values()]),
         hard_range="flag" if run.publish is None else run.publish.hard_range,
         dataset={
-            "sha256": hash_files(paths),
+            "sha256": hash_files(list(contents)),
             "samples": sum(content.samples for content in contents.values()),
-            "files": len(paths),
+            "files": len(contents),
             **{f"recipe_sha256.{path.name}": content.recipe for path, content in contents.items()},
         },
         run=checkpoint.run,
@@ -119,10 +114,6 @@ def make_card(run: Run, checkpoint: Checkpoint, metrics: Metrics, description: s
         code_version=str(provenance()),
         created=datetime.now(UTC),
     )
-
-
-def _first_frame(run: Run) -> int:
-    return 0 if run.sequence is None else run.sequence.first_frame
 
 
 def _published(store: Store, model: str, card: Card) -> Reference | None:

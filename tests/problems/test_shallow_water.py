@@ -519,14 +519,38 @@ def test_invariants_and_features_of_four_cells():
     assert PROBLEM.frame_invariants(frames, grid)[0].tolist() == [16.0, 6.0, -6.0, 2 * (4.5 + 11.0), 1.0, 4.0]
     assert np.isnan(PROBLEM.frame_invariants(frames, grid)[1]).all()
     # |u|: 0, 1/sqrt 2, 2, 1; over sqrt h: 0, 1/2, 2, 1/2; steps of h: 1, 3, 0, 2 over the range 3
+    # slopes: (0 + 2) / 2 along y, (1 + 3) / 1 along x; departures from 2: 1, 0, 1, 2
     assert PROBLEM.features(state, grid) == pytest.approx(
-        {"depth_min": 1.0, "depth_max": 4.0, "froude_max": 2.0, "roughness": 0.5}
+        {"depth_min": 1.0, "depth_max": 4.0, "froude_max": 2.0, "roughness": 0.5, "wavenumber": 5 / 4}
     )
 
 
 def test_a_level_surface_has_no_roughness():
     flat = np.ones((4, 4))
-    assert PROBLEM.features(state_of(flat, flat, flat), Grid((4, 4)))["roughness"] == 0.0
+    features = PROBLEM.features(state_of(flat, flat, flat), Grid((4, 4)))
+    assert (features["roughness"], features["wavenumber"]) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(("waves", "shape"), [(2, (4, 400)), (5, (4, 800))])
+def test_the_wavenumber_of_a_sine_wave_is_its_own(waves, shape):
+    grid = Grid(shape, (1.0, 3.0))
+    k = 2 * np.pi * waves / 3.0
+    h = 2.0 + np.broadcast_to(np.sin(k * grid.coordinates()[1]), shape)
+    still = np.zeros(shape)
+    assert PROBLEM.features(state_of(h, still, still), grid)["wavenumber"] == pytest.approx(k, rel=0.01)
+
+
+def test_the_wavenumber_of_a_narrow_heap_is_large_however_wide_the_water():
+    """Rises along both axes add up to 8 R for a disc of 1 m, departures to its area twice: 4 / (pi R)."""
+    found = {}
+    for side, radius in ((4.0, 0.2), (8.0, 0.2), (8.0, 0.8)):
+        cells = int(side * 50)
+        grid = Grid((cells, cells), (side, side), (-side / 2, -side / 2))
+        y, x = grid.coordinates()
+        h = 1.0 + (np.hypot(y[:, None], x) < radius)
+        found[side, radius] = PROBLEM.features(state_of(h, 0 * h, 0 * h), grid)["wavenumber"]
+        assert found[side, radius] == pytest.approx(4 / (np.pi * radius), rel=0.1)
+    assert found[4.0, 0.2] == pytest.approx(found[8.0, 0.2], rel=0.03)
 
 
 def test_the_roe_scheme_says_when_it_breaks_down():

@@ -8,8 +8,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from model_store import Calibration, LoadedVersion, Store, open_store
+from model_store import CALIBRATION, Calibration, LoadedVersion, Store, open_store
 from operators import EvolutionSurrogate
+from problems import variation
 from training.calibrate import recalibrate, require_origin
 from training.cli import calibrate as calibrate_command
 from training.config import InvalidRun, parse_run
@@ -130,6 +131,30 @@ def test_to_calibrate_again_gives_the_same_version(
     run = parse_run(run_file.read_text())
     assert recalibrate(store, store.load("darcy", 1), run) == calibrated.reference
     assert store.versions("darcy") == [1, 2]
+
+
+def test_ranges_that_the_card_lacks_are_added(
+    tmp_path: Path, calibrated: LoadedVersion, run_file: Path
+) -> None:
+    """Of an older version; those that it has stay, whatever is measured now."""
+    card, store = calibrated.card, open_store(f"file:{tmp_path}/older")
+    older = {name: bound for name, bound in card.training_hull.items() if name != "roughness_max"}
+    older["jump_max"] = 9.5
+    store.publish(
+        "darcy",
+        calibrated.surrogate.state_dict(),
+        card.model_copy(update={"training_hull": older}),
+        {CALIBRATION: _calibration(calibrated).to_bytes()},
+    )
+    run = parse_run(run_file.read_text())
+    found = recalibrate(store, store.load("darcy", 1), run)
+    hull = dict(store.card("darcy", found.version).training_hull)
+    assert found.version == 2
+    assert hull == {**card.training_hull, "jump_max": 9.5}
+    fields = [read_dataset(file.path).permeability[:, 0] for file in split_files(run, "train").values()]
+    roughest = max(variation(field).roughness for each in fields for field in each)
+    assert hull["roughness_max"] == pytest.approx(roughest, rel=1e-6)
+    assert recalibrate(store, store.load("darcy", 1), run) == found
 
 
 def test_without_samples_set_aside_the_test_samples_do(finished: Any) -> None:
