@@ -413,7 +413,10 @@ class Metrics(Collector):
         self._in_flight = families.gauge("mno_requests_in_flight", "Requests under way.", *of)
         self._seconds = families.histogram("mno_request_seconds", "First byte to last byte [s].", *of)
         self._refused = families.counter(
-            "mno_refused", "Requests refused, by the type of the fault.", "protocol", "reason"
+            "mno_refused",
+            "Requests refused, those of a gRPC stream one by one, by the type of the fault.",
+            "protocol",
+            "reason",
         )
         self._limited = families.counter("mno_rate_limited", "Requests over a token's limits.", "client")
         self._certified = families.counter(
