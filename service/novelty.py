@@ -31,8 +31,10 @@ __all__ = [
 # a share of at least this much of the calibration data being nearer to the training data is a flag: in
 # distribution one input in a hundred has it
 UNUSUAL: Final = 0.99
-# of a version's quantiles: what the estimated error of 95 % of familiar inputs stays below
-_USUAL_ERROR: Final = "l2_estimate_q95"
+# of a version's quantiles: what the errors of 95 % of familiar inputs stay below, and their estimates by one
+# multigrid cycle, which are a little smaller
+_USUAL_ERROR: Final = "relative_l2_q95"
+_USUAL_ESTIMATE: Final = "l2_estimate_q95"
 # a number that was on the edge of the hull still is after it was rounded to float32
 _SLACK: Final = 1e-6
 
@@ -70,13 +72,12 @@ def steady_novelty(
         bounds: of the errors of the version's own answers; empty: they were not looked at.
         scores: ``Solutions.novelty``.
     """
-    usual = version.calibration.get(_USUAL_ERROR)
     rows = zip_longest(found, bounds, scores)
     return tuple(
         _told(
             outside_variation(version.training_hull, variation),
             score,
-            None if usual is None or bound is None else _unusual_error(bound.l2_estimate, usual),
+            None if bound is None else _unusual_error(bound, version.calibration),
         )
         for variation, bound, score in rows
     )
@@ -145,8 +146,13 @@ def outside_variation(hull: Mapping[str, float], found: Variation) -> tuple[str,
     return outside(hull, vars(found))
 
 
-def _unusual_error(estimate: float, usual: float) -> str:
-    """Empty where the error is usual."""
+def _unusual_error(bound: ErrorBound, calibration: Mapping[str, float]) -> str | None:
+    """What is unusual about an error; empty where it is usual, None where nobody knows what is."""
+    # after some solver steps an estimate is as good as the error
+    usual = calibration.get(_USUAL_ERROR if bound.steps else _USUAL_ESTIMATE)
+    if usual is None:
+        return None
+    estimate = bound.l2_estimate
     if estimate <= usual:
         return ""
     size = "is not finite" if not math.isfinite(estimate) else f"about {estimate:.2g}"

@@ -17,6 +17,8 @@ __all__ = ["load_version", "served_version"]
 # of the errors that a service states, and of the estimates by which it tells a bad answer
 COVERAGE: Final = 0.9
 USUAL: Final = 0.95
+# of steady problems: errors, and their estimates by one solver step
+_JUDGED: Final = frozenset({"relative_l2", "l2_estimate"})
 
 
 def load_version(catalog: Catalog, reference: Reference) -> LoadedVersion:
@@ -63,7 +65,7 @@ def served_version(loaded: LoadedVersion) -> ServedVersion:
 
 
 def _quantiles(found: Calibration | None) -> dict[str, float]:
-    """``<score>_q90.frame_<horizon>`` of every score, and ``l2_estimate_q95`` where errors are estimated."""
+    """``<score>_q90.frame_<horizon>`` of every score, ``<score>_q95`` of those that answers are judged by."""
     if found is None:
         return {}
     quantiles = {
@@ -71,7 +73,8 @@ def _quantiles(found: Calibration | None) -> dict[str, float]:
         for name in found.scores
         for horizon, value in found.quantiles(name, COVERAGE).items()
     }
-    if "l2_estimate" in found.scores:
-        usual = found.quantiles("l2_estimate", USUAL)
-        quantiles |= {f"l2_estimate_q{round(100 * USUAL)}": value for value in usual.values()}
+    # that of a steady problem has no horizons
+    for name in _JUDGED & found.scores.keys() if found.origin.horizons == (0,) else ():
+        usual = found.quantiles(name, USUAL)
+        quantiles |= {f"{name}_q{round(100 * USUAL)}": value for value in usual.values()}
     return quantiles

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from problems import STEADY_PROBLEMS, Grid
-from problems.darcy_torch import BatchBound, bound_batch
+from problems.darcy_torch import STEPS, BatchBound, bound_batch
 from service.workers.certified import FLOAT32_ROUNDING
 from service.workers.worker import ANSWER, BOUND_FIELDS, Batch, Solutions
 
@@ -60,7 +60,7 @@ def bound_errors(batch: Batch, device: torch.device) -> Solutions:
         # one way to the host instead of one for each number
         names = [name for name in BOUND_FIELDS if name in columns]
         host = torch.stack([columns[name] for name in names]).cpu().numpy()
-    numbers = dict(zip(names, host, strict=True)) | {"steps": np.zeros(batch.rows)}
+    numbers = dict(zip(names, host, strict=True)) | {"steps": np.full(batch.rows, float(STEPS))}
     return Solutions(numbers, (0,) * batch.rows)
 
 

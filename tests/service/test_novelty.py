@@ -23,8 +23,8 @@ def version(**about: Any) -> ServedVersion:
     return ServedVersion(**(shape | {"training_hull": FIELDS} | about))
 
 
-def bound(l2_estimate: float) -> ErrorBound:
-    return ErrorBound("guaranteed", "energy", 0.0, 0.2, l2_estimate, 0)
+def bound(l2_estimate: float, steps: int = 0) -> ErrorBound:
+    return ErrorBound("guaranteed", "energy", 0.0, 0.2, l2_estimate, steps)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,16 @@ def test_a_measured_error_decides_and_features_alone_do_not() -> None:
     assert [each.in_distribution for each in found] == [True, False, False, False]
     assert found[0] == Novelty(in_distribution=True, score=1.0, explanation="")
     assert found[1].explanation == "relative L2 error about 0.011, in distribution 95 % stay below 0.01"
+
+
+def test_an_estimate_by_solver_steps_is_compared_with_errors() -> None:
+    known = version(calibration={**USUAL, "relative_l2_q95": 0.012})
+    bounds = [bound(0.011), bound(0.011, 1), bound(0.013, 1)]
+    found = steady_novelty(known, [KNOWN] * 3, bounds)
+    assert [each.in_distribution for each in found] == [False, True, False]
+    # where only estimates without steps were calibrated, those with steps say nothing
+    (unknown,) = steady_novelty(version(calibration=USUAL), [KNOWN], [bound(0.5, 1)], [0.5])
+    assert unknown.in_distribution
 
 
 def test_without_a_measured_error_features_decide() -> None:
