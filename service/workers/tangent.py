@@ -7,7 +7,7 @@ them, and nothing of what was computed inside is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,28 +27,25 @@ def push_forward(surrogate: AnySurrogate, batch: Batch, device: torch.device) ->
 
     Of a steady problem the answers, too; of a problem that evolves, of the frames of a block that are chosen.
     """
-    problem, bucket = PROBLEMS[batch.bucket.problem], batch.bucket
-    answer, tangent = forward_mode.push_forward(
-        _function(surrogate, batch, device),
-        _stacked(batch, "", problem.inputs).to(device),
-        _stacked(batch, TANGENT, problem.inputs).to(device),
-    )
-    outputs = _named(TANGENT, problem.outputs, tangent)
-    if bucket.problem not in EVOLUTION_PROBLEMS:
-        outputs |= _named("", problem.outputs, answer)
-    return Solutions(outputs, (0,) * batch.rows)
-
-
-def _function(surrogate: AnySurrogate, batch: Batch, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The answers [batch channel y x], or frames [batch frame channel y x], as a function of the fields."""
-    problem, bucket = PROBLEMS[batch.bucket.problem], batch.bucket
-    if bucket.problem in EVOLUTION_PROBLEMS:
-        frames = [frame - 1 for frame in bucket.chosen]
-        return lambda states: surrogate(states[:, None], bucket.grid.extent, frames)
+    problem, extent = PROBLEMS[batch.bucket.problem], batch.bucket.grid.extent
+    given, moved = (_stacked(batch, prefix, problem.inputs).to(device) for prefix in ("", TANGENT))
+    if problem.name in EVOLUTION_PROBLEMS:
+        frames = [frame - 1 for frame in batch.bucket.chosen]
+        # one by one: a block in torch's operations takes many times the memory of its state
+        rows = zip(torch.split(given, 1), torch.split(moved, 1), strict=True)
+        tangents = [
+            forward_mode.push_forward(lambda states: surrogate(states[:, None], extent, frames), *row)[1]
+            for row in rows
+        ]
+        return Solutions(_named(TANGENT, problem.outputs, torch.cat(tangents)), (0,) * batch.rows)
     parameters = [
         torch.from_numpy(np.array(batch.fields[spec.name])).to(device) for spec in problem.parameters
     ]
-    return lambda fields: surrogate(fields, *parameters, bucket.grid.extent)
+    answer, tangent = forward_mode.push_forward(
+        lambda fields: surrogate(fields, *parameters, extent), given, moved
+    )
+    outputs = _named("", problem.outputs, answer) | _named(TANGENT, problem.outputs, tangent)
+    return Solutions(outputs, (0,) * batch.rows)
 
 
 def _stacked(batch: Batch, prefix: str, specs: Sequence[FieldSpec]) -> Tensor:

@@ -22,6 +22,7 @@ from service.errors import (
     ServiceFault,
     TooLarge,
     UnknownProblem,
+    WorkerLost,
 )
 from service.gradient import Derivative
 from service.rollout_question import RolloutJvpRequest, RolloutVjpRequest
@@ -30,6 +31,7 @@ from service.ticket import Ticket
 from service.versions.routing import Route
 from service.workers.compute import Surrogates
 from service.workers.worker import Batch, Solutions, ThreadWorker
+from service.workers.worker import WorkerLost as Died
 
 NAMES = ("h", "hu", "hv")
 SHAPE = (3, 16, 24)
@@ -43,6 +45,8 @@ class Desk:
 
     def __init__(self, serve_with: Callable[..., Any], versions: tuple[LoadedVersion, ...]) -> None:
         self.batches: list[Batch] = []
+        # tasks during which the worker dies, again and again
+        self.fatal: tuple[str, ...] = ()
         self._surrogates = Surrogates(versions, CPU)
         worker = ThreadWorker(self._compute, lambda: torch.set_num_threads(1))
         names = {version.reference.name: Route(name=version.reference.name, main=1) for version in versions}
@@ -50,6 +54,9 @@ class Desk:
 
     def _compute(self, batch: Batch) -> Solutions:
         self.batches.append(batch)
+        # the first block of a rollout was computed when its derivative begins
+        if batch.bucket.task in self.fatal and len(self.batches) > 1:
+            raise Died("it died")
         return self._surrogates(batch)
 
     def ask(self, *requests: RolloutJvpRequest | RolloutVjpRequest) -> list[Derivative]:
@@ -248,6 +255,25 @@ def test_what_has_no_tangent_is_refused(
     drifting.ask(good)
     with pytest.raises(fault, match=why):
         drifting.ask(replace(good, **changes))
+
+
+@pytest.mark.parametrize("task", ["advance", "jvp"])
+def test_a_worker_that_is_lost_leaves_no_step_to_go_on_from(
+    drifting: Desk, water: NDArray[np.float32], task: str
+) -> None:
+    drifting.fatal = (task,)
+    with pytest.raises(WorkerLost, match="died twice over this request") as lost:
+        drifting.ask(request(water, directions(), 12))
+    assert lost.value.step is None
+    assert "start_step" not in str(lost.value)
+
+
+def test_tangents_that_are_no_numbers_are_refused(
+    serve_with: Callable[..., Any], network: LoadedVersion, water: NDArray[np.float32]
+) -> None:
+    largest = np.where(directions() > 0, np.float32(3e38), np.float32(-3e38))
+    with pytest.raises(InvalidField, match=r"tangent of h,hu,hv is not finite.*scale the tangents"):
+        Desk(serve_with, (network,)).ask(request(water, largest, 4))
 
 
 def test_what_cannot_be_had_in_time_is_refused(drifting: Desk, water: NDArray[np.float32]) -> None:
