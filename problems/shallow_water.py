@@ -12,6 +12,7 @@ as its Courant number demands, one on PDEBench's grid.
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import final
@@ -161,21 +162,25 @@ class ShallowWater(EvolutionProblem):
         """Range of the depth [m], largest Froude number, roughness and wavenumber [1/m] of the surface.
 
         The roughness is the mean difference of neighboring depths over their range. The wavenumber is the
-        mean slope, along x and along y added up, over the mean departure from the mean depth: k for a sine
-        wave sin(k x), and as large for a narrow heap, however little of the surface that covers. Both are 0
-        for a level surface.
+        root mean square slope over the root mean square departure from the mean depth: k for a sine wave
+        sin(k x), and as large for a narrow heap, however little of the surface that covers. Both are 0 for
+        a level surface.
         """
         h, hu, hv = self._stack(state, grid)
-        rises = [np.abs(np.diff(h, axis=axis)) for axis in (0, 1)]
-        steps = np.concatenate([rise.ravel() for rise in rises])
         spread = float(np.ptp(h))
-        slope = sum(float(rise.sum()) / width for rise, width in zip(rises, grid.spacing, strict=True))
+        # in units of the range, so that no square leaves float64
+        scaled = (h - h.mean()) / (spread or 1.0)
+        rises = [np.abs(np.diff(scaled, axis=axis)) for axis in (0, 1)]
+        steps = np.concatenate([rise.ravel() for rise in rises])
+        slopes = sum(
+            float(np.sum(rise**2)) / width**2 for rise, width in zip(rises, grid.spacing, strict=True)
+        )
         return {
             "depth_min": float(h.min()),
             "depth_max": float(h.max()),
             "froude_max": float(np.sqrt(np.max((hu**2 + hv**2) / (GRAVITY * h**3)))),
-            "roughness": float(steps.sum()) / max(steps.size, 1) / spread if spread > 0 else 0.0,
-            "wavenumber": slope / float(np.abs(h - h.mean()).sum()) if spread > 0 else 0.0,
+            "roughness": float(steps.sum()) / max(steps.size, 1),
+            "wavenumber": math.sqrt(slopes / float(np.sum(scaled**2))) if spread > 0 else 0.0,
         }
 
     def _stack(self, state: Fields, grid: Grid) -> Float64[np.ndarray, "3 y x"]:

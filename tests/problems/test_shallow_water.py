@@ -519,9 +519,15 @@ def test_invariants_and_features_of_four_cells():
     assert PROBLEM.frame_invariants(frames, grid)[0].tolist() == [16.0, 6.0, -6.0, 2 * (4.5 + 11.0), 1.0, 4.0]
     assert np.isnan(PROBLEM.frame_invariants(frames, grid)[1]).all()
     # |u|: 0, 1/sqrt 2, 2, 1; over sqrt h: 0, 1/2, 2, 1/2; steps of h: 1, 3, 0, 2 over the range 3
-    # slopes: (0 + 2) / 2 along y, (1 + 3) / 1 along x; departures from 2: 1, 0, 1, 2
+    # slopes: 0 and 2 / 2 along y, 1 and 3 along x; departures from 2: 1, 0, 1, 2
     assert PROBLEM.features(state, grid) == pytest.approx(
-        {"depth_min": 1.0, "depth_max": 4.0, "froude_max": 2.0, "roughness": 0.5, "wavenumber": 5 / 4}
+        {
+            "depth_min": 1.0,
+            "depth_max": 4.0,
+            "froude_max": 2.0,
+            "roughness": 0.5,
+            "wavenumber": np.sqrt(11 / 6),
+        }
     )
 
 
@@ -529,6 +535,11 @@ def test_a_level_surface_has_no_roughness():
     flat = np.ones((4, 4))
     features = PROBLEM.features(state_of(flat, flat, flat), Grid((4, 4)))
     assert (features["roughness"], features["wavenumber"]) == (0.0, 0.0)
+    # what differs by the least that float64 can tell, and what has no square there
+    for h in (np.ones((4, 4)), np.full((4, 4), 1e90)):
+        h[1, 2] = np.nextafter(h[0, 0], np.inf) if h[0, 0] == 1 else 3e90
+        found = PROBLEM.features(state_of(h, 0 * h, 0 * h), Grid((4, 4)))["wavenumber"]
+        assert found == pytest.approx(np.sqrt(4 * 16 / (15 / 16)), rel=0.1)
 
 
 @pytest.mark.parametrize(("waves", "shape"), [(2, (4, 400)), (5, (4, 800))])
@@ -541,7 +552,7 @@ def test_the_wavenumber_of_a_sine_wave_is_its_own(waves, shape):
 
 
 def test_the_wavenumber_of_a_narrow_heap_is_large_however_wide_the_water():
-    """Rises along both axes add up to 8 R for a disc of 1 m, departures to its area twice: 4 / (pi R)."""
+    """A disc of 1 m has 8 R / s faces with a slope of 1 / s: k^2 = 8 R / s^3 over pi R^2 / s^2, s = 2 cm."""
     found = {}
     for side, radius in ((4.0, 0.2), (8.0, 0.2), (8.0, 0.8)):
         cells = int(side * 50)
@@ -549,7 +560,7 @@ def test_the_wavenumber_of_a_narrow_heap_is_large_however_wide_the_water():
         y, x = grid.coordinates()
         h = 1.0 + (np.hypot(y[:, None], x) < radius)
         found[side, radius] = PROBLEM.features(state_of(h, 0 * h, 0 * h), grid)["wavenumber"]
-        assert found[side, radius] == pytest.approx(4 / (np.pi * radius), rel=0.1)
+        assert found[side, radius] == pytest.approx(np.sqrt(8 / (np.pi * radius * 0.02)), rel=0.03)
     assert found[4.0, 0.2] == pytest.approx(found[8.0, 0.2], rel=0.03)
 
 
