@@ -114,7 +114,7 @@ class Surrogates:
         return bucket.version
 
     def _differentiate(self, batch: Batch) -> Solutions:
-        """The answers, and the gradients of the sum of answers times cotangents."""
+        """The gradients of the sum of answers times cotangents."""
         problem = STEADY_PROBLEMS[batch.bucket.problem]
         inputs = self._stacked(batch, problem.inputs).requires_grad_()
         parameters = [
@@ -132,11 +132,8 @@ class Surrogates:
             spec.name: gradient.cpu().numpy()
             for spec, gradient in zip(problem.parameters, by_parameter, strict=True)
         }
-        return Solutions(
-            by_name(problem.outputs, answer.detach())
-            | {f"{GRADIENT}{name}": gradient for name, gradient in gradients.items()},
-            (0,) * batch.rows,
-        )
+        found = {f"{GRADIENT}{name}": gradient for name, gradient in gradients.items()}
+        return Solutions(found, (0,) * batch.rows)
 
     def _differentiate_block(self, batch: Batch) -> Solutions:
         """The gradients with respect to the state before a block, of a frame that has cotangents."""

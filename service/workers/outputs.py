@@ -33,9 +33,9 @@ def outputs_of(bucket: Bucket) -> Layout:
     bound      ``lower upper l2_estimate steps contrast jump roughness`` [], float64
     certify    the same, and ``l2_lower l2_upper max_lower max_upper floor`` []
     refine     the problem's outputs [y x], and what ``certify`` gives; float64
-    vjp        ``gradient.<input>`` [y x], ``gradient.<parameter>`` [], and of a steady problem its outputs
-    jvp        the problem's outputs and ``tangent.<output>`` [y x]; of a problem that evolves the tangents
-               alone, those of the ``chosen`` frames [chosen y x]
+    vjp        ``gradient.<input>`` [y x], ``gradient.<parameter>`` []
+    jvp        ``tangent.<output>`` [y x]; of a problem that evolves those of the ``chosen`` frames
+               [chosen y x]
     adjoint    ``gradient.<input>`` [direction y x], ``gradient.<parameter>`` and ``error`` [direction],
                float64
     tangent    ``tangent.<output>`` [direction y x], ``error`` [direction], float64
@@ -52,10 +52,10 @@ def outputs_of(bucket: Bucket) -> Layout:
         case "advance":
             return _frames(bucket)
         case "vjp":
-            return _at(bucket) | _gradients(bucket, (), np.dtype(bucket.dtype))
+            return _gradients(bucket, (), np.dtype(bucket.dtype))
         case "jvp":
             many = (len(bucket.chosen),) if bucket.problem in EVOLUTION_PROBLEMS else ()
-            return _at(bucket) | _tangents(bucket, many, np.dtype(bucket.dtype))
+            return _tangents(bucket, many, np.dtype(bucket.dtype))
         case "adjoint":
             each = (bucket.directions,)
             return _gradients(bucket, each, DOUBLE) | {GRADIENT_ERROR: (each, DOUBLE)}
@@ -75,11 +75,6 @@ def _numbers(names: tuple[str, ...]) -> Layout:
 def _solution(bucket: Bucket) -> Layout:
     field = (bucket.grid.shape, np.dtype(bucket.dtype))
     return {spec.name: field for spec in PROBLEMS[bucket.problem].outputs}
-
-
-def _at(bucket: Bucket) -> Layout:
-    """The solution that a derivative is taken at; of a rollout, whoever asks has it."""
-    return {} if bucket.problem in EVOLUTION_PROBLEMS else _solution(bucket)
 
 
 def _frames(bucket: Bucket) -> Layout:

@@ -25,7 +25,7 @@ __all__ = ["push_forward"]
 def push_forward(surrogate: AnySurrogate, batch: Batch, device: torch.device) -> Solutions:
     """``tangent.<output>`` for the tangents ``tangent.<input>`` [batch y x].
 
-    Of a steady problem the answers, too; of a problem that evolves, of the frames of a block that are chosen.
+    Of a problem that evolves, those of the frames of a block that are chosen.
     """
     problem, extent = PROBLEMS[batch.bucket.problem], batch.bucket.grid.extent
     given, moved = (_stacked(batch, prefix, problem.inputs).to(device) for prefix in ("", TANGENT))
@@ -37,15 +37,14 @@ def push_forward(surrogate: AnySurrogate, batch: Batch, device: torch.device) ->
             forward_mode.push_forward(lambda states: surrogate(states[:, None], extent, frames), *row)[1]
             for row in rows
         ]
-        return Solutions(_named(TANGENT, problem.outputs, torch.cat(tangents)), (0,) * batch.rows)
+        return Solutions(_named(problem.outputs, torch.cat(tangents)), (0,) * batch.rows)
     parameters = [
         torch.from_numpy(np.array(batch.fields[spec.name])).to(device) for spec in problem.parameters
     ]
-    answer, tangent = forward_mode.push_forward(
+    _, tangent = forward_mode.push_forward(
         lambda fields: surrogate(fields, *parameters, extent), given, moved
     )
-    outputs = _named("", problem.outputs, answer) | _named(TANGENT, problem.outputs, tangent)
-    return Solutions(outputs, (0,) * batch.rows)
+    return Solutions(_named(problem.outputs, tangent), (0,) * batch.rows)
 
 
 def _stacked(batch: Batch, prefix: str, specs: Sequence[FieldSpec]) -> Tensor:
@@ -55,6 +54,6 @@ def _stacked(batch: Batch, prefix: str, specs: Sequence[FieldSpec]) -> Tensor:
     return torch.from_numpy(np.stack(fields, axis=1))
 
 
-def _named(prefix: str, specs: Sequence[FieldSpec], found: Tensor) -> dict[str, NDArray[Any]]:
+def _named(specs: Sequence[FieldSpec], found: Tensor) -> dict[str, NDArray[Any]]:
     host = found.cpu().numpy()
-    return {f"{prefix}{spec.name}": host[..., channel, :, :] for channel, spec in enumerate(specs)}
+    return {f"{TANGENT}{spec.name}": host[..., channel, :, :] for channel, spec in enumerate(specs)}

@@ -92,8 +92,7 @@ def test_gradients_are_those_of_finite_differences(
     cotangent = rng.normal(size=permeability.shape).astype(np.float32)
     fields = {"permeability": permeability, "source": SOURCE, f"{COTANGENT}pressure": cotangent}
     found = darcy(Batch(replace(DARCY, task="vjp"), fields)).fields
-    plain = darcy(Batch(DARCY, {"permeability": permeability, "source": SOURCE})).fields
-    assert np.allclose(found["pressure"], plain["pressure"], rtol=1e-5, atol=1e-7)
+    assert found.keys() == {f"{GRADIENT}permeability", f"{GRADIENT}source"}
 
     loaded = open_store(store_url).load("darcy", 1).surrogate
     assert isinstance(loaded, Surrogate)
@@ -129,11 +128,8 @@ def test_tangents_are_those_of_finite_differences_and_belong_to_the_gradients(
     given = {"permeability": permeability, "source": SOURCE}
     pushed = darcy(Batch(replace(DARCY, task="jvp"), given | {f"{TANGENT}permeability": tangent})).fields
     pulled = darcy(Batch(replace(DARCY, task="vjp"), given | {f"{COTANGENT}pressure": cotangent})).fields
-    found = pushed[f"{TANGENT}pressure"]
+    (found,) = pushed.values()
     assert found.dtype == np.float32
-    assert np.allclose(
-        pushed["pressure"], darcy(Batch(DARCY, given)).fields["pressure"], rtol=1e-5, atol=1e-7
-    )
     forth, back = np.vdot(cotangent, found), np.vdot(pulled[f"{GRADIENT}permeability"], tangent)
     assert forth == pytest.approx(back, abs=1e-5 * float(np.linalg.norm(cotangent) * np.linalg.norm(found)))
 
