@@ -1,16 +1,14 @@
 """What ``mno bench trust`` says of flags on rollouts: by hand, and by a service that is asked."""
 
-import queue
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
+from service_thread import running_service
 
 from benchmarks.trust import bench_trust
 from benchmarks.trust_families import OTHERS, Tally, limits, lines, other_files, tally
@@ -19,7 +17,6 @@ from model_store import builtin_store, open_store
 from problems import EVOLUTION_PROBLEMS, Grid
 from service.client import Client
 from service.novelty import Novelty
-from service.serve import Service
 from service.settings import Settings
 from tests.training.conftest import EVOLUTION_SMOKE, SilentProgress, in_directory, torch_settings
 from training.config import parse_run
@@ -117,18 +114,9 @@ def test_rollouts_are_judged_as_a_service_judges_them(tmp_path: Path) -> None:
 @contextmanager
 def served(store: str) -> Iterator[str]:
     """The address of a service of the model ``dams``."""
-    settings = Settings(
-        store=store, models=("dams",), http_port=0, grpc_port=0, processes="none", threads=1, device="cpu"
-    )
-    ready: queue.Queue[tuple[Any, Any]] = queue.Queue()
-    service = Service(settings)
-    thread = threading.Thread(target=lambda: service.run(lambda *known: ready.put(known)))
-    with torch_settings():
-        thread.start()
-        yield ready.get(timeout=600)[0].http
-        service.stop()
-        thread.join(timeout=30)
-    assert not thread.is_alive()
+    settings = Settings(store=store, models=("dams",), threads=1, device="cpu")
+    with torch_settings(), running_service(settings) as (addresses, _):
+        yield addresses.http
 
 
 def asked(client: Client, states: NDArray[np.float32]) -> tuple[bool, NDArray[np.float64]]:
