@@ -26,6 +26,7 @@ from service.errors import LONGEST_QUOTE, InvalidField, NotCertifiable
 from service.lookup import find_steady
 from service.passage import batch_of, leaving, off_loop, placed, size_of
 from service.route import Chosen, Router
+from service.scaling import near_one, over, require_carried, times
 from service.settings import Limits
 from service.start import Start, answered
 from service.telemetry.timing import Timing
@@ -245,10 +246,10 @@ class Differentiator:
         chosen.queue.require_room(chosen.bucket, number * inputs.rows, 2 * size, ticket)
         self._judge.require_look(chosen, inputs, ticket)
         size += asked.directions.values.nbytes
-        batch = await off_loop(size, _row_for_each, asked, chosen)
+        batch, exponents = await off_loop(size, _row_for_each, asked, chosen)
         outcome, known = await self._together(chosen, batch, inputs, ticket)
-        found = outcome.solutions.fields[_result(asked)]
-        values = found.reshape(inputs.rows, number, *inputs.grid)
+        found = outcome.solutions.fields[_result(asked)].reshape(inputs.rows, number, *inputs.grid)
+        values = await off_loop(found.nbytes, times, found, exponents)
         return await self._answer(asked, chosen, "surrogate", _Found(values, None, outcome, known))
 
     async def _together(
@@ -428,13 +429,26 @@ def _repeated(inputs: Inputs, times: int) -> Inputs:
     return inputs._replace(fields=fields, rows=inputs.rows * times)
 
 
-def _row_for_each(asked: _Asked, chosen: Chosen) -> Batch:
-    many = _repeated(asked.inputs, asked.directions.number)
-    batch = batch_of(asked.problem, many, chosen.queue, chosen.bucket)
-    flat = asked.directions.values.reshape(many.rows, *many.grid)
-    return Batch(
-        chosen.bucket, {**batch.fields, **placed({_argument(asked): flat}, chosen.queue, chosen.bucket.dtype)}
-    )
+def _row_for_each(asked: _Asked, chosen: Chosen) -> tuple[Batch, NDArray[np.int_]]:
+    """A row for each direction of each field, near 1; and for its derivative a power of two as its factor.
+
+    The derivative of ``u(a, f) = (f / a) u(1, 1)`` by a is proportional to f and inversely so to a^2.
+    """
+    problem, inputs, directions = asked.problem, asked.inputs, asked.directions.values
+    of_directions = near_one(directions)
+    of_fields = {spec.name: near_one(inputs.fields[spec.name]) for spec in problem.inputs}
+    of_parameters = {
+        spec.name: near_one(inputs.fields[spec.name][:, None, None]) for spec in problem.parameters
+    }
+    near = {name: over(inputs.fields[name], found) for name, found in (of_fields | of_parameters).items()}
+    factor = np.sum([*of_parameters.values(), *(-2 * found for found in of_fields.values())], axis=0)
+    # where the largest entry is near 1, the least may vanish
+    fits = inputs.fits_float32 and not factor.any()
+    many = _repeated(inputs._replace(fields=near, fits_float32=fits), asked.directions.number)
+    batch = batch_of(problem, many, chosen.queue, chosen.bucket)
+    flat = over(directions, of_directions).reshape(many.rows, *many.grid)
+    placed_directions = placed({_argument(asked): flat}, chosen.queue, chosen.bucket.dtype)
+    return Batch(chosen.bucket, {**batch.fields, **placed_directions}), of_directions + factor[:, None]
 
 
 def _leaving(asked: _Asked, name: str, found: _Found) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
@@ -452,6 +466,8 @@ def _rounded(asked: _Asked, name: str, found: _Found) -> tuple[NDArray[Any], NDA
     coefficient = asked.inputs.fields[asked.name].astype(np.float64)[:, None]
     exact = found.values * coefficient if backward and asked.logarithmic else found.values
     what = f"gradient of {asked.name}" if backward else f"tangent of {name}"
+    if found.errors is None:
+        require_carried(what, exact, asked.request.dtype)
     # what is guaranteed of a tangent is the energy of its error, which rounding would be a part of
     dtype = asked.request.dtype if backward or found.errors is None else "float64"
     (values,) = leaving({what: exact}, dtype, copy=True).values()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from problems import EvolutionProblem
 from service.directions import Directions, check_directions
@@ -19,6 +20,7 @@ from service.errors import LONGEST_QUOTE, InvalidField, NotAvailableYet, NotCert
 from service.frame_judge import State
 from service.gradient import GradientMethod, chosen_input
 from service.rollout import RolloutRequest
+from service.scaling import near_one, over
 from service.settings import Limits
 from service.ticket import ANYBODY, Ticket
 from service.tolerance import check_tolerance
@@ -107,7 +109,8 @@ class Asked(NamedTuple):
 
     Attributes:
         name: the field of the state that ``wrt`` names, in its logarithm if ``logarithmic``.
-        directions: of all fields [batch direction y x] by name.
+        directions: of all fields [batch direction y x] by name, near 1.
+        exponents: of the powers of two [batch direction] that they are to be multiplied by.
         like: the axes that the caller's directions have.
         steps: whose frames have cotangents, or are to have tangents.
     """
@@ -118,6 +121,7 @@ class Asked(NamedTuple):
     name: str
     logarithmic: bool
     directions: State
+    exponents: NDArray[np.int_]
     like: Directions
     steps: tuple[int, ...]
 
@@ -196,7 +200,9 @@ def checked(
             raise InvalidField("wrt", "missing", f"wrt: there is no tangent of {name}; leave it out")
         if logarithmic:
             directions[name] = directions[name] * inputs.fields[name].astype(np.float64)[:, None]
-    return Asked(problem, request, inputs, name, logarithmic, directions, like, steps)
+    exponents = near_one(*directions.values())
+    near = {name: over(values, exponents) for name, values in directions.items()}
+    return Asked(problem, request, inputs, name, logarithmic, near, exponents, like, steps)
 
 
 def _directions(
@@ -223,10 +229,6 @@ def _directions(
     found = {
         name: check_directions(inputs, f"{prefix}{name}", values, limits) for name, values in given.items()
     }
-    for name, each in found.items():
-        if each.values.any() and not each.values.astype(np.float32).any():
-            message = f"{prefix}{name}: too small for float32; scale it, the derivative scales too"
-            raise InvalidField(f"{prefix}{name}", "float32", message)
     shapes = {name: np.shape(values) for name, values in given.items()}
     if len(set(shapes.values())) > 1:
         message = f"{word}s: expected one shape for all fields, got {shapes}"

@@ -16,6 +16,7 @@ from service.march import March
 from service.passage import leaving, off_loop, placed, size_of
 from service.rollout import Rollout
 from service.rollout_question import Asked
+from service.scaling import require_carried, times
 from service.workers.worker import Batch, Bucket, Solutions
 
 __all__ = ["Carried", "Way", "ask_block", "blocks_of", "leaving_as_asked", "without_numbers"]
@@ -102,12 +103,14 @@ def leaving_as_asked(asked: Asked, what: str, word: str, values: NDArray[Any]) -
         InvalidField: they are no finite numbers.
     """
     inputs = asked.inputs
+    shaped = values.reshape(inputs.rows, asked.like.number, *values.shape[1:])
+    values = times(shaped, asked.exponents)
     if not np.isfinite(values).all():
         message = (
             f"the {what} is not finite: it grew through the steps; ask for fewer steps, or scale the {word}"
         )
         raise InvalidField(asked.problem.outputs[0].name, "diverged", message)
+    require_carried(what, values, asked.request.dtype)
     (leaves,) = leaving({what: values}, asked.request.dtype, copy=True).values()
-    shaped = leaves.reshape(inputs.rows, asked.like.number, *leaves.shape[1:])
     # whoever writes them would else copy them
-    return np.ascontiguousarray(asked.like.as_given(shaped, single=inputs.single))
+    return np.ascontiguousarray(asked.like.as_given(leaves, single=inputs.single))
