@@ -257,7 +257,8 @@ class Asking(ABC, Generic[Solved, PulledBack, PushedForward, Read, Followed, Des
             parameters: uniform parameters of the problem, for Darcy ``source``.
 
         Raises:
-            ValueError: tangents of fields that the state does not have; a start without ``steps``.
+            ValueError: tangents of fields that the state does not have; a start without ``steps``; ``every``
+                is below 1.
             ServiceError: the service refused or failed.
             httpx.HTTPError: the service could not be reached; over gRPC ``Unreachable``.
         """
@@ -273,6 +274,8 @@ class Asking(ABC, Generic[Solved, PulledBack, PushedForward, Read, Followed, Des
         if steps is None:
             _refuse_rollout(every=every, start_step=start_step, walls=walls)
             return self._push_forward(question_of(problem, field, options, parameters, tangent), field)
+        if every is not None and every < 1:
+            raise ValueError(f"every: expected 1 or more, got {every}")
         options |= {"steps": steps, "every": every, "start_step": start_step, "walls": walls}
         question = state_question(problem, field, "tangent", tangent, _said(options), parameters)
         return self._push_forward(question, first_field(field))

@@ -73,30 +73,34 @@ class AsyncClient(
         await self._transport.close()
 
     async def _solve(self, question: Question, field: ArrayLike | Any) -> Answer:
-        found = await self._again(question.options, lambda: self._transport.solve(question))
+        found = await self._again(question.options, lambda left: self._transport.solve(question.within(left)))
         return named_alike(field, found)
 
     async def _pull_back(self, question: Question, field: ArrayLike | Any) -> Gradient:
-        found = await self._again(question.options, lambda: self._transport.pull_back(question))
+        found = await self._again(
+            question.options, lambda left: self._transport.pull_back(question.within(left))
+        )
         return named_alike(field, found)
 
     async def _push_forward(self, question: Question, field: ArrayLike | Any) -> Tangent:
-        found = await self._again(question.options, lambda: self._transport.push_forward(question))
+        found = await self._again(
+            question.options, lambda left: self._transport.push_forward(question.within(left))
+        )
         return named_alike(field, found)
 
     async def _read(self, question: Question) -> list[Quantity]:
-        return await self._again(question.options, lambda: self._transport.read(question))
+        return await self._again(question.options, lambda left: self._transport.read(question.within(left)))
 
     async def _describe(self, what: str) -> list[dict[str, Any]]:
-        found = await self._again({}, lambda: self._transport.describe(f"/v1/{what}"))
+        found = await self._again({}, lambda _: self._transport.describe(f"/v1/{what}"))
         return list(found[what])
 
-    async def _again(self, options: Mapping[str, Any], ask: Callable[[], Awaitable[Found]]) -> Found:
-        """Ask, and again where it may help."""
+    async def _again(self, options: Mapping[str, Any], ask: Callable[[float], Awaitable[Found]]) -> Found:
+        """Ask, and again where it may help, what is to be answered in so many seconds."""
         attempts = self._patience.attempts(options)
         while True:
             try:
-                return await ask()
+                return await ask(attempts.left)
             except Retryable as failure:
                 pause = attempts.pause(failure)
             await asyncio.sleep(pause)

@@ -75,30 +75,32 @@ class Client(
         self._transport.close()
 
     def _solve(self, question: Question, field: ArrayLike | Any) -> Answer:
-        found = self._again(question.options, lambda: self._transport.solve(question))
+        found = self._again(question.options, lambda left: self._transport.solve(question.within(left)))
         return named_alike(field, found)
 
     def _pull_back(self, question: Question, field: ArrayLike | Any) -> Gradient:
-        found = self._again(question.options, lambda: self._transport.pull_back(question))
+        found = self._again(question.options, lambda left: self._transport.pull_back(question.within(left)))
         return named_alike(field, found)
 
     def _push_forward(self, question: Question, field: ArrayLike | Any) -> Tangent:
-        found = self._again(question.options, lambda: self._transport.push_forward(question))
+        found = self._again(
+            question.options, lambda left: self._transport.push_forward(question.within(left))
+        )
         return named_alike(field, found)
 
     def _read(self, question: Question) -> list[Quantity]:
-        return self._again(question.options, lambda: self._transport.read(question))
+        return self._again(question.options, lambda left: self._transport.read(question.within(left)))
 
     def _describe(self, what: str) -> list[dict[str, Any]]:
-        found = self._again({}, lambda: self._transport.describe(f"/v1/{what}"))
+        found = self._again({}, lambda _: self._transport.describe(f"/v1/{what}"))
         return list(found[what])
 
-    def _again(self, options: Mapping[str, Any], ask: Callable[[], Found]) -> Found:
-        """Ask, and again where it may help."""
+    def _again(self, options: Mapping[str, Any], ask: Callable[[float], Found]) -> Found:
+        """Ask, and again where it may help, what is to be answered in so many seconds."""
         attempts = self._patience.attempts(options)
         while True:
             try:
-                return ask()
+                return ask(attempts.left)
             except Retryable as failure:
                 pause = attempts.pause(failure)
             time.sleep(pause)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, final
+from dataclasses import dataclass, replace
+from typing import Any, Final, final
 
 from numpy.typing import NDArray
 
 from service.client.answers import Answer, Frame, Gradient, Quantity, Tangent
 
 __all__ = [
+    "LEAST_MS",
     "AsyncTransport",
     "Leg",
     "Question",
@@ -20,6 +21,10 @@ __all__ = [
     "Transport",
     "Unreachable",
 ]
+
+
+# the shortest deadline that is asked for: none at all would be another question [ms]
+LEAST_MS: Final = 1.0
 
 
 class ServiceError(Exception):
@@ -60,6 +65,13 @@ class Question:
     parameters: Mapping[str, float]
     direction: NDArray[Any] | None = None
     wanted: Sequence[str] = ()
+
+    def within(self, seconds: float) -> Question:
+        """The same, with no more time than that; the very same, where it has none, or that much."""
+        given = self.options.get("timeout_ms")
+        if given is None or given <= 1000 * seconds:
+            return self
+        return replace(self, options={**self.options, "timeout_ms": max(1000 * seconds, LEAST_MS)})
 
 
 @final

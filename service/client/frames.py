@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.client.answers import CalibratedEstimate, Frame
-from service.client.connection import Leg
+from service.client.connection import LEAST_MS, Leg
 from service.client.retrying import Patience, Retryable
 
 __all__ = ["CalibratedEstimate", "Follower", "Frame"]
@@ -69,11 +69,7 @@ class Follower:
 
     def leg(self) -> Leg:
         """What to ask for next."""
-        spent = 1000 * (time.monotonic() - self._began)
-        options = self._options | {
-            "start_step": self._origin.step,
-            "timeout_ms": None if self._timeout_ms is None else max(self._timeout_ms - spent, 1.0),
-        }
+        options = self._options | {"start_step": self._origin.step, "timeout_ms": self._left()}
         if self._first is not None:
             # an alias may have moved meanwhile
             options["model"] = self._first.model or options.get("model")
@@ -97,7 +93,7 @@ class Follower:
         if frame.step <= self._newest:
             return None
         self._newest = frame.step
-        self._attempts = self._patience.attempts({"timeout_ms": self._timeout_ms})
+        self._attempts = self._patience.attempts({"timeout_ms": self._left()})
         return frame
 
     def after(self, failure: Retryable) -> float:
@@ -118,6 +114,13 @@ class Follower:
         """Whether all frames are there, whatever became of the end of the stream."""
         steps, every = self._options["steps"], self._options["every"]
         return self._first is not None and bool(self._newest == steps - steps % every)
+
+    def _left(self) -> float | None:
+        """Of the time for the last frame [ms]; None: all the time that it takes."""
+        if self._timeout_ms is None:
+            return None
+        spent = 1000 * (time.monotonic() - self._began)
+        return max(float(self._timeout_ms) - spent, LEAST_MS)
 
     def _since_the_start(self, invariants: Mapping[str, float]) -> Mapping[str, float]:
         if DEFECT not in invariants:

@@ -97,10 +97,19 @@ class Attempts:
         self._retries = retries
         self._seconds = seconds
         self._clock = clock
-        self._ends = clock() + deadline
+        self._deadline = deadline
+        self._began = clock()
         self._refusals = 0
         self._losses = 0
         self._lost_at = 0.0
+
+    @property
+    def left(self) -> float:
+        """The time that the next attempt has [s]; infinite: all the time that it takes."""
+        return self._left() if self._refusals or self._losses else self._deadline
+
+    def _left(self) -> float:
+        return self._deadline - (self._clock() - self._began)
 
     def pause(self, failure: Retryable) -> float:
         """How long to wait before the next attempt [s].
@@ -122,7 +131,7 @@ class Attempts:
             pause = _doubled(FIRST_PAUSE_REFUSED, self._refusals)
         else:
             pause = min(failure.after, LONGEST_PAUSE) * random.uniform(*SPREAD_REFUSED)
-        if self._clock() + pause > self._ends:
+        if pause > self._left():
             raise failure.error
         return pause
 

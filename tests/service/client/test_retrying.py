@@ -129,6 +129,17 @@ def test_nobody_waits_past_the_deadline_to_be_let_in() -> None:
         attempts.pause(refused())
 
 
+def test_the_next_attempt_has_the_time_that_is_left() -> None:
+    clock = Clock()
+    attempts = clock.attempts(deadline=10.0)
+    # what was asked for, to the digit
+    clock.now += 1.0
+    assert attempts.left == 10.0
+    clock.now += attempts.pause(refused(2.0))
+    assert 6.5 <= attempts.left <= 7.0
+    assert clock.attempts().left == math.inf
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [

@@ -143,5 +143,7 @@ def test_the_client_does_not_ask_for_what_makes_no_sense(water: NDArray[np.float
         for state, tangent in (({"h": water[0]}, named), (water, named), (named, {})):
             with pytest.raises(ValueError, match=r"^tangent: expected"):
                 client.jvp("shallow_water", state, tangent, steps=3)
+        with pytest.raises(ValueError, match="every: expected 1 or more, got 0"):
+            client.jvp("shallow_water", water, water, steps=2, every=0)
         with pytest.raises(ValueError, match="every: expected steps with them"):
             client.jvp("darcy", water[0], water[0], every=2)
