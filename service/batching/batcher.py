@@ -329,13 +329,15 @@ class Batcher:
             self._empty.clear()
 
     def _kind(self, bucket: Bucket) -> Kind:
-        kind = self._kinds.get(bucket)
+        kind = self._kinds.pop(bucket, None)
         if kind is None:
             if len(self._kinds) >= _MOST_BUCKETS:
+                # clients choose some of what tells buckets apart: what is asked for often stays
                 self._kinds.pop(next(iter(self._kinds)))
             most = self._rules.most(reproducible=bucket.reproducible)
             kind = Kind(bucket, most, self._new_linger(self._rules.linger_seconds))
-            self._kinds[bucket] = kind
+        # the least recently used one is the first
+        self._kinds[bucket] = kind
         return kind
 
     # --- serving

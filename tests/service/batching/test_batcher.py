@@ -716,6 +716,26 @@ def test_reproducible_batches_have_one_size() -> None:
 # --- draining
 
 
+def test_the_cost_of_what_is_asked_for_often_is_not_forgotten() -> None:
+    def compute(batch: Batch) -> Solutions:
+        time.sleep(1e-4)
+        return Solutions({}, (0,) * batch.rows)
+
+    async def run() -> None:
+        queue = Batcher(ThreadWorker(compute))
+        often = batch_of(1.0)
+        rare = [batch_of(1.0, side=side) for side in range(5, 305)]
+        for number, each in enumerate(rare):
+            await queue.submit(each)
+            if number % 100 == 0:
+                await queue.submit(often)
+        assert queue.expected(often.bucket, 1) > 0
+        assert queue.expected(rare[0].bucket, 1) == 0
+        await queue.close()
+
+    asyncio.run(run())
+
+
 def test_draining_waits_for_what_was_submitted(gated_worker: Any) -> None:
     worker = gated_worker()
 
