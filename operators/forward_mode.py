@@ -24,8 +24,8 @@ _level = Lock()
 
 def has_tangent(*tensors: Tensor | None) -> bool:
     """Whether some of them carry a tangent."""
-    # in inference mode, where most of our calls are, none can
-    if torch.is_inference_mode_enabled():
+    # neither in a program that is traced, nor in inference mode, where most of our calls are, can one
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
         return False
     return any(t is not None and _dual.unpack_dual(t).tangent is not None for t in tensors)
 

@@ -75,7 +75,7 @@ def refine(
     Raises:
         OutOfReach: the tolerance cannot be met in float64.
         Singular: the direct solver had to be used, and has no answer in float64.
-        Abandoned: nobody waits any more.
+        Abandoned: ``go_on`` said no.
     """
     values, assessed = begin(system, start)
 

@@ -44,7 +44,8 @@ class BatchSolution:
 
     Attributes:
         pressure: the solutions [Pa].
-        residual: relative residual of each, ||b - A u||_2 / ||b||_2, recomputed from the solution.
+        residual: relative residual of each, ||b - A u||_2 / ||b||_2, recomputed from the solution; infinite
+            where float64 does not carry the problem.
         iterations: iterations of the whole batch.
     """
 
@@ -85,8 +86,9 @@ def solve_batch(
     right_hand_side = torch.ones_like(permeability)
     x, iterations = conjugate_gradients(matrices, right_hand_side, tolerance, MAXIMUM_ITERATIONS)
     left = right_hand_side - matrices.apply(x)
-    size = math.sqrt(grid.shape[0] * grid.shape[1])
-    return BatchSolution(x * unit[:, None, None], left.flatten(1).norm(dim=1) / size, iterations)
+    residual = left.flatten(1).norm(dim=1) / math.sqrt(grid.shape[0] * grid.shape[1])
+    beyond = _beyond_float64(permeability, source, unit)
+    return BatchSolution(x * unit[:, None, None], torch.where(beyond, math.inf, residual), iterations)
 
 
 def bound_batch(
@@ -98,6 +100,9 @@ def bound_batch(
     rounding: float = 0.0,
 ) -> BatchBound:
     """Guaranteed bounds of the relative energy error of each pressure, once rounded by ``rounding``.
+
+    They are 0 and infinite where ``Darcy`` says ``CannotSolve``: the contrast or the unit of pressure is
+    beyond float64.
 
     Raises:
         ValueError: the scheme or a shape is not what it should be.
@@ -113,8 +118,17 @@ def bound_batch(
     lower, upper = (sides.lower - leaving).nan_to_num(0.0).clamp(min=0.0), sides.upper + leaving
     # without a source only 0 is right
     none = torch.where(pressure.flatten(1).any(dim=1), math.inf, 0.0).to(upper)
-    found = BatchBound(lower, *(torch.where(n.isnan(), math.inf, n) for n in (upper, sides.l2_estimate)))
+    lower = torch.where(beyond := _beyond_float64(permeability, source, unit), 0.0, lower)
+    rest = (torch.where(n.isnan() | beyond, math.inf, n) for n in (upper, sides.l2_estimate))
+    found = BatchBound(lower, *rest)
     return BatchBound(*(torch.where(source == 0, none, n) for n in vars(found).values()))
+
+
+def _beyond_float64(permeability: Batch, source: Numbers, unit: Numbers) -> torch.Tensor:
+    """Where nothing is known, since permeabilities over the largest, or the unit, have lost digits."""
+    tiny = torch.finfo(torch.float64).tiny
+    unusual = (source != 0) & ~((unit.abs() >= tiny) & unit.isfinite())
+    return unusual | ~(permeability.amin(dim=(1, 2)) / permeability.amax(dim=(1, 2)) >= tiny)
 
 
 @final

@@ -95,7 +95,7 @@ def certify(
     Where the rounding of the numbers is all that can be seen of the error, the sides stay further apart.
 
     Raises:
-        Abandoned: nobody waits any more.
+        Abandoned: ``go_on`` said no.
     """
     assessed = system.assess(answer)
     found = of_assessed(system, assessed, rounding)

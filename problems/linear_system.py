@@ -63,7 +63,7 @@ class LinearSystem:
 
         Raises:
             Singular: it has none in float64.
-            Abandoned: nobody waits any more.
+            Abandoned: ``go_on`` said no.
         """
         self.require_interest()
         return multigrid.Factorization(self.faces)
@@ -72,7 +72,7 @@ class LinearSystem:
         """Ask before whatever takes long.
 
         Raises:
-            Abandoned: nobody waits any more.
+            Abandoned: ``go_on`` said no.
         """
         if not self.go_on():
             raise Abandoned

@@ -52,7 +52,7 @@ def spend(
 
     Raises:
         Singular: the direct solver had to be used, and has no answer in float64.
-        Abandoned: nobody waits any more.
+        Abandoned: ``go_on`` said no.
     """
     if system.levels is not None:
         iteration = _begin(system, right_hand_side, start)
@@ -82,7 +82,7 @@ def reach(
 
     Raises:
         Singular: the direct solver had to be used, and has no answer in float64.
-        Abandoned: nobody waits any more.
+        Abandoned: ``go_on`` said no.
     """
     if system.levels is not None:
         iteration = _begin(system, right_hand_side, start)

@@ -27,7 +27,7 @@ class CannotSolve(ValueError):
 
 
 class Abandoned(Exception):
-    """Nobody waits for the answer any more: the solver stopped before its next step."""
+    """Whoever asked has no use for the answer any more: the solver stopped before its next step."""
 
 
 GoOn = Callable[[], bool]

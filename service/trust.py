@@ -119,7 +119,7 @@ class Judge:
         if error == "certified":
             return self._references, _bucket(chosen.bucket, dtype, "certify")
         if chosen.served is not None and chosen.served.version.bounds_errors:
-            # not one of a vjp or a jvp, which may have answered
+            # the bucket of a derivative counts directions; a bound has none
             return chosen.queue, replace(chosen.bucket, dtype=dtype, task="bound", directions=1)
         return self._bounds, _bucket(chosen.bucket, dtype, "bound")
 

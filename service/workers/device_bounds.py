@@ -60,7 +60,7 @@ def bound_errors(batch: Batch, device: torch.device) -> Solutions:
         # one way to the host instead of one for each number
         names = [name for name in BOUND_FIELDS if name in columns]
         host = torch.stack([columns[name] for name in names]).cpu().numpy()
-    numbers = dict(zip(names, host, strict=True)) | {"steps": np.full(batch.rows, float(STEPS))}
+    numbers = dict(zip(names, host, strict=True)) | {"steps": np.full(batch.rows, 2.0 * STEPS)}
     return Solutions(numbers, (0,) * batch.rows)
 
 

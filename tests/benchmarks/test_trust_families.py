@@ -135,7 +135,7 @@ def asked(client: Client, states: NDArray[np.float32]) -> tuple[bool, NDArray[np
         ("diffusion_reaction", ("strong_noise", "fine_stripes")),
     ],
 )
-def test_the_built_in_models_flag_what_they_answer_badly(
+def test_the_built_in_models_flag_kinds_that_they_have_not_learnt(
     problem: str, bad: tuple[str, ...], tmp_path: Path
 ) -> None:
     """Of coarser labels, and of a block's length: the flag is that of the initial state."""

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from benchmarks.certificate_cases import FAMILIES, Truth, answers
-from problems import STEADY_PROBLEMS, Grid
+from problems import STEADY_PROBLEMS, CannotSolve, Grid
 from problems.darcy_torch import bound_batch, solve_batch
 
 DARCY = STEADY_PROBLEMS["darcy"]
@@ -111,6 +111,25 @@ def test_covers_rounding_and_knows_that_nothing_comes_from_nothing():
     lower, upper = found.lower, found.upper
     assert Truth(field).errors(exact.astype(np.float32).astype(np.float64))[0] <= upper[0] < 1e-4
     assert (lower[1], upper[1], lower[2], upper[2]) == (np.inf, np.inf, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_nothing_is_known_where_float64_carries_nothing(device):
+    """Where the other solver refuses: a unit of pressure, or a contrast, beyond float64."""
+    field = FAMILIES["pdebench"](0, GRID)
+    contrast = np.where(field < 0.5, 1e-310, 1.0)
+    for permeability, source in ((field, 1e-316), (1e-200 * field, 1e200), (contrast, 1.0)):
+        with pytest.raises(CannotSolve):
+            DARCY.error_bound(
+                {"permeability": permeability, "source": np.array(source)}, {"pressure": field}, GRID
+            )
+        fields = batch([permeability, field], device)
+        sources = torch.tensor([source, 1.0], dtype=torch.float64, device=device)
+        found = bound_batch(fields, sources, batch([field, field], device), GRID)
+        sides = [found.lower[0].item(), found.upper[0].item(), found.l2_estimate[0].item()]
+        assert sides == [0.0, np.inf, np.inf]
+        assert np.isfinite(found.upper[1].item())
+        assert solve_batch(fields[:1], sources[:1], GRID).residual[0].item() == np.inf
 
 
 def test_a_wrong_shape_or_scheme_is_refused():

@@ -69,7 +69,9 @@ def test_nobody_is_certified_who_waits_no_longer() -> None:
     assert np.isfinite(found.fields["upper"][1])
 
 
-def test_who_leaves_while_a_row_is_computed_has_it_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_whose_deadline_passes_while_it_is_computed_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """By a clock that moves on by 1 s whenever it is read."""
     clock = itertools.count()
     monkeypatch.setattr("service.workers.certified.time.perf_counter", lambda: float(next(clock)))
