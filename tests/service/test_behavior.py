@@ -322,3 +322,14 @@ def test_only_what_computes_with_models_has_loaded_pytorch(server: Server) -> No
     assert {"service", "service.processes.front", "service.workers.numerics"} <= {
         command.split("-m ")[-1].split()[0] for command in commands.values()
     }
+
+
+@pytest.mark.slow
+def test_each_lane_of_the_reference_solvers_is_one_thread(store_url: str) -> None:
+    many = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "7")
+    with running("--store", store_url, "--models", "darcy", **many) as server:
+        (pid,) = (pid for pid, command in server.tree().items() if "service.workers.numerics" in command)
+        # how many threads a BLAS makes of it depends on the cores; what it is told does not
+        told = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        assert {f"{name}=1".encode() for name in many} <= set(told)
+        assert not {f"{name}=7".encode() for name in many} & set(told)
