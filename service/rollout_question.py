@@ -38,19 +38,15 @@ __all__ = [
 ]
 
 
-@final
-@dataclass(frozen=True)
-class RolloutVjpRequest:
-    """A state, and cotangents of the frame that a rollout from it has at a step.
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    """What both kinds of request may say beside.
 
     Attributes:
-        state: fields (ny, nx) or (batch, ny, nx) by name, as they came.
-        cotangents: by name of the field, of the shape that the state has, or several on a leading axis; at
-            least one name. A field without does not count.
-        steps: the step of the frame, counted from the initial state.
         start_step: number of the step that ``state`` belongs to.
-        wrt: the field of the state, or ``log_<field>`` for its logarithm; None: the problem's first.
-        dtype: dtype of the gradient, float32 or float64.
+        wrt: the field of the state, or ``log_<field>`` for its logarithm; None: the problem's first. Of
+            tangents, ``log_<field>`` says that those of this field are those of its logarithm.
+        dtype: dtype of the derivative, float32 or float64.
         method: ``auto`` and ``surrogate``; there is no other.
         walls: boundary conditions; None: those of the model.
         tolerance: there is none that can be met; None.
@@ -59,10 +55,6 @@ class RolloutVjpRequest:
         received: ``time.perf_counter()`` when the request arrived [s].
     """
 
-    problem: str
-    state: State
-    cotangents: Mapping[str, Any]
-    steps: int
     start_step: int = 0
     wrt: str | None = None
     dtype: Literal["float32", "float64"] = "float32"
@@ -77,13 +69,30 @@ class RolloutVjpRequest:
 
 @final
 @dataclass(frozen=True)
-class RolloutJvpRequest:
+class RolloutVjpRequest(_Options):
+    """A state, and cotangents of the frame that a rollout from it has at a step.
+
+    Attributes:
+        state: fields (ny, nx) or (batch, ny, nx) by name, as they came.
+        cotangents: by name of the field, of the shape that the state has, or several on a leading axis; at
+            least one name. A field without does not count.
+        steps: the step of the frame, counted from the initial state.
+    """
+
+    problem: str
+    state: State
+    cotangents: Mapping[str, Any]
+    steps: int
+
+
+@final
+@dataclass(frozen=True)
+class RolloutJvpRequest(_Options):
     """A state, and tangents of it; see :class:`RolloutVjpRequest`.
 
     Attributes:
         tangents: of the state, like the cotangents of a frame; a field without does not change.
         every: the steps that this divides have tangents, up to ``steps``; None: only ``steps``.
-        wrt: ``log_<field>``: the tangents of this field are those of its logarithm.
     """
 
     problem: str
@@ -91,16 +100,6 @@ class RolloutJvpRequest:
     tangents: Mapping[str, Any]
     steps: int
     every: int | None = None
-    start_step: int = 0
-    wrt: str | None = None
-    dtype: Literal["float32", "float64"] = "float32"
-    model: str | None = None
-    method: GradientMethod = "auto"
-    walls: str | None = None
-    tolerance: float | None = None
-    ticket: Ticket = ANYBODY
-    key: str = ""
-    received: float = field(default_factory=time.perf_counter)
 
 
 @final
